@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layer is (MoEConfig, with its parts) and what a single call may ask for (CallOptions).
+// Aggregates of numbers and closed choices, checked by validate() when a layer is made.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+
+#include "detail/check.hpp"
+#include "types.hpp"
+
+namespace moe {
+
+/// How a logit becomes the score that losses see as a probability.
+enum class Score { softmax, sigmoid };
+
+/// Where the weight of a chosen expert comes from: its score; a softmax over the logits of the
+/// chosen only (top-k before the softmax, as in GPT-OSS and Shazeer 2017); or 1 for each (hard).
+enum class WeightSource { score, softmax_of_chosen, one };
+
+/// The router, in the order in which it works: noise, logits, score, selection, weight. Selection
+/// is by the largest logits, which is the order of the scores without their rounding.
+struct RouterConfig {
+  /// Training: the router's input is multiplied by U[1 - jitter, 1 + jitter] (Fedus 2021).
+  double input_jitter = 0.0;
+  bool bias = false;
+  /// Training: logits += N(0, 1) * softplus(x W_noise) (Shazeer 2017, eq. 4).
+  bool noisy = false;
+  Score score = Score::softmax;
+  WeightSource weight = WeightSource::score;
+  /// Divides the weights of a token by their sum. With top_k = 1 the weight is then always 1 and
+  /// the router learns from the losses only: switch it off for a Switch layer.
+  bool renormalise = true;
+  /// Multiplies the weights (routed_scaling_factor of DeepSeek).
+  double scale = 1.0;
+
+  void validate() const {
+    detail::check(input_jitter >= 0.0 && input_jitter < 1.0,
+                  "RouterConfig: input_jitter = ", input_jitter, ", expected in [0, 1)");
+    detail::check(std::isfinite(scale) && scale > 0.0, "RouterConfig: scale = ", scale,
+                  ", expected positive and finite");
+  }
+};
+
+enum class Activation { relu, relu_squared, gelu_erf, gelu_tanh, silu };
+
+/// A feed-forward: y = act(x W_up^T) W_down^T, or gated y = (act(x W_gate^T) * x W_up^T) W_down^T.
+struct ExpertConfig {
+  Activation activation = Activation::silu;
+  bool gated = true;
+  bool bias = false;
+  /// Multiplies y by sigmoid(x . output_gate), as the shared expert of Qwen2-MoE.
+  bool output_gate = false;
+};
+
+/// Which tokens an expert over capacity gives up: the last ones, or those with the lowest
+/// probability (ties: the last).
+enum class DropPolicy { position, probability };
+
+/// At most so many rows per expert and sequence. Neither set: dropless.
+struct Capacity {
+  /// ceil(factor * tokens * top_k / num_experts) rows.
+  std::optional<double> factor = std::nullopt;
+  std::optional<Index> rows = std::nullopt;
+  DropPolicy policy = DropPolicy::position;
+
+  bool limited() const { return factor || rows; }
+
+  void validate() const {
+    detail::check(!(factor && rows), "Capacity: factor and rows are both set, expected one");
+    if (factor) {
+      detail::check(std::isfinite(*factor) && *factor > 0.0, "Capacity: factor = ", *factor,
+                    ", expected positive and finite");
+    }
+    if (rows) {
+      detail::check(*rows >= 0, "Capacity: rows = ", *rows, ", expected at least 0");
+    }
+  }
+};
+
+/// An expert that every token takes beside the routed ones, of the same kind but its own width.
+struct SharedExpertConfig {
+  Index d_ff = 0;
+  bool output_gate = false;
+};
+
+/// The weight multiplies the expert's output, or its input (Llama 4).
+enum class WeightOn { output, input };
+
+struct MoEConfig {
+  Index d_model = 0;
+  Index d_ff = 0;
+  Index num_experts = 0;
+  Index top_k = 0;
+  /// Output width; d_model if not set.
+  std::optional<Index> d_out = std::nullopt;
+  ExpertConfig expert = {};
+  RouterConfig router = {};
+  Capacity capacity = {};
+  std::optional<SharedExpertConfig> shared = std::nullopt;
+  WeightOn weight_on = WeightOn::output;
+
+  Index output_width() const { return d_out.value_or(d_model); }
+
+  /// Throws std::invalid_argument naming the first value that breaks a rule.
+  void validate() const;
+};
+
+/// 0 = the expert may not be chosen. One row for all tokens, or a row for each: (1, E) or (N, E).
+using ExpertMask = Matrix<std::uint8_t>;
+
+/// What one call may ask for. All of it is read, nothing kept.
+struct CallOptions {
+  /// Threads of this call; 0 for OpenMP's default. Results do not depend on it.
+  int num_threads = 0;
+  /// Capacity is counted for each sequence of so many tokens; 0: the batch is one sequence.
+  Index sequence_length = 0;
+  /// Null: every expert is allowed. A token with no allowed expert gets zeros from the routed part.
+  const ExpertMask* expert_mask = nullptr;
+  /// Draws the jitter and the noise of a training step; none: the router is evaluated without.
+  std::optional<std::uint64_t> noise_seed = std::nullopt;
+};
+
+inline void MoEConfig::validate() const {
+  const auto positive = [](Index value, const char* name) {
+    detail::check(value > 0, "MoEConfig: ", name, " = ", value, ", expected at least 1");
+  };
+  const auto fits = [](Index rows, Index cols, const char* rows_name, const char* cols_name) {
+    // Bytes of a double, so that no scalar overflows.
+    constexpr Index limit = std::numeric_limits<Index>::max() / 8;
+    detail::check(rows <= limit / cols, "MoEConfig: ", rows_name, " = ", rows, " times ", cols_name,
+                  " = ", cols, " overflows");
+  };
+  positive(d_model, "d_model");
+  positive(d_ff, "d_ff");
+  positive(output_width(), "d_out");
+  positive(num_experts, "num_experts");
+  detail::check(num_experts <= std::numeric_limits<ExpertId>::max(),
+                "MoEConfig: num_experts = ", num_experts, ", expected at most ",
+                std::numeric_limits<ExpertId>::max());
+  detail::check(top_k >= 1 && top_k <= num_experts, "MoEConfig: top_k = ", top_k,
+                ", expected in [1, num_experts = ", num_experts, "]");
+  fits(d_ff, d_model, "d_ff", "d_model");
+  fits(d_ff, output_width(), "d_ff", "d_out");
+  fits(num_experts, d_model, "num_experts", "d_model");
+  router.validate();
+  capacity.validate();
+  if (shared) {
+    positive(shared->d_ff, "shared.d_ff");
+    fits(shared->d_ff, d_model, "shared.d_ff", "d_model");
+    fits(shared->d_ff, output_width(), "shared.d_ff", "d_out");
+  }
+}
+
+}  // namespace moe

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// DenseFfn<T>: one expert that every token takes, its tokens shared among threads. The dense
+// baseline, and the shared expert beside the routed ones.
+#pragma once
+
+#include <vector>
+
+#include "detail/parallel.hpp"
+#include "dispatch_plan.hpp"
+#include "expert.hpp"
+
+namespace moe {
+
+template <Real T>
+class DenseFfn {
+ public:
+  using Params = typename Expert<T>::Params;
+
+  /// Memory of a call. Reused: it allocates only while it grows.
+  struct Scratch {
+    std::vector<typename Expert<T>::Scratch> workers;
+  };
+
+  /// What backward needs of a forward.
+  struct Tape {
+    std::vector<typename Expert<T>::Tape> tiles;
+    const void* owner = nullptr;
+    Index num_tokens = 0;
+    int num_threads = 1;
+  };
+
+  DenseFfn(typename Expert<T>::Sizes sizes, const ExpertConfig& config, std::uint64_t seed)
+      : expert_(sizes, config, seed) {}
+  explicit DenseFfn(Expert<T> expert) : expert_(std::move(expert)) {}
+
+  Index d_in() const { return expert_.d_in(); }
+  Index d_out() const { return expert_.d_out(); }
+  const Expert<T>& expert() const { return expert_; }
+  Params& params() { return expert_.params(); }
+  const Params& params() const { return expert_.params(); }
+
+  /// y (N, d_out) = f(x (N, d_in)). Throws std::invalid_argument on other shapes or if y overlaps
+  /// x. Of the options only num_threads matters.
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
+               const CallOptions& call = {}) const;
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape, const CallOptions& call = {}) const;
+
+  /// dx (N, d_in) = and grads +=, from dy (N, d_out) and the tape of forward(x). Throws
+  /// std::invalid_argument on other shapes, a tape of another layer, or if dx overlaps x or dy.
+  void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
+                Params& grads) const;
+
+ private:
+  static constexpr Index tile_rows = DispatchPlan::tile_rows;
+
+  void check_forward(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
+    detail::check_shape(x, x.rows(), d_in(), "DenseFfn: x");
+    detail::check_shape(y, x.rows(), d_out(), "DenseFfn: y");
+    detail::check(!detail::overlap(x, y), "DenseFfn: y overlaps x, expected memory of its own");
+  }
+
+  /// body(tile, begin, rows, worker) for each tile of num_tokens.
+  template <class Body>
+  static void for_tiles(Index num_tokens, int threads, Body&& body) {
+    detail::parallel_for(
+        (num_tokens + tile_rows - 1) / tile_rows, threads, [&](Index tile, int worker) {
+          const Index begin = tile * tile_rows;
+          body(static_cast<std::size_t>(tile), begin, std::min(tile_rows, num_tokens - begin),
+               static_cast<std::size_t>(worker));
+        });
+  }
+
+  Expert<T> expert_;
+};
+
+template <Real T>
+void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
+                          const CallOptions& call) const {
+  check_forward(x, y);
+  const int threads = detail::num_threads(call.num_threads);
+  detail::grow(scratch.workers, threads);
+  for_tiles(x.rows(), threads, [&](std::size_t, Index begin, Index rows, std::size_t worker) {
+    expert_.forward(x.middleRows(begin, rows), y.middleRows(begin, rows), scratch.workers[worker]);
+  });
+}
+
+template <Real T>
+void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
+                          const CallOptions& call) const {
+  check_forward(x, y);
+  tape.owner = this;
+  tape.num_tokens = x.rows();
+  tape.num_threads = detail::num_threads(call.num_threads);
+  detail::grow(tape.tiles, (x.rows() + tile_rows - 1) / tile_rows);
+  for_tiles(
+      x.rows(), tape.num_threads, [&](std::size_t tile, Index begin, Index rows, std::size_t) {
+        expert_.forward(x.middleRows(begin, rows), y.middleRows(begin, rows), tape.tiles[tile]);
+      });
+}
+
+template <Real T>
+void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
+                           Params& grads) const {
+  detail::check(tape.owner == this, "DenseFfn: the tape is of another layer, expected this one's");
+  detail::check_shape(x, tape.num_tokens, d_in(), "DenseFfn: x");
+  detail::check_shape(dy, x.rows(), d_out(), "DenseFfn: dy");
+  detail::check_shape(dx, x.rows(), d_in(), "DenseFfn: dx");
+  detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
+                "DenseFfn: dx overlaps x or dy, expected memory of its own");
+  check_like(params(), grads, "DenseFfn: grads");
+  for_tiles(x.rows(), tape.num_threads,
+            [&](std::size_t tile, Index begin, Index rows, std::size_t) {
+              expert_.backward_input(x.middleRows(begin, rows), dy.middleRows(begin, rows),
+                                     tape.tiles[tile], dx.middleRows(begin, rows));
+            });
+  const Index parts = 4 * tape.num_threads;
+  detail::parallel_for(parts, tape.num_threads, [&](Index part, int) {
+    for_tiles(x.rows(), 1, [&](std::size_t tile, Index begin, Index rows, std::size_t) {
+      expert_.backward_params(x.middleRows(begin, rows), dy.middleRows(begin, rows),
+                              tape.tiles[tile], grads, Part{part, parts});
+    });
+  });
+}
+
+}  // namespace moe

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks at the public boundary: always on, they throw before anything is written.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+
+namespace moe::detail {
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+/// Throws std::invalid_argument with the joined parts unless ok. A function, not a macro: the
+/// parts are only references until it fails.
+template <class... Parts>
+void check(bool ok, const Parts&... parts) {
+  if (!ok) [[unlikely]] {
+    fail(parts...);
+  }
+}
+
+/// Throws unless the matrix has this shape.
+template <class M>
+void check_shape(const M& m, std::ptrdiff_t rows, std::ptrdiff_t cols, const char* what) {
+  check(m.rows() == rows && m.cols() == cols, what, " is (", m.rows(), ", ", m.cols(),
+        "), expected (", rows, ", ", cols, ")");
+}
+
+/// True if the two row-major views share memory. Rows between which another view's rows lie
+/// (two column blocks of one matrix) count as sharing.
+template <class A, class B>
+bool overlap(const A& a, const B& b) {
+  if (a.size() == 0 || b.size() == 0) {
+    return false;
+  }
+  const auto last = [](const auto& m) {
+    return reinterpret_cast<const char*>(m.data() + (m.rows() - 1) * m.outerStride() + m.cols());
+  };
+  return reinterpret_cast<const char*>(a.data()) < last(b) &&
+         reinterpret_cast<const char*>(b.data()) < last(a);
+}
+
+}  // namespace moe::detail

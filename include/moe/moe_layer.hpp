@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+// MoELayer: the pipeline. Route, lay out, compute the experts tile by tile, combine; and the same
+// line read right to left. The layer is const in use: what a call produces is the caller's.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "combine.hpp"
+#include "dense_ffn.hpp"
+#include "router.hpp"
+
+namespace moe {
+
+/// The expert's parameter gradients can be shared among threads by rows.
+template <class E, class T>
+concept DivisibleExpert = TrainableExpert<E, T> &&
+    requires(const E& expert, ConstMatrixRef<T> x, typename E::Tape& tape,
+             typename E::Params& grads) {
+  expert.backward_params(x, x, tape, grads, Part{});
+};
+
+/// How a layer uses its parts.
+struct LayerOptions {
+  Capacity capacity = {};
+  WeightOn weight_on = WeightOn::output;
+};
+
+template <Real T, class RouterT = Router<T>, class ExpertT = Expert<T>>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+class MoELayer {
+ public:
+  using W = Wide<T>;
+
+  /// Memory and results of a call. Reused: it allocates only while it grows. Not for two threads
+  /// at once; the layer itself may be shared.
+  struct Scratch {
+    typename RouterT::Table routing;
+    DispatchPlan plan;
+    Matrix<T> rows;  ///< (S, D_out) outputs of the experts, in expert order
+
+   private:
+    friend class MoELayer;
+    struct Worker {
+      Matrix<T> x;  // (n, D_in) input rows of one tile
+      typename ExpertT::Scratch expert;
+    };
+    std::vector<Worker> workers;
+    Matrix<T> shared_out;  // (N, D_out)
+    typename DenseFfn<T>::Scratch shared;
+  };
+
+  /// The same, and what backward needs.
+  struct Tape : Scratch {
+   private:
+    friend class MoELayer;
+    std::vector<typename ExpertT::Tape> tiles;
+    typename DenseFfn<T>::Tape shared_tape;
+    RoutingGradient<W> gradient;
+    Matrix<T> x_rows;     // (S, D_in) inputs of the experts, in expert order
+    Matrix<T> dx_rows;    // (S, D_in) their gradients
+    Matrix<T> dy_rows;    // (S, D_out) gradients of the experts' outputs
+    Matrix<T> shared_dx;  // (N, D_in)
+    const void* owner = nullptr;
+    int num_threads = 1;
+  };
+
+  struct Grads {
+    typename RouterT::Params router;
+    std::vector<typename ExpertT::Params> experts;
+    typename DenseFfn<T>::Params shared;  ///< empty without a shared expert
+  };
+
+  /// Router, experts and shared expert of the config, with random weights from the seed.
+  MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
+      std::same_as<ExpertT, Expert<T>>
+      : MoELayer(make_router(config, seed), make_experts(config, seed),
+                 {config.capacity, config.weight_on}, make_shared(config, seed)) {}
+
+  /// Takes ready parts. Throws std::invalid_argument if their sizes disagree.
+  MoELayer(RouterT router, std::vector<ExpertT> experts, const LayerOptions& options = {},
+           std::optional<DenseFfn<T>> shared = std::nullopt);
+
+  Index d_in() const { return experts_.front().d_in(); }
+  Index d_out() const { return experts_.front().d_out(); }
+  Index num_experts() const { return static_cast<Index>(experts_.size()); }
+  const LayerOptions& options() const { return options_; }
+  RouterT& router() { return router_; }
+  const RouterT& router() const { return router_; }
+  std::vector<ExpertT>& experts() { return experts_; }
+  const std::vector<ExpertT>& experts() const { return experts_; }
+  std::optional<DenseFfn<T>>& shared() { return shared_; }
+  const std::optional<DenseFfn<T>>& shared() const { return shared_; }
+
+  /// Inference: y (N, d_out) = layer(x (N, d_in)); N may be 0. y may be x itself. Throws
+  /// std::invalid_argument on other shapes or options that do not fit; an exception of a router or
+  /// an expert comes out of here, and y is as before.
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
+               const CallOptions& call = {}) const;
+
+  /// Training: the same y, and a tape for backward. y must not overlap x.
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
+               const CallOptions& call = {}) const requires TrainableExpert<ExpertT, T>;
+
+  /// dx (N, d_in) = and grads +=, from dy (N, d_out), the x and the tape of a forward, and the
+  /// gradient of losses on tape.routing. The tape may be used again. Throws std::invalid_argument
+  /// on other shapes, a tape of another layer (also of a copy), or if dx overlaps x or dy.
+  void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
+                Grads& grads, const RoutingGradient<W>& losses = {}) const requires
+      TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T>;
+
+  /// Gradients of zero. The same struct serves as an optimiser's moments.
+  Grads zero_grads() const requires TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T>;
+
+  /// visit(name, parameter, grad...) for each tensor, with names like "experts.3.up".
+  template <class Visit, class... G>
+  void for_each_parameter(Visit&& visit, G&... grads);
+
+ private:
+  using Worker = typename Scratch::Worker;
+
+  static Router<T> make_router(const MoEConfig& config, std::uint64_t seed) {
+    config.validate();
+    return Router<T>(config.d_model, config.num_experts, config.top_k, config.router,
+                     detail::mix(seed));
+  }
+  static std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed) {
+    std::vector<Expert<T>> experts;
+    experts.reserve(static_cast<std::size_t>(config.num_experts));
+    for (Index e = 0; e < config.num_experts; ++e) {
+      experts.emplace_back(
+          typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
+          config.expert, detail::mix(seed + 2 + static_cast<std::uint64_t>(e)));
+    }
+    return experts;
+  }
+  static std::optional<DenseFfn<T>> make_shared(const MoEConfig& config, std::uint64_t seed) {
+    if (!config.shared) {
+      return std::nullopt;
+    }
+    ExpertConfig expert = config.expert;
+    expert.output_gate = config.shared->output_gate;
+    return DenseFfn<T>({config.d_model, config.shared->d_ff, config.output_width()}, expert,
+                       detail::mix(seed + 1));
+  }
+
+  void check_input(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
+    detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
+    detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
+  }
+  int prepare(ConstMatrixRef<T> x, const CallOptions& call, Scratch& scratch) const;
+  /// y = what the shared expert wrote + the routed rows.
+  void combine(Scratch& scratch, int threads, MatrixRef<T> y) const {
+    MatrixRef<T> shared_out = scratch.shared_out;
+    combine_rows<T>(scratch.rows, scratch.plan, weight_on(WeightOn::output, scratch),
+                    shared_ ? &shared_out : nullptr, y, threads);
+  }
+  /// The weights if they act there, else null.
+  const Matrix<W>* weight_on(WeightOn place, const Scratch& scratch) const {
+    return options_.weight_on == place ? &scratch.routing.weight : nullptr;
+  }
+  void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy, const Tape& tape,
+                      const MatrixRef<T>& dx, const Grads& grads) const;
+  void backward_tile(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, std::size_t number,
+                     Tape& tape) const;
+  void backward_expert(Index expert, Part part, Tape& tape, Grads& grads) const;
+  static void copy_losses(const RoutingGradient<W>& losses, const Scratch& scratch,
+                          RoutingGradient<W>& gradient);
+
+  RouterT router_;
+  std::vector<ExpertT> experts_;
+  LayerOptions options_;
+  std::optional<DenseFfn<T>> shared_;
+};
+
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T> MoELayer<T, RouterT, ExpertT>::MoELayer(
+    RouterT router, std::vector<ExpertT> experts, const LayerOptions& options,
+    std::optional<DenseFfn<T>> shared)
+    : router_(std::move(router)),
+      experts_(std::move(experts)),
+      options_(options),
+      shared_(std::move(shared)) {
+  options.capacity.validate();
+  detail::check(!experts_.empty(), "MoELayer: no experts, expected at least 1");
+  detail::check(router_.num_experts() == num_experts(), "MoELayer: the router has ",
+                router_.num_experts(), " experts, expected ", num_experts());
+  for (const ExpertT& expert : experts_) {
+    detail::check(expert.d_in() == d_in() && expert.d_out() == d_out(), "MoELayer: an expert is ",
+                  expert.d_in(), " to ", expert.d_out(), " wide, expected ", d_in(), " to ",
+                  d_out());
+  }
+  if constexpr (requires { router_.d_model(); }) {
+    detail::check(router_.d_model() == d_in(), "MoELayer: the router is ", router_.d_model(),
+                  " wide, expected ", d_in());
+  }
+  if (shared_) {
+    detail::check(shared_->d_in() == d_in() && shared_->d_out() == d_out(),
+                  "MoELayer: the shared expert is ", shared_->d_in(), " to ", shared_->d_out(),
+                  " wide, expected ", d_in(), " to ", d_out());
+  }
+}
+
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
+                                            const CallOptions& call) const {
+  check_input(x, y);
+  const int threads = prepare(x, call, scratch);
+  const auto tiles = scratch.plan.tiles();
+  detail::parallel_for(static_cast<Index>(tiles.size()), threads, [&](Index i, int number) {
+    const Tile& tile = tiles[static_cast<std::size_t>(i)];
+    Worker& worker = scratch.workers[static_cast<std::size_t>(number)];
+    detail::grow_in_steps(worker.x, tile.rows(), d_in());
+    auto x_rows = worker.x.topRows(tile.rows());
+    gather_rows<T>(x, scratch.plan, tile, weight_on(WeightOn::input, scratch), x_rows);
+    experts_[static_cast<std::size_t>(tile.expert)].forward(
+        x_rows, scratch.rows.middleRows(tile.begin, tile.rows()), worker.expert);
+  });
+  if (shared_) {
+    scratch.shared_out.resize(x.rows(), d_out());
+    shared_->forward(x, scratch.shared_out, scratch.shared, call);
+  }
+  combine(scratch, threads, y);
+}
+
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
+                                            const CallOptions& call) const requires
+    TrainableExpert<ExpertT, T> {
+  check_input(x, y);
+  detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
+  tape.owner = nullptr;
+  tape.num_threads = prepare(x, call, tape);
+  const auto tiles = tape.plan.tiles();
+  detail::grow(tape.tiles, static_cast<Index>(tiles.size()));
+  detail::grow(tape.x_rows, tape.plan.slot().size(), d_in());
+  detail::parallel_for(static_cast<Index>(tiles.size()), tape.num_threads, [&](Index i, int) {
+    const Tile& tile = tiles[static_cast<std::size_t>(i)];
+    auto x_rows = tape.x_rows.middleRows(tile.begin, tile.rows());
+    gather_rows<T>(x, tape.plan, tile, weight_on(WeightOn::input, tape), x_rows);
+    experts_[static_cast<std::size_t>(tile.expert)].forward(
+        x_rows, tape.rows.middleRows(tile.begin, tile.rows()),
+        tape.tiles[static_cast<std::size_t>(i)]);
+  });
+  if (shared_) {
+    tape.shared_out.resize(x.rows(), d_out());
+    shared_->forward(x, tape.shared_out, tape.shared_tape, call);
+  }
+  combine(tape, tape.num_threads, y);
+  tape.owner = this;
+}
+
+/// Routes, lays out and sizes the buffers. Returns the number of threads of the call.
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOptions& call,
+                                           Scratch& scratch) const {
+  router_.route(x, call, scratch.routing);
+  detail::check(scratch.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
+                scratch.routing.num_tokens(), " tokens, expected ", x.rows());
+  scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
+  detail::grow(scratch.rows, scratch.plan.slot().size(), d_out());
+  const int threads = detail::num_threads(call.num_threads);
+  detail::grow(scratch.workers, threads);
+  return threads;
+}
+
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape,
+                                             MatrixRef<T> dx, Grads& grads,
+                                             const RoutingGradient<W>& losses) const requires
+    TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T> {
+  check_backward(x, dy, tape, dx, grads);
+  copy_losses(losses, tape, tape.gradient);
+  detail::grow(tape.dx_rows, tape.plan.slot().size(), d_in());
+  detail::grow(tape.dy_rows, tape.plan.slot().size(), d_out());
+
+  const auto num_tiles = static_cast<Index>(tape.plan.tiles().size());
+  detail::parallel_for(num_tiles, tape.num_threads, [&](Index i, int) {
+    backward_tile(x, dy, static_cast<std::size_t>(i), tape);
+  });
+  const Index parts = DivisibleExpert<ExpertT, T> ? 2 * tape.num_threads : 1;
+  detail::parallel_for(num_experts() * parts, tape.num_threads, [&](Index item, int) {
+    backward_expert(item / parts, Part{item % parts, parts}, tape, grads);
+  });
+  router_.backward(x, tape.routing, tape.gradient, dx, grads.router);
+  if (shared_) {
+    tape.shared_dx.resize(x.rows(), d_in());
+    shared_->backward(x, dy, tape.shared_tape, tape.shared_dx, grads.shared);
+    dx += tape.shared_dx;
+  }
+  combine_rows<T>(tape.dx_rows, tape.plan, nullptr, &dx, dx, tape.num_threads);
+}
+
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+void MoELayer<T, RouterT, ExpertT>::check_backward(const ConstMatrixRef<T>& x,
+                                                   const ConstMatrixRef<T>& dy, const Tape& tape,
+                                                   const MatrixRef<T>& dx,
+                                                   const Grads& grads) const {
+  detail::check(tape.owner == this, "MoELayer: the tape is of another layer, expected this one's");
+  detail::check_shape(x, tape.routing.num_tokens(), d_in(), "MoELayer: x");
+  detail::check_shape(dy, x.rows(), d_out(), "MoELayer: dy");
+  detail::check_shape(dx, x.rows(), d_in(), "MoELayer: dx");
+  detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
+                "MoELayer: dx overlaps x or dy, expected memory of its own");
+  detail::check(static_cast<Index>(grads.experts.size()) == num_experts(), "MoELayer: grads has ",
+                grads.experts.size(), " experts, expected ", num_experts());
+  check_like(router_.params(), grads.router, "MoELayer: grads.router");
+  for (std::size_t e = 0; e < experts_.size(); ++e) {
+    check_like(experts_[e].params(), grads.experts[e], "MoELayer: grads.experts");
+  }
+}
+
+/// The input gradient of one tile's rows, and the gradient of their weights.
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+void MoELayer<T, RouterT, ExpertT>::backward_tile(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                                                  std::size_t number, Tape& tape) const {
+  const Tile& tile = tape.plan.tiles()[number];
+  const bool on_input = options_.weight_on == WeightOn::input;
+  auto dy_rows = tape.dy_rows.middleRows(tile.begin, tile.rows());
+  auto dx_rows = tape.dx_rows.middleRows(tile.begin, tile.rows());
+  gather_rows<T>(dy, tape.plan, tile, weight_on(WeightOn::output, tape), dy_rows);
+  experts_[static_cast<std::size_t>(tile.expert)].backward_input(
+      tape.x_rows.middleRows(tile.begin, tile.rows()), dy_rows, tape.tiles[number], dx_rows);
+  for (Index row = tile.begin; row < tile.end; ++row) {
+    const Index token = tape.plan.token()[static_cast<std::size_t>(row)];
+    const Index choice = tape.plan.choice()[static_cast<std::size_t>(row)];
+    T* dx_row = &tape.dx_rows.coeffRef(row, 0);
+    tape.gradient.weight(token, choice) +=
+        on_input ? kernels::dot(&x.coeffRef(token, 0), dx_row, d_in())
+                 : kernels::dot(&dy.coeffRef(token, 0), &tape.rows.coeffRef(row, 0), d_out());
+    if (on_input) {
+      kernels::scale_row(tape.routing.weight(token, choice), d_in(), dx_row);
+    }
+  }
+}
+
+/// Adds one expert's parameter gradients over its tiles, in their order.
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+void MoELayer<T, RouterT, ExpertT>::backward_expert(Index expert, Part part, Tape& tape,
+                                                    Grads& grads) const {
+  const auto e = static_cast<std::size_t>(expert);
+  const auto [first, last] = tape.plan.tiles_of(expert);
+  for (std::size_t number = first; number < last; ++number) {
+    const Tile& tile = tape.plan.tiles()[number];
+    const auto x_rows = tape.x_rows.middleRows(tile.begin, tile.rows());
+    const auto dy_rows = tape.dy_rows.middleRows(tile.begin, tile.rows());
+    if constexpr (DivisibleExpert<ExpertT, T>) {
+      experts_[e].backward_params(x_rows, dy_rows, tape.tiles[number], grads.experts[e], part);
+    } else {
+      experts_[e].backward_params(x_rows, dy_rows, tape.tiles[number], grads.experts[e]);
+    }
+  }
+}
+
+/// gradient = losses, with zeros where they are empty, so that the layer can add its own.
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+void MoELayer<T, RouterT, ExpertT>::copy_losses(const RoutingGradient<W>& losses,
+                                                const Scratch& scratch,
+                                                RoutingGradient<W>& gradient) {
+  const RoutingTable<W>& table = scratch.routing;
+  const auto copy = [](const Matrix<W>& from, const Matrix<W>& like, const char* what,
+                       Matrix<W>& to) {
+    if (from.size() == 0) {
+      to.setZero(like.rows(), like.cols());
+      return;
+    }
+    detail::check_shape(from, like.rows(), like.cols(), what);
+    to = from;
+  };
+  copy(losses.weight, table.weight, "MoELayer: losses.weight", gradient.weight);
+  copy(losses.probs, table.probs, "MoELayer: losses.probs", gradient.probs);
+  copy(losses.logits, table.logits, "MoELayer: losses.logits", gradient.logits);
+  copy(losses.noise_scale, table.noise_scale, "MoELayer: losses.noise_scale", gradient.noise_scale);
+}
+
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+auto MoELayer<T, RouterT, ExpertT>::zero_grads() const
+    -> Grads requires TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T> {
+  Grads grads{.router = zeros_like(router_.params()), .experts = {}, .shared = {}};
+  grads.experts.reserve(experts_.size());
+  for (const ExpertT& expert : experts_) {
+    grads.experts.push_back(zeros_like(expert.params()));
+  }
+  if (shared_) {
+    grads.shared = zeros_like(shared_->params());
+  }
+  return grads;
+}
+
+template <Real T, class RouterT, class ExpertT>
+requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <class Visit, class... G>
+void MoELayer<T, RouterT, ExpertT>::for_each_parameter(Visit&& visit, G&... grads) {
+  const auto named = [&](const std::string& prefix) {
+    return [&visit, prefix](std::string_view name, auto& parameter, auto&... others) {
+      if (parameter.size() > 0) {
+        visit(prefix + std::string(name), parameter, others...);
+      }
+    };
+  };
+  RouterT::Params::for_each(named("router."), router_.params(), grads.router...);
+  for (std::size_t e = 0; e < experts_.size(); ++e) {
+    ExpertT::Params::for_each(named("experts." + std::to_string(e) + "."), experts_[e].params(),
+                              grads.experts[e]...);
+  }
+  if (shared_) {
+    DenseFfn<T>::Params::for_each(named("shared."), shared_->params(), grads.shared...);
+  }
+}
+
+}  // namespace moe

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+// Router<T>: the first step of the flow. A gate projection, a score for each expert, the k best,
+// their weights; in forward order in route_token(), and backwards in backward_token().
+#pragma once
+
+#include "concepts.hpp"
+#include "detail/parallel.hpp"
+#include "expert.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/softmax.hpp"
+#include "kernels/topk.hpp"
+
+namespace moe {
+
+/// A tensor that the router does not have is empty.
+template <Real T>
+struct RouterParams {
+  Matrix<T> weight;  ///< (E, D)
+  Matrix<T> bias;    ///< (1, E)
+  Matrix<T> noise;   ///< (E, D), the noise projection of noisy top-k
+
+  template <class Visit, class... P>
+  static void for_each(Visit&& visit, P&... p) {
+    visit(std::string_view("weight"), p.weight...);
+    visit(std::string_view("bias"), p.bias...);
+    visit(std::string_view("noise"), p.noise...);
+  }
+};
+
+/// T is the scalar of the tokens. The router's own parameters, and everything it computes, are
+/// Wide<T>: float at least.
+template <Real T>
+class Router {
+ public:
+  using W = Wide<T>;
+  using Params = RouterParams<W>;
+
+  struct Table : RoutingTable<W> {
+    Matrix<W> input;  ///< (N, D) what the projection saw, where it is not x itself
+    ExpertMask mask;  ///< as asked for by the call; empty: all allowed
+    std::optional<std::uint64_t> noise_seed;
+    int num_threads = 1;  ///< of the call, for its backward
+  };
+
+  /// Weights from N(0, 1 / d_model), bias and noise projection zero.
+  Router(Index d_model, Index num_experts, Index top_k, const RouterConfig& config,
+         std::uint64_t seed)
+      : config_(config), top_k_(top_k) {
+    config.validate();
+    detail::check(d_model > 0, "Router: d_model = ", d_model, ", expected at least 1");
+    detail::check(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
+                  ", expected in [1, num_experts = ", num_experts, "]");
+    params_.weight.resize(num_experts, d_model);
+    params_.bias.setZero(1, config.bias ? num_experts : 0);
+    params_.noise.setZero(config.noisy ? num_experts : 0, d_model);
+    fill_normal(params_.weight, seed, 0);
+  }
+
+  /// Takes ready weights. Throws std::invalid_argument if their shapes do not fit each other or
+  /// the config.
+  Router(Params params, Index top_k, const RouterConfig& config)
+      : config_(config), top_k_(top_k), params_(std::move(params)) {
+    config.validate();
+    const Index experts = params_.weight.rows(), width = params_.weight.cols();
+    detail::check(experts > 0 && width > 0, "Router: weight is (", experts, ", ", width,
+                  "), expected at least (1, 1)");
+    detail::check(top_k >= 1 && top_k <= experts, "Router: top_k = ", top_k,
+                  ", expected in [1, num_experts = ", experts, "]");
+    detail::check(params_.bias.size() == (config.bias ? experts : 0), "Router: bias has ",
+                  params_.bias.size(), " elements, expected ", config.bias ? experts : 0);
+    detail::check(params_.noise.size() == (config.noisy ? experts * width : 0) &&
+                      (!config.noisy || params_.noise.rows() == experts),
+                  "Router: noise is (", params_.noise.rows(), ", ", params_.noise.cols(),
+                  "), expected (", config.noisy ? experts : 0, ", ", width, ")");
+  }
+
+  Index d_model() const { return params_.weight.cols(); }
+  Index num_experts() const { return params_.weight.rows(); }
+  Index top_k() const { return top_k_; }
+  const RouterConfig& config() const { return config_; }
+  Params& params() { return params_; }
+  const Params& params() const { return params_; }
+
+  /// Writes the whole table for x (N, D). Throws std::invalid_argument if x or the expert mask has
+  /// another shape.
+  void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const;
+
+  /// dx (N, D) = and grads +=, from the gradient of the table. On return gradient.logits is the
+  /// whole gradient of the logits: exactly 0 where an expert was masked. dx must not overlap x.
+  void backward(ConstMatrixRef<T> x, const Table& table, RoutingGradient<W>& gradient,
+                MatrixRef<T> dx, Params& grads) const;
+
+ private:
+  using Seed = std::optional<std::uint64_t>;
+  enum Stream : std::uint64_t { jitter_stream = 1, noise_stream = 2 };
+  static constexpr Index block_rows = 64;  // tokens of one work item
+
+  bool has_jitter(const Seed& seed) const { return seed && config_.input_jitter > 0.0; }
+  bool has_noise(const Seed& seed) const { return seed && config_.noisy; }
+  bool projects_x(const Seed& seed) const { return std::is_same_v<T, W> && !has_jitter(seed); }
+
+  /// The factor of one element of the input.
+  W jitter(std::uint64_t seed, Index token, Index col) const {
+    const detail::CounterRandom random(seed, jitter_stream);
+    const auto position = static_cast<std::uint64_t>(token * d_model() + col);
+    return W(1.0 + config_.input_jitter * (2.0 * random.uniform(position) - 1.0));
+  }
+
+  void size_table(Index num_tokens, const CallOptions& call, Table& table) const;
+  void write_input(ConstMatrixRef<T> x, Index begin, Index rows, Table& table) const;
+  template <class Input>
+  void write_logits(const Input& input, Index begin, Table& table) const;
+  template <class Input>
+  void add_noise(const Input& input, Index begin, Table& table) const;
+  void route_token(Index token, Table& table) const;
+
+  void backward_token(Index token, const Table& table, RoutingGradient<W>& gradient) const;
+  void write_dx(Index begin, Index rows, const Table& table, const RoutingGradient<W>& gradient,
+                MatrixRef<T> dx) const;
+  void add_grads(ConstMatrixRef<T> x, const Table& table, const RoutingGradient<W>& gradient,
+                 Params& grads) const;
+
+  /// An empty gradient stands for zeros; any other must have the shape of its tensor.
+  static void fit(Matrix<W>& gradient, Index rows, Index cols, const char* what) {
+    if (gradient.size() == 0) {
+      gradient.setZero(rows, cols);
+    }
+    detail::check_shape(gradient, rows, cols, what);
+  }
+
+  static const std::uint8_t* allowed(Index token, const Table& table) {
+    if (table.mask.size() == 0) {
+      return nullptr;
+    }
+    return &table.mask.coeffRef(table.mask.rows() == 1 ? 0 : token, 0);
+  }
+
+  RouterConfig config_;
+  Index top_k_;
+  Params params_;
+};
+
+template <Real T>
+void Router<T>::route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
+  const Index num_tokens = x.rows();
+  detail::check_shape(x, num_tokens, d_model(), "Router: x");
+  if (call.expert_mask != nullptr) {
+    const ExpertMask& mask = *call.expert_mask;
+    detail::check((mask.rows() == 1 || mask.rows() == num_tokens) && mask.cols() == num_experts(),
+                  "Router: expert_mask is (", mask.rows(), ", ", mask.cols(), "), expected (1 or ",
+                  num_tokens, ", ", num_experts(), ")");
+  }
+  size_table(num_tokens, call, table);
+  const Index blocks = (num_tokens + block_rows - 1) / block_rows;
+  detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
+    const Index begin = block * block_rows, rows = std::min(block_rows, num_tokens - begin);
+    if (projects_x(call.noise_seed)) {
+      write_logits(x.middleRows(begin, rows), begin, table);
+    } else {
+      write_input(x, begin, rows, table);
+      write_logits(table.input.middleRows(begin, rows), begin, table);
+    }
+    for (Index token = begin; token < begin + rows; ++token) {
+      route_token(token, table);
+    }
+  });
+}
+
+template <Real T>
+void Router<T>::size_table(Index num_tokens, const CallOptions& call, Table& table) const {
+  const bool noise = has_noise(call.noise_seed);
+  table.expert.resize(num_tokens, top_k_);
+  table.weight.resize(num_tokens, top_k_);
+  table.probs.resize(num_tokens, num_experts());
+  table.logits.resize(num_tokens, num_experts());
+  table.clean_logits.resize(noise ? num_tokens : 0, num_experts());
+  table.noise_scale.resize(noise ? num_tokens : 0, num_experts());
+  table.input.resize(projects_x(call.noise_seed) ? 0 : num_tokens, d_model());
+  table.noise_seed = call.noise_seed;
+  table.num_threads = detail::num_threads(call.num_threads);
+  if (call.expert_mask != nullptr) {
+    table.mask = *call.expert_mask;
+  } else {
+    table.mask.resize(0, 0);
+  }
+}
+
+template <Real T>
+void Router<T>::write_input(ConstMatrixRef<T> x, Index begin, Index rows, Table& table) const {
+  for (Index token = begin; token < begin + rows; ++token) {
+    for (Index col = 0; col < d_model(); ++col) {
+      table.input(token, col) = static_cast<W>(x(token, col));
+      if (has_jitter(table.noise_seed)) {
+        table.input(token, col) *= jitter(*table.noise_seed, token, col);
+      }
+    }
+  }
+}
+
+template <Real T>
+template <class Input>
+void Router<T>::write_logits(const Input& input, Index begin, Table& table) const {
+  if constexpr (std::is_same_v<typename Input::Scalar, W>) {  // never x itself where T is narrower
+    auto logits = table.logits.middleRows(begin, input.rows());
+    kernels::gemm<W>(kernels::view(input), kernels::view(params_.weight).transpose(), logits,
+                     kernels::Update::assign);
+    for (Index row = 0; config_.bias && row < input.rows(); ++row) {
+      logits.row(row) += params_.bias.row(0);
+    }
+    if (has_noise(table.noise_seed)) {
+      add_noise(input, begin, table);
+    }
+  }
+}
+
+template <Real T>
+template <class Input>
+void Router<T>::add_noise(const Input& input, Index begin, Table& table) const {
+  using std::abs, std::exp, std::log1p;
+  const detail::CounterRandom random(*table.noise_seed, noise_stream);
+  auto scale = table.noise_scale.middleRows(begin, input.rows());
+  kernels::gemm<W>(kernels::view(input), kernels::view(params_.noise).transpose(), scale,
+                   kernels::Update::assign);
+  for (Index row = 0; row < input.rows(); ++row) {
+    const Index token = begin + row;
+    for (Index e = 0; e < num_experts(); ++e) {
+      const W n = scale(row, e);
+      scale(row, e) = (n > W(0) ? n : W(0)) + log1p(exp(-abs(n)));  // softplus
+      const auto position = static_cast<std::uint64_t>(token * num_experts() + e);
+      table.clean_logits(token, e) = table.logits(token, e);
+      table.logits(token, e) += W(random.normal(position)) * scale(row, e);
+    }
+  }
+}
+
+template <Real T>
+void Router<T>::route_token(Index token, Table& table) const {
+  const std::uint8_t* mask = allowed(token, table);
+  const Index num_experts = this->num_experts();
+  W* logits = &table.logits.coeffRef(token, 0);
+  W* probs = &table.probs.coeffRef(token, 0);
+  ExpertId* expert = &table.expert.coeffRef(token, 0);
+  W* weight = &table.weight.coeffRef(token, 0);
+  for (Index e = 0; mask != nullptr && e < num_experts; ++e) {
+    if (mask[e] == 0) {
+      logits[e] = W(-Eigen::NumTraits<W>::infinity());
+    }
+  }
+  const Index chosen = kernels::top_k(logits, mask, num_experts, top_k_, expert);
+
+  if (config_.score == Score::softmax) {
+    kernels::softmax(logits, num_experts, probs);
+  } else {
+    std::transform(logits, logits + num_experts, probs, kernels::sigmoid<W>);
+  }
+  for (Index e = 0; mask != nullptr && e < num_experts; ++e) {
+    if (mask[e] == 0) {
+      probs[e] = W(0);  // also where the row is NaN
+    }
+  }
+
+  std::fill(weight, weight + top_k_, W(0));
+  for (Index k = 0; k < chosen; ++k) {
+    weight[k] = config_.weight == WeightSource::score               ? probs[expert[k]]
+                : config_.weight == WeightSource::softmax_of_chosen ? logits[expert[k]]
+                                                                    : W(1);
+  }
+  if (config_.weight == WeightSource::softmax_of_chosen) {
+    kernels::softmax(weight, chosen, weight);
+  }
+  if (config_.renormalise && config_.weight != WeightSource::softmax_of_chosen) {
+    W sum(0);
+    for (Index k = 0; k < chosen; ++k) {
+      sum += weight[k];
+    }
+    for (Index k = 0; k < chosen; ++k) {
+      weight[k] /= sum;
+    }
+  }
+  for (Index k = 0; k < chosen; ++k) {
+    weight[k] *= W(config_.scale);
+  }
+}
+
+template <Real T>
+void Router<T>::backward(ConstMatrixRef<T> x, const Table& table, RoutingGradient<W>& gradient,
+                         MatrixRef<T> dx, Params& grads) const {
+  const Index num_tokens = x.rows(), num_experts = this->num_experts();
+  detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
+  detail::check_shape(dx, num_tokens, d_model(), "Router: dx");
+  detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
+  fit(gradient.weight, num_tokens, top_k_, "Router: gradient.weight");
+  fit(gradient.probs, num_tokens, num_experts, "Router: gradient.probs");
+  fit(gradient.logits, num_tokens, num_experts, "Router: gradient.logits");
+  const bool noisy = table.noise_scale.size() > 0;
+  fit(gradient.noise_scale, noisy ? num_tokens : 0, num_experts, "Router: gradient.noise_scale");
+
+  const Index blocks = (num_tokens + block_rows - 1) / block_rows;
+  detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
+    const Index begin = block * block_rows, rows = std::min(block_rows, num_tokens - begin);
+    for (Index token = begin; token < begin + rows; ++token) {
+      backward_token(token, table, gradient);
+    }
+    write_dx(begin, rows, table, gradient, dx);
+  });
+  add_grads(x, table, gradient, grads);
+}
+
+template <Real T>
+void Router<T>::backward_token(Index token, const Table& table,
+                               RoutingGradient<W>& gradient) const {
+  const Index num_experts = this->num_experts();
+  const W* probs = &table.probs.coeffRef(token, 0);
+  const W* weight = &table.weight.coeffRef(token, 0);
+  const ExpertId* expert = &table.expert.coeffRef(token, 0);
+  W* dweight = &gradient.weight.coeffRef(token, 0);
+  W* dprobs = &gradient.probs.coeffRef(token, 0);
+  W* dlogits = &gradient.logits.coeffRef(token, 0);
+  const Index chosen = std::find(expert, expert + top_k_, none) - expert;
+
+  // mean = sum_k w_k dw_k of the weights before the scale: both the softmax over the chosen and
+  // the division by the sum take it off.
+  W mean(0), sum(0);
+  for (Index k = 0; k < chosen; ++k) {
+    mean += dweight[k] * weight[k];
+    sum += probs[expert[k]];
+  }
+  for (Index k = 0; k < chosen; ++k) {
+    const Index e = expert[k];
+    if (config_.weight == WeightSource::softmax_of_chosen) {
+      dlogits[e] += weight[k] * (dweight[k] - mean / W(config_.scale));
+    } else if (config_.weight == WeightSource::score && config_.renormalise) {
+      dprobs[e] += (W(config_.scale) * dweight[k] - mean) / sum;
+    } else if (config_.weight == WeightSource::score) {
+      dprobs[e] += W(config_.scale) * dweight[k];
+    }
+  }
+  if (config_.score == Score::softmax) {
+    kernels::softmax_backward(probs, num_experts, dprobs);
+  } else {
+    for (Index e = 0; e < num_experts; ++e) {
+      dprobs[e] *= probs[e] * (W(1) - probs[e]);
+    }
+  }
+  const std::uint8_t* mask = allowed(token, table);
+  for (Index e = 0; e < num_experts; ++e) {
+    dlogits[e] = mask != nullptr && mask[e] == 0 ? W(0) : W(dlogits[e] + dprobs[e]);
+  }
+  if (gradient.noise_scale.size() > 0) {
+    // logits = clean + normal * scale, scale = softplus(n), and softplus'(n) = 1 - exp(-scale).
+    using std::exp;
+    const detail::CounterRandom random(*table.noise_seed, noise_stream);
+    for (Index e = 0; e < num_experts; ++e) {
+      const auto position = static_cast<std::uint64_t>(token * num_experts + e);
+      W& dscale = gradient.noise_scale(token, e);
+      dscale = (dscale + dlogits[e] * W(random.normal(position))) *
+               (W(1) - exp(-table.noise_scale(token, e)));
+    }
+  }
+}
+
+template <Real T>
+void Router<T>::write_dx(Index begin, Index rows, const Table& table,
+                         const RoutingGradient<W>& gradient, MatrixRef<T> dx) const {
+  const auto project_back = [&](MatrixRef<W> dinput) {
+    kernels::gemm<W>(kernels::view(gradient.logits.middleRows(begin, rows)),
+                     kernels::view(params_.weight), dinput, kernels::Update::assign);
+    if (gradient.noise_scale.size() > 0) {
+      kernels::gemm<W>(kernels::view(gradient.noise_scale.middleRows(begin, rows)),
+                       kernels::view(params_.noise), dinput, kernels::Update::add);
+    }
+  };
+  auto dx_rows = dx.middleRows(begin, rows);
+  if constexpr (std::is_same_v<T, W>) {
+    project_back(dx_rows);
+  } else {
+    Matrix<W> wide(rows, d_model());
+    project_back(wide);
+    dx_rows = wide.template cast<T>();
+  }
+  if (has_jitter(table.noise_seed)) {
+    for (Index row = 0; row < rows; ++row) {
+      for (Index col = 0; col < d_model(); ++col) {
+        dx_rows(row, col) = static_cast<T>(static_cast<W>(dx_rows(row, col)) *
+                                           jitter(*table.noise_seed, begin + row, col));
+      }
+    }
+  }
+}
+
+template <Real T>
+void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
+                          const RoutingGradient<W>& gradient, Params& grads) const {
+  const auto add = [&](const auto& input) {
+    constexpr Index block_cols = 64;
+    const Index blocks = (d_model() + block_cols - 1) / block_cols;
+    detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
+      const Index begin = block * block_cols, cols = std::min(block_cols, d_model() - begin);
+      const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
+      kernels::gemm<W>(kernels::view(gradient.logits).transpose(), columns,
+                       grads.weight.middleCols(begin, cols), kernels::Update::add);
+      if (gradient.noise_scale.size() > 0) {
+        kernels::gemm<W>(kernels::view(gradient.noise_scale).transpose(), columns,
+                         grads.noise.middleCols(begin, cols), kernels::Update::add);
+      }
+    });
+  };
+  if (table.input.size() > 0) {
+    add(table.input);
+  } else if constexpr (std::is_same_v<T, W>) {
+    add(x);
+  }
+  for (Index token = 0; config_.bias && token < table.num_tokens(); ++token) {
+    grads.bias.row(0) += gradient.logits.row(token);
+  }
+}
+
+}  // namespace moe

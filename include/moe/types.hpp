@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vocabulary of every other header: sizes, expert numbers and row-major matrices.
+//
+// Letters in comments: N tokens, D model width, F hidden width, E experts, K choices per token,
+// S routed rows (S <= N * K, grouped by expert). A matrix is (rows, cols), row-major.
+// "slot" is a row in expert order, "token" a row in input order, "choice" one of a token's K.
+#pragma once
+
+#include <Eigen/Core>
+#include <concepts>
+#include <cstdint>
+
+namespace moe {
+
+using Index = Eigen::Index;
+using ExpertId = std::int32_t;
+
+/// The expert of a choice that is not used: a router that chose fewer than K, or a masked token.
+inline constexpr ExpertId none = -1;
+
+/// The slot of a choice that has no row: it was dropped over capacity, or its expert is `none`.
+inline constexpr Index dropped = -1;
+
+/// A real scalar that Eigen knows: float, double, half, bfloat16, or one that counts or records.
+template <class T>
+concept Real =
+    std::copyable<T> && std::constructible_from<T, double> && !Eigen::NumTraits<T>::IsInteger &&
+    !Eigen::NumTraits<T>::IsComplex && requires(T a, T b) {
+  { a + b } -> std::convertible_to<T>;
+  { a* b } -> std::convertible_to<T>;
+  { a / b } -> std::convertible_to<T>;
+  { a < b } -> std::convertible_to<bool>;
+};
+
+template <class T>
+using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// A view of row-major memory, any row stride; nothing is copied.
+template <class T>
+using MatrixRef = Eigen::Ref<Matrix<T>>;
+
+/// The same, read-only. Eigen silently makes a copy if it is given a column-major matrix or an
+/// expression: correct, but it allocates.
+template <class T>
+using ConstMatrixRef = Eigen::Ref<const Matrix<T>>;
+
+template <class T>
+struct WideOf {
+  using type = T;
+};
+template <>
+struct WideOf<Eigen::half> {
+  using type = float;
+};
+template <>
+struct WideOf<Eigen::bfloat16> {
+  using type = float;
+};
+
+/// What routing and long sums are computed in: T, but at least float.
+template <class T>
+using Wide = typename WideOf<T>::type;
+
+}  // namespace moe
