@@ -1,0 +1,14 @@
+// First of two translation units with all of moe: they must link, and compute the same bits.
+#include <moe/moe.hpp>
+
+moe::Matrix<float> forward_elsewhere(const moe::Matrix<float>& x);
+
+int main() {
+  const moe::MoEConfig config{.d_model = 8, .d_ff = 16, .num_experts = 4, .top_k = 2};
+  const moe::MoELayer<float> layer(config, 1);
+  moe::MoELayer<float>::Scratch scratch;
+  const moe::Matrix<float> x = moe::Matrix<float>::Constant(3, 8, 0.5f);
+  moe::Matrix<float> y(3, 8);
+  layer.forward(x, y, scratch);
+  return y == forward_elsewhere(x) ? 0 : 1;
+}
