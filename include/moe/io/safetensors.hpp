@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads *.safetensors: names -> typed, shaped views of the file's bytes. Knows no MoE.
+// Place in the flow: a file -> SafeTensors -> read_matrix() -> whoever owns the parameters.
+// A file is checked in full when it is opened; stricter than the reference reader in Rust, which
+// lets repeated keys, unknown fields, empty names, control characters in names, a null __metadata__
+// and any rank pass. Values are not looked at: NaN and Inf are legal weights.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../types.hpp"
+#include "byte_source.hpp"
+#include "dtype.hpp"
+#include "elements.hpp"
+#include "format_error.hpp"
+#include "header.hpp"
+#include "header_check.hpp"
+
+static_assert(std::endian::native == std::endian::little,
+              "moe/io reads little-endian files in place: build it for a little-endian machine");
+
+namespace moe::io {
+
+/// One tensor of an open file, row-major without gaps. Its data may begin at any address: memcpy
+/// it.
+struct TensorView {
+  std::string name;
+  DType dtype = DType::BOOL;
+  std::vector<Index> shape;         ///< empty for a scalar
+  std::span<const std::byte> data;  ///< belongs to the SafeTensors
+  std::uint64_t file_offset = 0;    ///< of data, from the first byte of the file
+};
+
+/// An open file. All that can be wrong with it is found by the three functions that make one, and
+/// thrown as FormatError (std::bad_alloc aside). Views live as long as the object, and survive its
+/// being moved; a moved-from object holds no tensors.
+class SafeTensors {
+ public:
+  /// Maps the file, read-only: costs the header only, other pages come in as they are touched.
+  /// Should another process shorten the file meanwhile, touching what is gone raises SIGBUS, and
+  /// what it overwrites in place changes under the views: use load() where that can happen.
+  static SafeTensors map(const std::filesystem::path& path, const ReadLimits& limits = {});
+  /// Reads the whole file into memory first.
+  static SafeTensors load(const std::filesystem::path& path, const ReadLimits& limits = {});
+  /// bytes: a whole file. name stands for the file in messages.
+  static SafeTensors from_bytes(std::vector<std::byte> bytes, std::string name = "<memory>",
+                                const ReadLimits& limits = {}) {
+    return SafeTensors(detail::bytes_of(std::move(bytes)), std::move(name), limits);
+  }
+
+  SafeTensors(SafeTensors&&) noexcept = default;
+  SafeTensors& operator=(SafeTensors&&) noexcept = default;
+  SafeTensors(const SafeTensors&) = delete;
+  SafeTensors& operator=(const SafeTensors&) = delete;
+  ~SafeTensors() = default;
+
+  /// The path it was opened with.
+  const std::string& file() const { return file_; }
+  /// In the order of their data in the file.
+  const std::vector<TensorView>& tensors() const { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  bool contains(std::string_view name) const { return find(name) != nullptr; }
+  /// Throws FormatError, naming the file and the tensor, where there is none of that name.
+  const TensorView& at(std::string_view name) const;
+
+ private:
+  SafeTensors(detail::Bytes bytes, std::string file, const ReadLimits& limits);
+  const TensorView* find(std::string_view name) const;
+
+  std::string file_;
+  detail::Bytes bytes_;
+  std::vector<TensorView> tensors_;
+  std::vector<std::size_t> by_name_;  // positions in tensors_, sorted by name
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Copies a tensor into a row-major matrix and converts its elements:
+///   to float, double         from F64, F32, F16, BF16, I8 ... U64: exact where T can hold it, else
+///                            rounded to nearest (Inf beyond the range of float)
+///   to Eigen::half, bfloat16 from F32, F16, BF16: the same
+///   to an integer            from I8 ... U64: exact; throws where a value does not fit
+/// The last dimension is cols, all before it together are rows: [cols] is one row, [a, b, cols] has
+/// a * b rows, a scalar is (1, 1). Throws FormatError unless there is a tensor of this name, this
+/// shape and one of these dtypes.
+template <Readable T>
+Matrix<T> read_matrix(const SafeTensors& file, std::string_view name, Index rows, Index cols);
+
+inline SafeTensors::SafeTensors(detail::Bytes bytes, std::string file, const ReadLimits& limits)
+    : file_(std::move(file)), bytes_(std::move(bytes)) {
+  detail::Header header = detail::read_header(bytes_.view, file_, limits);
+  const auto data_begin = static_cast<std::size_t>(header.data_begin);
+  tensors_.reserve(header.tensors.size());
+  for (detail::HeaderEntry& entry : header.tensors) {
+    // All of this lies in the file, so it fits std::size_t.
+    const auto begin = data_begin + static_cast<std::size_t>(entry.begin);
+    const auto size = static_cast<std::size_t>(entry.end - entry.begin);
+    tensors_.push_back({std::move(entry.name), entry.dtype, std::move(entry.shape),
+                        bytes_.view.subspan(begin, size), begin});
+  }
+  metadata_ = std::move(header.metadata);
+  by_name_.resize(tensors_.size());
+  for (std::size_t i = 0; i < by_name_.size(); ++i) by_name_[i] = i;
+  std::sort(by_name_.begin(), by_name_.end(),
+            [this](std::size_t a, std::size_t b) { return tensors_[a].name < tensors_[b].name; });
+}
+
+namespace detail {
+
+// Done before a file is mapped or read whole: it may be a terabyte of something else.
+inline void check_length(const InputFile& input, const ReadLimits& limits) {
+  std::array<std::byte, kLengthBytes> first{};
+  const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(input.size(), first.size()));
+  input.read(0, std::span(first).first(size));
+  header_length(std::span(first).first(size), input.size(), input.name(), limits);
+}
+
+}  // namespace detail
+
+inline SafeTensors SafeTensors::map(const std::filesystem::path& path, const ReadLimits& limits) {
+  const detail::InputFile input(path);
+  detail::check_length(input, limits);
+  return SafeTensors(input.map(), input.name(), limits);
+}
+
+inline SafeTensors SafeTensors::load(const std::filesystem::path& path, const ReadLimits& limits) {
+  const detail::InputFile input(path);
+  detail::check_length(input, limits);
+  return SafeTensors(input.load(), input.name(), limits);
+}
+
+inline const TensorView* SafeTensors::find(std::string_view name) const {
+  const auto found = std::lower_bound(
+      by_name_.begin(), by_name_.end(), name,
+      [this](std::size_t i, std::string_view key) { return tensors_[i].name < key; });
+  return found != by_name_.end() && tensors_[*found].name == name ? &tensors_[*found] : nullptr;
+}
+
+inline const TensorView& SafeTensors::at(std::string_view name) const {
+  const TensorView* const found = find(name);
+  if (found == nullptr) {
+    throw FormatError(file_, std::string(name), std::nullopt, "no tensor of this name");
+  }
+  return *found;
+}
+
+namespace detail {
+
+inline void check_matrix_shape(const TensorView& tensor, Index rows, Index cols,
+                               const std::string& file) {
+  Index leading = 1;  // cannot overflow: see byte_size()
+  for (std::size_t i = 0; i + 1 < tensor.shape.size(); ++i) leading *= tensor.shape[i];
+  const Index last = tensor.shape.empty() ? 1 : tensor.shape.back();
+  if (leading == rows && last == cols) return;
+  throw FormatError(file, tensor.name, tensor.file_offset,
+                    joined(dtype_and_shape(tensor.dtype, tensor.shape), ", expected a matrix of (",
+                           rows, ", ", cols, ")"));
+}
+
+}  // namespace detail
+
+template <Readable T>
+Matrix<T> read_matrix(const SafeTensors& file, std::string_view name, Index rows, Index cols) {
+  const TensorView& tensor = file.at(name);
+  detail::check_matrix_shape(tensor, rows, cols, file.file());
+  Matrix<T> matrix(rows, cols);
+  const bool known =
+      detail::visit_element_type(tensor.dtype, [&]<class From>(std::type_identity<From>) {
+        if constexpr (detail::kConverts<From, T>) {
+          const std::size_t done = detail::copy_elements<From>(tensor.data, matrix.data());
+          if (done < static_cast<std::size_t>(matrix.size())) {
+            throw FormatError(
+                file.file(), tensor.name, tensor.file_offset + done * sizeof(From),
+                detail::joined("the value does not fit an integer of ", 8 * sizeof(T), " bits"));
+          }
+        }
+        return detail::kConverts<From, T>;
+      });
+  if (!known) {
+    throw FormatError(
+        file.file(), tensor.name, tensor.file_offset,
+        detail::joined("dtype ", io::name(tensor.dtype), " cannot be read as ",
+                       Integer<T> ? "integers of " : "floats of ", 8 * sizeof(T), " bits"));
+  }
+  return matrix;
+}
+
+}  // namespace moe::io
