@@ -43,16 +43,6 @@ struct Part {
   Index end(Index rows) const { return rows * (number + 1) / count; }
 };
 
-/// Fills a weight (out, in) with N(0, 1 / in), the same on every platform and in any order.
-template <Real T>
-void fill_normal(Matrix<T>& weight, std::uint64_t seed, std::uint64_t stream) {
-  const detail::CounterRandom random(seed, stream);
-  const double deviation = 1.0 / std::sqrt(static_cast<double>(std::max<Index>(weight.cols(), 1)));
-  for (Index i = 0; i < weight.size(); ++i) {
-    weight.data()[i] = T(deviation * random.normal(static_cast<std::uint64_t>(i)));
-  }
-}
-
 template <Real T>
 class Expert {
  public:
@@ -91,7 +81,7 @@ class Expert {
     params_.output_gate.resize(config.output_gate ? 1 : 0, sizes.d_in);
     std::uint64_t stream = 0;
     for (Matrix<T>* weight : {&params_.gate, &params_.up, &params_.down, &params_.output_gate}) {
-      fill_normal(*weight, seed, stream++);
+      detail::fill_normal(*weight, seed, stream++);
     }
   }
 

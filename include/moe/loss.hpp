@@ -126,7 +126,7 @@ RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choic
 /// gradient in dx. 0 for one element or a mean of 0.
 template <Real T>
 T squared_variation(const std::vector<T>& x, std::vector<T>& dx) {
-  const T size(static_cast<double>(x.size()));
+  const T size = T(static_cast<double>(x.size()));
   T mean(0), variance(0);
   dx.assign(x.size(), T(0));
   for (const T& value : x) {
@@ -150,8 +150,8 @@ T squared_variation(const std::vector<T>& x, std::vector<T>& dx) {
 /// E * sum_e f_e P_e (Fedus 2021, Switch Transformers, eq. 4, for any top-k): 1 when balanced.
 template <Real T>
 RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
-  const T experts(static_cast<double>(table.probs.cols()));
-  const T choices(static_cast<double>(table.top_k()));
+  const T experts = T(static_cast<double>(table.probs.cols()));
+  const T choices = T(static_cast<double>(table.top_k()));
   return detail::balance(table, mask, table.top_k(),
                          [&](const T& tokens) { return experts / (choices * tokens * tokens); });
 }
@@ -160,7 +160,7 @@ RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask 
 /// the k choices, K when balanced.
 template <Real T>
 RoutingLoss<T> hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
-  const T experts(static_cast<double>(table.probs.cols()));
+  const T experts = T(static_cast<double>(table.probs.cols()));
   return detail::balance(table, mask, table.top_k(),
                          [&](const T& tokens) { return experts / (tokens * tokens); });
 }
@@ -169,7 +169,7 @@ RoutingLoss<T> hugging_face_load_balancing_loss(const RoutingTable<T>& table, To
 /// algorithm 1): 1 / E^2 when balanced.
 template <Real T>
 RoutingLoss<T> gshard_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
-  const T experts(static_cast<double>(table.probs.cols()));
+  const T experts = T(static_cast<double>(table.probs.cols()));
   return detail::balance(table, mask, 1,
                          [&](const T& tokens) { return T(1) / (experts * tokens * tokens); });
 }

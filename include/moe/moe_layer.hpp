@@ -26,8 +26,7 @@ struct LayerOptions {
   WeightOn weight_on = WeightOn::output;
 };
 
-template <Real T, class RouterT = Router<T>, class ExpertT = Expert<T>>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT = Router<T>, ExpertLike<T> ExpertT = Expert<T>>
 class MoELayer {
  public:
   using W = Wide<T>;
@@ -164,8 +163,6 @@ class MoELayer {
   void backward_tile(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, std::size_t number,
                      Tape& tape) const;
   void backward_expert(Index expert, Part part, Tape& tape, Grads& grads) const;
-  static void copy_losses(const RoutingGradient<W>& losses, const Scratch& scratch,
-                          RoutingGradient<W>& gradient);
 
   RouterT router_;
   std::vector<ExpertT> experts_;
@@ -173,10 +170,10 @@ class MoELayer {
   std::optional<DenseFfn<T>> shared_;
 };
 
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T> MoELayer<T, RouterT, ExpertT>::MoELayer(
-    RouterT router, std::vector<ExpertT> experts, const LayerOptions& options,
-    std::optional<DenseFfn<T>> shared)
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+MoELayer<T, RouterT, ExpertT>::MoELayer(RouterT router, std::vector<ExpertT> experts,
+                                        const LayerOptions& options,
+                                        std::optional<DenseFfn<T>> shared)
     : router_(std::move(router)),
       experts_(std::move(experts)),
       options_(options),
@@ -201,8 +198,7 @@ requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T> MoELayer<T, RouterT, E
   }
 }
 
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                                             const CallOptions& call) const {
   check_input(x, y);
@@ -224,8 +220,7 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   combine(scratch, threads, y);
 }
 
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                                             const CallOptions& call) const requires
     TrainableExpert<ExpertT, T> {
@@ -253,8 +248,7 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
 }
 
 /// Routes, lays out and sizes the buffers. Returns the number of threads of the call.
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOptions& call,
                                            Scratch& scratch) const {
   router_.route(x, call, scratch.routing);
@@ -267,14 +261,13 @@ int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOption
   return threads;
 }
 
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape,
                                              MatrixRef<T> dx, Grads& grads,
                                              const RoutingGradient<W>& losses) const requires
     TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T> {
   check_backward(x, dy, tape, dx, grads);
-  copy_losses(losses, tape, tape.gradient);
+  tape.gradient.assign(losses, tape.routing);
   detail::grow(tape.dx_rows, tape.plan.slot().size(), d_in());
   detail::grow(tape.dy_rows, tape.plan.slot().size(), d_out());
 
@@ -295,8 +288,7 @@ void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef
   combine_rows<T>(tape.dx_rows, tape.plan, nullptr, &dx, dx, tape.num_threads);
 }
 
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::check_backward(const ConstMatrixRef<T>& x,
                                                    const ConstMatrixRef<T>& dy, const Tape& tape,
                                                    const MatrixRef<T>& dx,
@@ -313,11 +305,13 @@ void MoELayer<T, RouterT, ExpertT>::check_backward(const ConstMatrixRef<T>& x,
   for (std::size_t e = 0; e < experts_.size(); ++e) {
     check_like(experts_[e].params(), grads.experts[e], "MoELayer: grads.experts");
   }
+  if (shared_) {
+    check_like(shared_->params(), grads.shared, "MoELayer: grads.shared");
+  }
 }
 
 /// The input gradient of one tile's rows, and the gradient of their weights.
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::backward_tile(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
                                                   std::size_t number, Tape& tape) const {
   const Tile& tile = tape.plan.tiles()[number];
@@ -341,8 +335,7 @@ void MoELayer<T, RouterT, ExpertT>::backward_tile(ConstMatrixRef<T> x, ConstMatr
 }
 
 /// Adds one expert's parameter gradients over its tiles, in their order.
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::backward_expert(Index expert, Part part, Tape& tape,
                                                     Grads& grads) const {
   const auto e = static_cast<std::size_t>(expert);
@@ -359,30 +352,7 @@ void MoELayer<T, RouterT, ExpertT>::backward_expert(Index expert, Part part, Tap
   }
 }
 
-/// gradient = losses, with zeros where they are empty, so that the layer can add its own.
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
-void MoELayer<T, RouterT, ExpertT>::copy_losses(const RoutingGradient<W>& losses,
-                                                const Scratch& scratch,
-                                                RoutingGradient<W>& gradient) {
-  const RoutingTable<W>& table = scratch.routing;
-  const auto copy = [](const Matrix<W>& from, const Matrix<W>& like, const char* what,
-                       Matrix<W>& to) {
-    if (from.size() == 0) {
-      to.setZero(like.rows(), like.cols());
-      return;
-    }
-    detail::check_shape(from, like.rows(), like.cols(), what);
-    to = from;
-  };
-  copy(losses.weight, table.weight, "MoELayer: losses.weight", gradient.weight);
-  copy(losses.probs, table.probs, "MoELayer: losses.probs", gradient.probs);
-  copy(losses.logits, table.logits, "MoELayer: losses.logits", gradient.logits);
-  copy(losses.noise_scale, table.noise_scale, "MoELayer: losses.noise_scale", gradient.noise_scale);
-}
-
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 auto MoELayer<T, RouterT, ExpertT>::zero_grads() const
     -> Grads requires TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T> {
   Grads grads{.router = zeros_like(router_.params()), .experts = {}, .shared = {}};
@@ -396,8 +366,7 @@ auto MoELayer<T, RouterT, ExpertT>::zero_grads() const
   return grads;
 }
 
-template <Real T, class RouterT, class ExpertT>
-requires RouterLike<RouterT, T> && ExpertLike<ExpertT, T>
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 template <class Visit, class... G>
 void MoELayer<T, RouterT, ExpertT>::for_each_parameter(Visit&& visit, G&... grads) {
   const auto named = [&](const std::string& prefix) {

@@ -5,7 +5,7 @@
 
 #include "concepts.hpp"
 #include "detail/parallel.hpp"
-#include "expert.hpp"
+#include "detail/random.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/topk.hpp"
@@ -53,7 +53,7 @@ class Router {
     params_.weight.resize(num_experts, d_model);
     params_.bias.setZero(1, config.bias ? num_experts : 0);
     params_.noise.setZero(config.noisy ? num_experts : 0, d_model);
-    fill_normal(params_.weight, seed, 0);
+    detail::fill_normal(params_.weight, seed, 0);
   }
 
   /// Takes ready weights. Throws std::invalid_argument if their shapes do not fit each other or
@@ -119,14 +119,6 @@ class Router {
                 MatrixRef<T> dx) const;
   void add_grads(ConstMatrixRef<T> x, const Table& table, const RoutingGradient<W>& gradient,
                  Params& grads) const;
-
-  /// An empty gradient stands for zeros; any other must have the shape of its tensor.
-  static void fit(Matrix<W>& gradient, Index rows, Index cols, const char* what) {
-    if (gradient.size() == 0) {
-      gradient.setZero(rows, cols);
-    }
-    detail::check_shape(gradient, rows, cols, what);
-  }
 
   static const std::uint8_t* allowed(Index token, const Table& table) {
     if (table.mask.size() == 0) {
@@ -285,15 +277,11 @@ void Router<T>::route_token(Index token, Table& table) const {
 template <Real T>
 void Router<T>::backward(ConstMatrixRef<T> x, const Table& table, RoutingGradient<W>& gradient,
                          MatrixRef<T> dx, Params& grads) const {
-  const Index num_tokens = x.rows(), num_experts = this->num_experts();
+  const Index num_tokens = x.rows();
   detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
   detail::check_shape(dx, num_tokens, d_model(), "Router: dx");
   detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
-  fit(gradient.weight, num_tokens, top_k_, "Router: gradient.weight");
-  fit(gradient.probs, num_tokens, num_experts, "Router: gradient.probs");
-  fit(gradient.logits, num_tokens, num_experts, "Router: gradient.logits");
-  const bool noisy = table.noise_scale.size() > 0;
-  fit(gradient.noise_scale, noisy ? num_tokens : 0, num_experts, "Router: gradient.noise_scale");
+  gradient.assign(gradient, table);
 
   const Index blocks = (num_tokens + block_rows - 1) / block_rows;
   detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {

@@ -3,6 +3,7 @@
 // loss, reads this and nothing else of the router.
 #pragma once
 
+#include "detail/check.hpp"
 #include "types.hpp"
 
 namespace moe {
@@ -27,6 +28,24 @@ struct RoutingGradient {
   Matrix<T> probs;        ///< (N, E)
   Matrix<T> logits;       ///< (N, E)
   Matrix<T> noise_scale;  ///< (N, E)
+
+  /// Becomes `other`, with zeros of the table's shape where a tensor is empty. other may be *this.
+  /// Throws std::invalid_argument if a tensor has another shape than the table's.
+  void assign(const RoutingGradient& other, const RoutingTable<T>& table) {
+    const auto copy = [](const Matrix<T>& from, const Matrix<T>& like, const char* what,
+                         Matrix<T>& to) {
+      if (from.size() == 0) {
+        to.setZero(like.rows(), like.cols());
+      } else {
+        detail::check_shape(from, like.rows(), like.cols(), what);
+        to = from;
+      }
+    };
+    copy(other.weight, table.weight, "RoutingGradient: weight", weight);
+    copy(other.probs, table.probs, "RoutingGradient: probs", probs);
+    copy(other.logits, table.logits, "RoutingGradient: logits", logits);
+    copy(other.noise_scale, table.noise_scale, "RoutingGradient: noise_scale", noise_scale);
+  }
 };
 
 }  // namespace moe

@@ -2,6 +2,7 @@
 // Checks at the public boundary: always on, they throw before anything is written.
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 
@@ -10,6 +11,7 @@ namespace moe::detail {
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   std::ostringstream message;
+  message.imbue(std::locale::classic());  // 1288, whatever the program's locale makes of it
   (message << ... << parts);
   throw std::invalid_argument(message.str());
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <numbers>
 
@@ -40,5 +41,16 @@ class CounterRandom {
  private:
   std::uint64_t key_;
 };
+
+/// Fills a weight (out, in) with N(0, 1 / in): the same on every platform with the same libm.
+template <class M>
+void fill_normal(M& weight, std::uint64_t seed, std::uint64_t stream) {
+  using T = typename M::Scalar;
+  const CounterRandom random(seed, stream);
+  const double deviation = weight.size() > 0 ? 1.0 / std::sqrt(double(weight.cols())) : 0.0;
+  for (std::ptrdiff_t i = 0; i < weight.size(); ++i) {
+    weight.data()[i] = T(deviation * random.normal(static_cast<std::uint64_t>(i)));
+  }
+}
 
 }  // namespace moe::detail
