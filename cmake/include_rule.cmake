@@ -14,7 +14,9 @@ set(flow
   "concepts"
   "router routing/* expert"
   "combine dense_ffn"
-  "moe_layer packed_layer"
+  "packed_expert"
+  "moe_layer"
+  "packed_layer"
   "reference loss cost optimizer peers"
   "io/*"
   "mpi/*")

@@ -27,7 +27,7 @@ class DispatchPlan {
  public:
   /// Most rows in a tile: enough to pay for packing a weight, few enough to share among threads.
   /// A constant, so that the plan does not depend on the number of threads.
-  static constexpr Index tile_rows = 128;
+  static constexpr Index tile_rows = 192;
 
   /// Makes this the plan of a table. Memory is reused; a plan that throws is empty.
   /// Throws std::invalid_argument if an expert is neither `none` nor in [0, num_experts), if

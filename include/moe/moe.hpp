@@ -12,6 +12,8 @@
 #include "expert.hpp"
 #include "loss.hpp"
 #include "moe_layer.hpp"
+#include "packed_expert.hpp"
+#include "packed_layer.hpp"
 #include "router.hpp"
 #include "routing_table.hpp"
 #include "types.hpp"

@@ -32,6 +32,8 @@ concept Real =
   { a < b } -> std::convertible_to<bool>;
 };
 
+using bf16 = Eigen::bfloat16;
+
 template <class T>
 using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
@@ -53,7 +55,7 @@ struct WideOf<Eigen::half> {
   using type = float;
 };
 template <>
-struct WideOf<Eigen::bfloat16> {
+struct WideOf<bf16> {
   using type = float;
 };
 

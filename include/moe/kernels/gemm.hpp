@@ -7,9 +7,10 @@
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
 
 #include "../types.hpp"
+#include "lanes.hpp"
+#include "micro_kernel.hpp"
 
 namespace moe::kernels {
 
@@ -29,87 +30,6 @@ struct View {
 template <class M>
 View<typename M::Scalar> view(const M& m) {
   return {m.data(), m.rows(), m.cols(), m.outerStride(), 1};
-}
-
-enum class Update { assign, add };
-
-/// The register tile: 6 rows by as many columns as fill the vector registers, less one broadcast
-/// and the loads of B. `depth` steps of k are packed at a time (64 KiB: the panel stays in L2).
-template <class T>
-struct GemmTile {
-  using Packet = typename Eigen::internal::packet_traits<T>::type;
-  static constexpr Index packet_size = Eigen::internal::unpacket_traits<Packet>::size;
-  static constexpr int rows = 6;
-  static constexpr int packets = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 4 : 2;
-  static constexpr Index cols = packets * packet_size;
-  static constexpr Index depth = 65536 / (cols * static_cast<Index>(sizeof(T)));
-};
-
-/// Scalars with a vector unit of their own; all others take the plain loop.
-template <class T>
-concept Vectorised = std::is_same_v<T, float> || std::is_same_v<T, double>;
-
-// Accumulators stay in registers only where constants address them. Clang unrolls these short loops
-// by itself, GCC below -O3 has to be told.
-#if defined(__GNUC__) && !defined(__clang__)
-#define MOE_UNROLL _Pragma("GCC unroll 8")
-#else
-#define MOE_UNROLL
-#endif
-
-/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols).
-template <class T, int Rows>
-void micro_kernel(View<T> a, const T* panel, T* c, Index c_stride, Update update) {
-  namespace ei = Eigen::internal;
-  using Tile = GemmTile<T>;
-  using Packet = typename Tile::Packet;
-  Packet sum[Rows][Tile::packets];
-  MOE_UNROLL for (int r = 0; r < Rows; ++r) {
-    MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
-      sum[r][p] = update == Update::add
-                      ? ei::ploadu<Packet>(c + r * c_stride + p * Tile::packet_size)
-                      : ei::pset1<Packet>(T(0));
-    }
-  }
-  const T* a_column = a.data;
-  for (Index k = 0; k < a.cols; ++k, a_column += a.col_stride, panel += Tile::cols) {
-    Packet b[Tile::packets];
-    MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
-      b[p] = ei::pload<Packet>(panel + p * Tile::packet_size);
-    }
-    MOE_UNROLL for (int r = 0; r < Rows; ++r) {
-      const Packet value = ei::pset1<Packet>(a_column[r * a.row_stride]);
-      MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
-        sum[r][p] = ei::pmadd(value, b[p], sum[r][p]);
-      }
-    }
-  }
-  MOE_UNROLL for (int r = 0; r < Rows; ++r) {
-    MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
-      ei::pstoreu(c + r * c_stride + p * Tile::packet_size, sum[r][p]);
-    }
-  }
-}
-#undef MOE_UNROLL
-
-/// The same for a number of rows known at run time, 1 to GemmTile::rows.
-template <class T>
-void micro_kernel(View<T> a, const T* panel, T* c, Index c_stride, Update update) {
-  static_assert(GemmTile<T>::rows == 6);
-  switch (a.rows) {
-    case 1:
-      return micro_kernel<T, 1>(a, panel, c, c_stride, update);
-    case 2:
-      return micro_kernel<T, 2>(a, panel, c, c_stride, update);
-    case 3:
-      return micro_kernel<T, 3>(a, panel, c, c_stride, update);
-    case 4:
-      return micro_kernel<T, 4>(a, panel, c, c_stride, update);
-    case 5:
-      return micro_kernel<T, 5>(a, panel, c, c_stride, update);
-    default:
-      return micro_kernel<T, 6>(a, panel, c, c_stride, update);
-  }
 }
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -161,18 +81,23 @@ void pack_panel(View<T> b, T* panel) {
 template <class T>
 void multiply_panel(View<T> a, const T* panel, MatrixRef<T> c, Update update) {
   using Tile = GemmTile<T>;
-  for (Index row = 0; row < a.rows; row += Tile::rows) {
-    const Index rows = std::min<Index>(Tile::rows, a.rows - row);
-    const View<T> block = a.block(row, 0, rows, a.cols);
+  Index rows = 0;
+  for (Index row = 0; row < a.rows; row += rows) {
+    rows = next_tile_rows(a.rows - row, Tile::rows);
+    const T* pointer[Tile::rows];
+    for (Index r = 0; r < rows; ++r) {
+      pointer[r] = a.data + (row + r) * a.row_stride;
+    }
+    const RowPointers<T> block{pointer, a.col_stride};
     if (c.cols() == Tile::cols) {
-      micro_kernel(block, panel, &c.coeffRef(row, 0), c.outerStride(), update);
+      micro_kernel(rows, block, panel, a.cols, &c.coeffRef(row, 0), c.outerStride(), update);
       continue;
     }
     T padded[Tile::rows * Tile::cols] = {};
     Eigen::Map<Matrix<T>> whole(padded, rows, Tile::cols);
     auto part = whole.leftCols(c.cols());
     part = c.middleRows(row, rows);
-    micro_kernel(block, panel, padded, Tile::cols, update);
+    micro_kernel(rows, block, panel, a.cols, padded, Tile::cols, update);
     c.middleRows(row, rows) = part;
   }
 }

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// The register tile under every product: a few rows by a panel of columns, all of its sums in
+// registers, one multiply-add after the other over k.
+#pragma once
+
+#include "../types.hpp"
+#include "dot_bf16.hpp"
+
+namespace moe::kernels {
+
+/// 6 rows by as many columns as fill the vector registers, less one broadcast and the loads of the
+/// panel. Sums are Wide<T>. A panel holds `group` steps of k side by side for each column, which
+/// one instruction multiplies. `depth` steps make a block of 64 KiB, which stays in L2.
+template <class T>
+struct GemmTile {
+  using Packet = typename Eigen::internal::packet_traits<Wide<T>>::type;
+  static constexpr Index packet_size = Eigen::internal::unpacket_traits<Packet>::size;
+  static constexpr int rows = 6;
+  static constexpr int packets = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 4 : 2;
+  static constexpr Index cols = packets * packet_size;
+  static constexpr Index group = static_cast<Index>(sizeof(Wide<T>) / sizeof(T));
+  static constexpr Index depth = 65536 / (cols * static_cast<Index>(sizeof(T)));
+};
+
+enum class Update { assign, add };
+
+/// Rows of A at any address, so that a gather costs nothing: row r has its k-th element at
+/// row[r][k * stride]. The stride of grouped scalars is 1.
+template <class T>
+struct RowPointers {
+  const T* const* row;
+  Index stride;
+};
+
+/// Rows in the next tile when `left` are left: tiles as even as possible, as a small one reads the
+/// panel for little work.
+inline Index next_tile_rows(Index left, Index most) { return left / ((left + most - 1) / most); }
+
+// One step of the tile. For bfloat16 it takes pairs of k: see dot_bf16.hpp.
+template <class Packet, class T>
+Packet load_group(const T* panel) {
+  return Eigen::internal::pload<Packet>(panel);
+}
+template <class Packet, class T>
+Packet broadcast_group(const T* value) {
+  return Eigen::internal::pset1<Packet>(*value);
+}
+template <class T, class Packet>
+Packet multiply_add_group(const Packet& a, const Packet& b, const Packet& sum) {
+  if constexpr (GemmTile<T>::group == 2) {
+    return dot_pairs(a, b, sum);
+  } else {
+    return Eigen::internal::pmadd(a, b, sum);
+  }
+}
+
+// Accumulators stay in registers only where constants address them. Clang unrolls these short loops
+// by itself, GCC below -O3 has to be told.
+#if defined(__GNUC__) && !defined(__clang__)
+#define MOE_UNROLL _Pragma("GCC unroll 8")
+#else
+#define MOE_UNROLL
+#endif
+
+/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols).
+template <class T, int Rows>
+void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Wide<T>* c, Index c_stride,
+                  Update update) {
+  namespace ei = Eigen::internal;
+  using Tile = GemmTile<T>;
+  using Packet = typename Tile::Packet;
+  const T* row[Rows];
+  Packet sum[Rows][Tile::packets];
+  MOE_UNROLL for (int r = 0; r < Rows; ++r) {
+    row[r] = a.row[r];
+    MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
+      sum[r][p] = update == Update::add
+                      ? ei::ploadu<Packet>(c + r * c_stride + p * Tile::packet_size)
+                      : ei::pset1<Packet>(Wide<T>(0));
+    }
+  }
+  for (Index k = 0; k < depth; k += Tile::group, panel += Tile::group * Tile::cols) {
+    Packet b[Tile::packets];
+    MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
+      b[p] = load_group<Packet>(panel + p * Tile::packet_size * Tile::group);
+    }
+    MOE_UNROLL for (int r = 0; r < Rows; ++r) {
+      const Packet value = broadcast_group<Packet>(row[r] + k * a.stride);
+      MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
+        sum[r][p] = multiply_add_group<T>(value, b[p], sum[r][p]);
+      }
+    }
+  }
+  MOE_UNROLL for (int r = 0; r < Rows; ++r) {
+    MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
+      ei::pstoreu(c + r * c_stride + p * Tile::packet_size, sum[r][p]);
+    }
+  }
+}
+#undef MOE_UNROLL
+
+/// The same for a number of rows known at run time, 1 to GemmTile::rows.
+template <class T>
+void micro_kernel(Index rows, RowPointers<T> a, const T* panel, Index depth, Wide<T>* c,
+                  Index c_stride, Update update) {
+  switch (rows) {
+    case 1:
+      return micro_kernel<T, 1>(a, panel, depth, c, c_stride, update);
+    case 2:
+      return micro_kernel<T, 2>(a, panel, depth, c, c_stride, update);
+    case 3:
+      return micro_kernel<T, 3>(a, panel, depth, c, c_stride, update);
+    case 4:
+      return micro_kernel<T, 4>(a, panel, depth, c, c_stride, update);
+    case 5:
+      return micro_kernel<T, 5>(a, panel, depth, c, c_stride, update);
+    default:
+      return micro_kernel<T, 6>(a, panel, depth, c, c_stride, update);
+  }
+}
+
+}  // namespace moe::kernels
