@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// One training step of a layer and its comparison: what most tests of MoELayer begin with.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "moe/moe_layer.hpp"
+#include "support/matrix_near.hpp"
+#include "support/random_matrix.hpp"
+
+namespace moe::testing {
+
+/// A layer whose tensors are all random, biases too.
+template <Real T>
+MoELayer<T> make_layer(const MoEConfig& config, std::uint64_t seed) {
+  MoELayer<T> layer(config, seed);
+  randomise(layer.router().params(), seed + 1000, 0.7);
+  for (auto& expert : layer.experts()) {
+    seed += 100;
+    randomise(expert.params(), seed);
+  }
+  if (layer.shared()) {
+    randomise(layer.shared()->params(), seed + 100);
+  }
+  return layer;
+}
+
+/// The results of a taped forward and a backward.
+template <class Layer, class T>
+struct Step {
+  Matrix<T> y, dx;
+  typename Layer::Grads grads;
+};
+
+/// dy is random; the tape, if given, is used and left as it is after the step.
+template <Real T, class RouterT, class ExpertT>
+Step<MoELayer<T, RouterT, ExpertT>, T> run_step(
+    const MoELayer<T, RouterT, ExpertT>& layer, const Matrix<T>& x, const CallOptions& call = {},
+    typename MoELayer<T, RouterT, ExpertT>::Tape* tape = nullptr) {
+  typename MoELayer<T, RouterT, ExpertT>::Tape own;
+  tape = tape == nullptr ? &own : tape;
+  Step<MoELayer<T, RouterT, ExpertT>, T> step{
+      Matrix<T>(x.rows(), layer.d_out()), Matrix<T>(x.rows(), layer.d_in()), layer.zero_grads()};
+  layer.forward(x, step.y, *tape, call);
+  const Matrix<T> dy = random_matrix<T>(x.rows(), layer.d_out(), 4242);
+  layer.backward(x, dy, *tape, step.dx, step.grads);
+  return step;
+}
+
+/// All tensors of two gradients have the same bits. The layer gives the list of them.
+template <class Layer>
+::testing::AssertionResult same_grads(Layer layer, typename Layer::Grads a,
+                                      typename Layer::Grads b) {
+  ::testing::AssertionResult result = ::testing::AssertionSuccess();
+  layer.for_each_parameter(
+      [&](const std::string& name, const auto&, const auto& left, const auto& right) {
+        const auto same = same_bits(left, right);
+        if (result && !same) {
+          result = ::testing::AssertionFailure() << name << ": " << same.message();
+        }
+      },
+      a, b);
+  return result;
+}
+
+}  // namespace moe::testing
