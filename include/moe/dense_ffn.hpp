@@ -88,7 +88,7 @@ template <Real T>
 void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                           const CallOptions& call) const {
   check_forward(x, y);
-  tape.owner = this;
+  tape.owner = nullptr;
   tape.num_tokens = x.rows();
   tape.num_threads = detail::num_threads(call.num_threads);
   detail::grow(tape.tiles, (x.rows() + tile_rows - 1) / tile_rows);
@@ -96,6 +96,7 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
       x.rows(), tape.num_threads, [&](std::size_t tile, Index begin, Index rows, std::size_t) {
         expert_.forward(x.middleRows(begin, rows), y.middleRows(begin, rows), tape.tiles[tile]);
       });
+  tape.owner = this;
 }
 
 template <Real T>

@@ -29,7 +29,7 @@ class DispatchPlan {
   /// A constant, so that the plan does not depend on the number of threads.
   static constexpr Index tile_rows = 192;
 
-  /// Makes this the plan of a table. Memory is reused; a plan that throws is empty.
+  /// Makes this the plan of a table. Memory is reused; a plan that throws is as it was.
   /// Throws std::invalid_argument if an expert is neither `none` nor in [0, num_experts), if
   /// sequence_length does not divide the number of tokens, or if the policy is probability and the
   /// table has no probs (N, E).
@@ -119,7 +119,6 @@ template <Real T>
 void DispatchPlan::build(const RoutingTable<T>& table, Index num_experts, const Capacity& capacity,
                          Index sequence_length) {
   const Index num_tokens = table.num_tokens();
-  clear(num_experts);
   detail::check_shape(table.weight, num_tokens, table.top_k(), "DispatchPlan: weight");
   for (Index t = 0; t < num_tokens; ++t) {
     for (Index k = 0; k < table.top_k(); ++k) {
@@ -136,6 +135,7 @@ void DispatchPlan::build(const RoutingTable<T>& table, Index num_experts, const 
     detail::check_shape(table.probs, num_tokens, num_experts, "DispatchPlan: probs");
   }
 
+  clear(num_experts);
   slot_.resize(num_tokens, table.top_k());
   slot_.setZero();
   work_.reserve(at(std::max(slot_.size(), num_experts + 1)));

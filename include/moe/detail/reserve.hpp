@@ -19,7 +19,8 @@ void grow(M& m, std::ptrdiff_t rows, std::ptrdiff_t cols) {
 /// The same in powers of two, for heights that creep up from call to call.
 template <class M>
 void grow_in_steps(M& m, std::ptrdiff_t rows, std::ptrdiff_t cols) {
-  grow(m, static_cast<std::ptrdiff_t>(std::bit_ceil(static_cast<std::size_t>(rows))), cols);
+  const auto step = static_cast<std::ptrdiff_t>(std::bit_ceil(static_cast<std::size_t>(rows)));
+  grow(m, rows == 0 ? 0 : step, cols);
 }
 
 /// At least `size` elements; those there stay as they are.
