@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Each activation: value, derivative, and what they cost, side by side. One scalar function per
-// element, so an element has the same bits wherever it stands in a row; NaN stays NaN.
+// Each activation: value, derivative, and what they cost, side by side. One formula each serves
+// scalars and Lanes, by the rules of lanes.hpp: an element has the same bits wherever it stands in
+// a row; NaN stays NaN.
 //
 // FLOPs are counted by the library's rule (cost.hpp): each + - * / and each call of exp, tanh, erf
 // is one, comparisons and signs are none.
@@ -10,7 +11,9 @@
 #include <numbers>
 
 #include "config.hpp"
+#include "kernels/lanes.hpp"
 #include "kernels/softmax.hpp"
+#include "kernels/vector_math.hpp"
 #include "types.hpp"
 
 namespace moe {
@@ -20,11 +23,11 @@ struct Relu {
 
   template <class T>
   static T value(const T& z) {
-    return z < T(0) ? T(0) : z;
+    return kernels::where(z < T(0), T(0), z);
   }
   template <class T>
   static T derivative(const T& z) {
-    return z > T(0) ? T(1) : (z <= T(0) ? T(0) : z);
+    return kernels::where(z > T(0), T(1), kernels::where(z <= T(0), T(0), z));
   }
 };
 
@@ -54,7 +57,7 @@ struct GeluErf {
   static T derivative(const T& z) {
     using std::exp;
     const T density = T(std::numbers::inv_sqrtpi / std::numbers::sqrt2) * exp(T(-0.5) * z * z);
-    return distribution(z) + z * density;
+    return kernels::madd(z, density, distribution(z));
   }
 
  private:
@@ -67,7 +70,7 @@ struct GeluErf {
 
 /// The tanh approximation of the same paper.
 struct GeluTanh {
-  static constexpr int value_flops = 9, derivative_flops = 19;
+  static constexpr int value_flops = 9, derivative_flops = 18;
 
   template <class T>
   static T value(const T& z) {
@@ -76,8 +79,9 @@ struct GeluTanh {
   template <class T>
   static T derivative(const T& z) {
     const T t = inner(z);
-    const T slope = T(scale) * (T(1) + T(3 * cubic) * z * z);
-    return T(0.5) * (T(1) + t) + T(0.5) * z * (T(1) - t * t) * slope;
+    const T slope = T(scale) * kernels::madd(T(3 * cubic) * z, z, T(1));
+    const T dt = kernels::madd(-t, t, T(1)) * slope;
+    return kernels::madd(T(0.5) * z, dt, T(0.5) * (T(1) + t));
   }
 
  private:
@@ -87,7 +91,7 @@ struct GeluTanh {
   template <class T>
   static T inner(const T& z) {
     using std::tanh;
-    return tanh(T(scale) * (z + T(cubic) * z * z * z));
+    return tanh(T(scale) * kernels::madd(T(cubic) * z * z, z, z));
   }
 };
 
@@ -102,7 +106,7 @@ struct Silu {
   template <class T>
   static T derivative(const T& z) {
     const T s = kernels::sigmoid(z);
-    return s * (T(1) + z * (T(1) - s));
+    return s * kernels::madd(z, T(1) - s, T(1));
   }
 };
 

@@ -12,6 +12,7 @@
 #include "detail/random.hpp"
 #include "detail/reserve.hpp"
 #include "kernels/gemm.hpp"
+#include "kernels/lanes.hpp"
 #include "kernels/permute.hpp"
 
 namespace moe {
@@ -170,11 +171,13 @@ template <Real T>
 void Expert<T>::activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> hidden) const {
   with_activation(config_.activation, [&](auto act) {
     for (Index row = 0; row < up.rows(); ++row) {
-      for (Index i = 0; i < up.cols(); ++i) {
-        const W u = static_cast<W>(up(row, i));
-        hidden(row, i) = static_cast<T>(config_.gated ? act.value(static_cast<W>(gate(row, i))) * u
-                                                      : act.value(u));
-      }
+      const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
+      const T* up_row = &up.coeffRef(row, 0);
+      T* hidden_row = &hidden.coeffRef(row, 0);
+      kernels::for_lanes<W>(up.cols(), [&](auto at) {
+        const auto u = at.load(up_row);
+        at.store(hidden_row, config_.gated ? act.value(at.load(gate_row)) * u : act.value(u));
+      });
     }
   });
 }
@@ -255,16 +258,20 @@ void Expert<T>::backward_input(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& 
   // dup holds dhidden here and becomes the gradient of the pre-activation in place.
   with_activation(config_.activation, [&](auto act) {
     for (Index row = 0; row < rows; ++row) {
-      for (Index i = 0; i < d_ff(); ++i) {
-        const W dhidden = static_cast<W>(dup(row, i)), up = static_cast<W>(tape.up(row, i));
+      const T* up_row = &tape.up.coeffRef(row, 0);
+      const T* gate_row = config_.gated ? &tape.gate.coeffRef(row, 0) : nullptr;
+      T* dgate_row = config_.gated ? &tape.dgate.coeffRef(row, 0) : nullptr;
+      T* dup_row = &dup.coeffRef(row, 0);
+      kernels::for_lanes<W>(d_ff(), [&](auto at) {
+        const auto dhidden = at.load(dup_row), up = at.load(up_row);
         if (config_.gated) {
-          const W gate = static_cast<W>(tape.gate(row, i));
-          tape.dgate(row, i) = static_cast<T>(dhidden * up * act.derivative(gate));
-          dup(row, i) = static_cast<T>(dhidden * act.value(gate));
+          const auto gate = at.load(gate_row);
+          at.store(dgate_row, dhidden * up * act.derivative(gate));
+          at.store(dup_row, dhidden * act.value(gate));
         } else {
-          dup(row, i) = static_cast<T>(dhidden * act.derivative(up));
+          at.store(dup_row, dhidden * act.derivative(up));
         }
-      }
+      });
     }
   });
   kernels::gemm<T>(kernels::view(dup), kernels::view(params_.up), dx, kernels::Update::assign);

@@ -7,7 +7,7 @@
 #include <span>
 
 #include "expert.hpp"
-#include "kernels/gemm.hpp"
+#include "kernels/lanes.hpp"
 #include "kernels/packed_matrix.hpp"
 
 namespace moe {
@@ -86,18 +86,22 @@ void PackedExpert<S>::finish_up(Index panel, Index count, const W* sums, S* hidd
   const Index size = std::min(share, up.num_outputs() - begin);
   with_activation(config.activation, [&](auto act) {
     for (Index row = 0; row < count; ++row, sums += up.cols, hidden += down.depth()) {
-      for (Index i = 0; i < size; ++i) {
-        W u = sums[(config.gated ? share : 0) + i];
+      const W* up_sums = config.gated ? sums + share : sums;
+      kernels::for_lanes<W>(size, [&](auto at) {
+        auto u = at.load(up_sums);
         if (config.bias) {
-          u += up_bias(0, begin + i);
+          u = u + at.load(up_bias.data() + begin);
         }
         if (config.gated) {
-          const W gate = config.bias ? sums[i] + gate_bias(0, begin + i) : sums[i];
-          hidden[begin + i] = static_cast<S>(act.value(gate) * u);
+          auto gate = at.load(sums);
+          if (config.bias) {
+            gate = gate + at.load(gate_bias.data() + begin);
+          }
+          at.store(hidden + begin, act.value(gate) * u);
         } else {
-          hidden[begin + i] = static_cast<S>(act.value(u));
+          at.store(hidden + begin, act.value(u));
         }
-      }
+      });
       if (begin + size == up.num_outputs()) {
         std::fill(hidden + up.num_outputs(), hidden + down.depth(), S(0));
       }

@@ -243,7 +243,8 @@ void Router<T>::route_token(Index token, Table& table) const {
   if (config_.score == Score::softmax) {
     kernels::softmax(logits, num_experts, probs);
   } else {
-    std::transform(logits, logits + num_experts, probs, kernels::sigmoid<W>);
+    std::transform(logits, logits + num_experts, probs,
+                   [](const W& z) { return kernels::sigmoid(z); });
   }
   for (Index e = 0; mask != nullptr && e < num_experts; ++e) {
     if (mask[e] == 0) {

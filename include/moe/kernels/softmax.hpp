@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softmax and sigmoid of a row of logits. One scalar exp per element: the same bits in every
+// Softmax of a row of logits, and sigmoid. One scalar exp per element: the same bits in every
 // place of a row, exactly 0 for -inf, and NaN stays NaN.
 #pragma once
 
 #include <cmath>
 
 #include "../types.hpp"
+#include "lanes.hpp"
 
 namespace moe::kernels {
 
+/// 1 / (1 + exp(-z)). The exponent is never positive, so that a small result is not lost where
+/// exp(-z) overflows. For Lanes there is one in vector_math.hpp.
 template <class T>
 T sigmoid(const T& z) {
   using std::exp;
-  return T(1) / (T(1) + exp(-z));
+  const T e = exp(where(z < T(0), z, -z));
+  return where(z < T(0), e, T(1)) / (T(1) + e);
 }
 
 /// The largest value, or NaN if there is one; -inf for an empty row.
@@ -31,12 +35,15 @@ T row_max(const T* value, Index size) {
   return max;
 }
 
-/// log(sum(exp(z))), computed from the largest logit down.
+/// log(sum(exp(z))), computed from the largest logit down; -inf for a row of nothing but -inf.
 template <class T>
 T log_sum_exp(const T* logit, Index size) {
   using std::exp;
   using std::log;
   const T max = row_max(logit, size);
+  if (max == T(-Eigen::NumTraits<T>::infinity())) {
+    return max;  // -inf - max would be NaN
+  }
   T sum(0);
   for (Index i = 0; i < size; ++i) {
     sum += exp(logit[i] - max);

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lanes<T>: one vector register of Eigen's as a value, so that one formula serves scalars and
+// vectors; and for_lanes, which walks a row with it.
+//
+// Bits must not depend on where an element stands. GCC fuses a product with the sum that uses it
+// or not, as it likes, also in intrinsics: therefore a formula writes every such pair as madd,
+// and a function whose result may be added to something does not end in a product. Nothing is
+// then left to the compiler, and each lane of each copy of the code computes the same.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "../types.hpp"
+
+namespace moe::kernels {
+
+/// Scalars with a vector unit of their own; all others take plain loops.
+template <class T>
+concept Vectorised = std::is_same_v<T, float> || std::is_same_v<T, double>;
+
+template <Vectorised T>
+struct Lanes {
+  using Packet = typename Eigen::internal::packet_traits<T>::type;
+  static constexpr Index size = Eigen::internal::packet_traits<T>::size;
+
+  /// All bits of a lane are set where a comparison holds.
+  struct Mask {
+    Packet packet;
+  };
+
+  Packet packet;
+
+  Lanes() = default;
+  /// The same value in every lane.
+  template <class N>
+  requires std::is_arithmetic_v<N>
+  explicit Lanes(N value) : packet(Eigen::internal::pset1<Packet>(static_cast<T>(value))) {}
+
+  static Lanes of(const Packet& packet) {
+    Lanes lanes;
+    lanes.packet = packet;
+    return lanes;
+  }
+  static Lanes load(const T* from) { return of(Eigen::internal::ploadu<Packet>(from)); }
+  void store(T* to) const { Eigen::internal::pstoreu(to, packet); }
+
+  friend Lanes operator+(const Lanes& a, const Lanes& b) {
+    return of(Eigen::internal::padd(a.packet, b.packet));
+  }
+  friend Lanes operator-(const Lanes& a, const Lanes& b) {
+    return of(Eigen::internal::psub(a.packet, b.packet));
+  }
+  friend Lanes operator*(const Lanes& a, const Lanes& b) {
+    return of(Eigen::internal::pmul(a.packet, b.packet));
+  }
+  friend Lanes operator/(const Lanes& a, const Lanes& b) {
+    return of(Eigen::internal::pdiv(a.packet, b.packet));
+  }
+  /// Flips the sign; Eigen's pnegate is 0 - a where there is AVX, and makes +0 of +0.
+  friend Lanes operator-(const Lanes& a) {
+    return of(Eigen::internal::pxor(a.packet, Lanes(T(-0.0)).packet));
+  }
+  friend Lanes abs(const Lanes& a) { return of(Eigen::internal::pabs(a.packet)); }
+  /// The magnitude, which is not negative, with the sign of `sign`.
+  friend Lanes copysign(const Lanes& magnitude, const Lanes& sign) {
+    return of(Eigen::internal::por(magnitude.packet,
+                                   Eigen::internal::pand(sign.packet, Lanes(T(-0.0)).packet)));
+  }
+
+  // Comparisons with NaN are false.
+  friend Mask operator<(const Lanes& a, const Lanes& b) {
+    return {Eigen::internal::pcmp_lt(a.packet, b.packet)};
+  }
+  friend Mask operator<=(const Lanes& a, const Lanes& b) {
+    return {Eigen::internal::pcmp_le(a.packet, b.packet)};
+  }
+  friend Mask operator>(const Lanes& a, const Lanes& b) { return b < a; }
+  friend Mask operator>=(const Lanes& a, const Lanes& b) { return b <= a; }
+};
+
+/// a * b + c, rounded once where the machine can.
+template <class T>
+Lanes<T> madd(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& c) {
+  return Lanes<T>::of(Eigen::internal::pmadd(a.packet, b.packet, c.packet));
+}
+template <class T>
+T madd(const T& a, const T& b, const T& c) {
+  return a * b + c;
+}
+
+/// condition ? a : b, in each lane.
+template <class T>
+Lanes<T> where(const typename Lanes<T>::Mask& condition, const Lanes<T>& a, const Lanes<T>& b) {
+  return Lanes<T>::of(Eigen::internal::pselect(condition.packet, a.packet, b.packet));
+}
+template <class T>
+T where(bool condition, const T& a, const T& b) {
+  return condition ? a : b;
+}
+
+/// A place in a row: `count` elements from `begin`, which fill the lanes but at the row's end. The
+/// row may hold a narrower type than the lanes.
+template <class W>
+struct LanePlace {
+  Index begin, count;
+
+  template <class T>
+  Lanes<W> load(const T* row) const {
+    if constexpr (std::is_same_v<T, W>) {
+      if (count == Lanes<W>::size) {
+        return Lanes<W>::load(row + begin);
+      }
+    }
+    W padded[Lanes<W>::size] = {};
+    for (Index i = 0; i < count; ++i) {
+      padded[i] = static_cast<W>(row[begin + i]);
+    }
+    return Lanes<W>::load(padded);
+  }
+
+  template <class T>
+  void store(T* row, const Lanes<W>& value) const {
+    if constexpr (std::is_same_v<T, W>) {
+      if (count == Lanes<W>::size) {
+        return value.store(row + begin);
+      }
+    }
+    W padded[Lanes<W>::size];
+    value.store(padded);
+    for (Index i = 0; i < count; ++i) {
+      row[begin + i] = static_cast<T>(padded[i]);
+    }
+  }
+};
+
+/// The place of one element, for scalars without lanes.
+template <class W>
+struct ElementPlace {
+  Index begin;
+
+  template <class T>
+  W load(const T* row) const {
+    return static_cast<W>(row[begin]);
+  }
+  template <class T>
+  void store(T* row, const W& value) const {
+    row[begin] = static_cast<T>(value);
+  }
+};
+
+/// Calls body(place) along a row of `size` elements; the body loads, computes in W or Lanes<W> and
+/// stores. The end of a row runs the same body on a padded copy: nothing behind it is touched.
+template <class W, class Body>
+void for_lanes(Index size, Body&& body) {
+  if constexpr (Vectorised<W>) {
+    for (Index begin = 0; begin < size; begin += Lanes<W>::size) {
+      body(LanePlace<W>{begin, std::min(Lanes<W>::size, size - begin)});
+    }
+  } else {
+    for (Index begin = 0; begin < size; ++begin) {
+      body(ElementPlace<W>{begin});
+    }
+  }
+}
+
+}  // namespace moe::kernels

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the work sharing: each item once, exceptions come out, nesting is serial, and no setting
+// of OpenMP or Eigen is touched. Without OpenMP the same claims hold for one thread.
+#include "moe/detail/parallel.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "moe/types.hpp"
+
+namespace moe::detail {
+namespace {
+
+TEST(ParallelFor, DoesEachItemOnceForAnyNumberOfThreads) {
+  for (int threads = 0; threads <= 8; ++threads) {
+    for (const int items : {0, 1, 2, 7, 8, 9, 100}) {
+      std::vector<int> done(static_cast<std::size_t>(items));
+      std::atomic<bool> worker_in_range = true;
+      parallel_for(items, threads, [&](std::ptrdiff_t item, int worker) {
+        ++done[static_cast<std::size_t>(item)];
+        if (worker < 0 || worker >= std::max(threads, 1)) {
+          worker_in_range = false;
+        }
+      });
+      EXPECT_EQ(done, std::vector<int>(static_cast<std::size_t>(items), 1)) << threads;
+      EXPECT_TRUE(worker_in_range) << threads;
+    }
+  }
+}
+
+TEST(ParallelFor, GivesOneWorkerNumberToOneThreadAtATime) {
+  std::vector<std::atomic<int>> inside(8);
+  std::atomic<bool> alone = true;
+  parallel_for(200, 8, [&](std::ptrdiff_t, int worker) {
+    std::atomic<int>& mine = inside[static_cast<std::size_t>(worker)];
+    if (mine.fetch_add(1) != 0) {
+      alone = false;
+    }
+    mine.fetch_sub(1);
+  });
+  EXPECT_TRUE(alone) << "workers index scratch memory";
+}
+
+TEST(ParallelFor, ThrowsTheExceptionOfAnItem) {
+  for (int threads = 1; threads <= 8; ++threads) {
+    try {
+      parallel_for(50, threads, [](std::ptrdiff_t item, int) {
+        if (item == 17) {
+          throw std::out_of_range("item 17");
+        }
+      });
+      ADD_FAILURE() << "nothing thrown with " << threads << " threads";
+    } catch (const std::out_of_range& error) {
+      EXPECT_EQ(std::string(error.what()), "item 17");
+    }
+  }
+}
+
+TEST(ParallelFor, ThrowsOneOfManyExceptionsOfAnyType) {
+  for (int threads = 1; threads <= 8; ++threads) {
+    EXPECT_THROW(parallel_for(50, threads, [](std::ptrdiff_t item, int) { throw item; }),
+                 std::ptrdiff_t);
+  }
+}
+
+TEST(ParallelFor, LeavesOutItemsThatHadNotBegun) {
+  for (const int threads : {1, 4}) {
+    std::atomic<int> begun = 0;
+    EXPECT_THROW(parallel_for(1000000, threads,
+                              [&](std::ptrdiff_t, int) {
+                                ++begun;
+                                throw 0;
+                              }),
+                 int);
+    EXPECT_LE(begun, threads);
+  }
+}
+
+TEST(ParallelFor, WorksAgainAfterAnException) {
+  EXPECT_THROW(parallel_for(5, 4, [](std::ptrdiff_t, int) { throw 0; }), int);
+  std::atomic<int> count = 0;
+  parallel_for(5, 4, [&](std::ptrdiff_t, int) { ++count; });
+  EXPECT_EQ(count, 5);
+}
+
+TEST(ParallelFor, IsSerialInsideItself) {
+  std::atomic<bool> serial = true;
+  parallel_for(4, 4, [&](std::ptrdiff_t, int) {
+    const int threads = num_threads(8);
+    if (threads != 1) {
+      serial = false;
+    }
+    std::ptrdiff_t next = 0;
+    parallel_for(10, threads, [&](std::ptrdiff_t item, int worker) {
+      if (item != next++ || worker != 0) {
+        serial = false;
+      }
+    });
+  });
+#ifdef _OPENMP
+  EXPECT_TRUE(serial);
+#endif
+}
+
+TEST(ForBlocks, DoesEachRowOnceInAnyNumberOfBlocks) {
+  for (const int threads : {1, 3}) {
+    for (const int rows : {0, 1, 31, 32, 33, 64, 100}) {
+      std::vector<int> done(static_cast<std::size_t>(rows));
+      for_blocks(rows, threads, [&](std::ptrdiff_t row) { ++done[static_cast<std::size_t>(row)]; });
+      EXPECT_EQ(done, std::vector<int>(static_cast<std::size_t>(rows), 1));
+    }
+  }
+}
+
+#ifdef _OPENMP
+TEST(NumThreads, IsTheRequestOrTheDefaultOfOpenMp) {
+  EXPECT_EQ(num_threads(5), 5);
+  EXPECT_EQ(num_threads(0), omp_get_max_threads());
+}
+
+TEST(ParallelFor, IsSerialInsideTheCallersOwnRegion) {
+  std::atomic<int> count = 0, max_threads = 0;
+#pragma omp parallel num_threads(3)
+  {
+    max_threads = num_threads(0);
+    parallel_for(10, num_threads(0), [&](std::ptrdiff_t, int) { ++count; });
+  }
+  EXPECT_EQ(max_threads, 1);
+  EXPECT_EQ(count, 30);
+}
+
+TEST(ParallelFor, UsesAsManyThreadsAsRequested) {
+  for (int threads = 2; threads <= 8; ++threads) {
+    std::atomic<int> team = 0;
+    parallel_for(100, threads, [&](std::ptrdiff_t, int) { team = omp_get_num_threads(); });
+    EXPECT_EQ(team, threads);
+  }
+}
+
+TEST(ParallelFor, ChangesNoSetting) {
+  const auto settings = [] {
+    return std::vector<int>{omp_get_max_threads(), omp_get_dynamic(), omp_get_max_active_levels(),
+                            Eigen::nbThreads()};
+  };
+  const std::vector<int> before = settings();
+  for (int threads = 1; threads <= 8; ++threads) {
+    parallel_for(10, threads, [](std::ptrdiff_t, int) {});
+    EXPECT_THROW(parallel_for(10, threads, [](std::ptrdiff_t, int) { throw 0; }), int);
+  }
+  EXPECT_EQ(settings(), before);
+}
+#else
+TEST(NumThreads, IsOneWithoutOpenMp) {
+  EXPECT_EQ(num_threads(5), 1);
+  EXPECT_EQ(num_threads(0), 1);
+}
+#endif
+
+}  // namespace
+}  // namespace moe::detail

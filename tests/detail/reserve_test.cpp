@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the buffers that only grow.
+#include "moe/detail/reserve.hpp"
+
+#include <gtest/gtest.h>
+
+#include "moe/types.hpp"
+
+namespace moe::detail {
+namespace {
+
+TEST(Grow, MakesAMatrixAtLeastAsHighAndExactlyAsWide) {
+  Matrix<float> m;
+  grow(m, 3, 4);
+  EXPECT_EQ(m.rows(), 3);
+  EXPECT_EQ(m.cols(), 4);
+  grow(m, 0, 4);
+  EXPECT_EQ(m.rows(), 3);
+  grow(m, 2, 5);
+  EXPECT_EQ(m.rows(), 2);
+  EXPECT_EQ(m.cols(), 5);
+}
+
+TEST(Grow, KeepsTheMemoryOfAMatrixThatIsHighEnough) {
+  Matrix<float> m;
+  grow(m, 8, 4);
+  const float* memory = m.data();
+  m.setConstant(3.0f);
+  for (const int rows : {8, 1, 0, 7}) {
+    grow(m, rows, 4);
+    EXPECT_EQ(m.data(), memory);
+    EXPECT_EQ(m.rows(), 8);
+  }
+  EXPECT_TRUE((m.array() == 3.0f).all());
+}
+
+TEST(GrowInSteps, RoundsTheHeightUpToAPowerOfTwo) {
+  const auto height = [](Index rows) {
+    Matrix<float> m;
+    grow_in_steps(m, rows, 2);
+    return m.rows();
+  };
+  EXPECT_EQ(height(1), 1);
+  EXPECT_EQ(height(2), 2);
+  EXPECT_EQ(height(3), 4);
+  EXPECT_EQ(height(64), 64);
+  EXPECT_EQ(height(65), 128);
+}
+
+TEST(GrowInSteps, SeldomMovesWhileHeightsCreepUp) {
+  Matrix<float> m;
+  int moves = 0;
+  for (Index rows = 1; rows <= 1000; ++rows) {
+    const Index before = m.rows();
+    grow_in_steps(m, rows, 2);
+    ASSERT_GE(m.rows(), rows);
+    moves += m.rows() != before;
+  }
+  EXPECT_EQ(moves, 11);
+}
+
+TEST(Grow, KeepsTheElementsOfAVector) {
+  std::vector<Matrix<float>> v;
+  grow(v, 2);
+  v[1] = Matrix<float>::Ones(3, 3);
+  const float* memory = v[1].data();
+  grow(v, 1);
+  EXPECT_EQ(v.size(), 2u);
+  grow(v, 5);
+  EXPECT_EQ(v.size(), 5u);
+  EXPECT_EQ(v[1].data(), memory) << "buffers inside move along, they are not copied";
+}
+
+}  // namespace
+}  // namespace moe::detail

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the matrix product: right for every remainder and layout, the same bits for a row
+// wherever it stands, nothing touched outside, nothing allocated.
+#include "moe/kernels/gemm.hpp"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "support/count_allocations.hpp"
+#include "support/guarded.hpp"
+#include "support/matrix_near.hpp"
+#include "support/random_matrix.hpp"
+
+namespace moe::kernels {
+namespace {
+
+using testing::matrix_within;
+using testing::random_matrix;
+using testing::same_bits;
+
+enum class Layout { plain, transposed, block, scattered };
+constexpr Layout all_layouts[] = {Layout::plain, Layout::transposed, Layout::block,
+                                  Layout::scattered};
+
+/// A matrix stored in some layout, NaN in the gaps: who reads a gap spoils the result.
+template <class T>
+struct Stored {
+  Matrix<T> memory;
+  View<T> view;
+
+  Stored(const Matrix<T>& m, Layout layout) {
+    const Index rows = m.rows(), cols = m.cols();
+    const T nan = Eigen::NumTraits<T>::quiet_NaN();
+    switch (layout) {
+      case Layout::plain:
+        memory = m;
+        view = {memory.data(), rows, cols, cols, 1};
+        break;
+      case Layout::transposed:
+        memory = m.transpose();
+        view = {memory.data(), rows, cols, 1, rows};
+        break;
+      case Layout::block:
+        memory = Matrix<T>::Constant(rows + 2, cols + 5, nan);
+        memory.block(1, 2, rows, cols) = m;
+        view = kernels::view(memory.block(1, 2, rows, cols));
+        break;
+      case Layout::scattered:
+        memory = Matrix<T>::Constant(2 * rows + 1, 3 * cols + 1, nan);
+        view = {memory.data(), rows, cols, 2 * memory.cols(), 3};
+        for (Index row = 0; row < rows; ++row) {
+          for (Index col = 0; col < cols; ++col) {
+            memory(2 * row, 3 * col) = m(row, col);
+          }
+        }
+    }
+  }
+};
+
+/// Half a unit in the last place: what storing a Wide<T> as T may cost. (NumTraits<half>::epsilon()
+/// of Eigen 3.4 is eight times too small.)
+template <class T>
+constexpr double rounding = 0.0;
+template <>
+constexpr double rounding<Eigen::half> = 0x1p-11;
+template <>
+constexpr double rounding<Eigen::bfloat16> = 0x1p-8;
+
+/// start + a * b in long double, and the bound of the rounding of any chain of K multiply-adds.
+template <class T>
+struct Oracle {
+  Matrix<double> value, bound;
+
+  Oracle(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& start)
+      : value(a.rows(), b.cols()), bound(a.rows(), b.cols()) {
+    using W = Wide<T>;
+    const auto wide = [](T x) { return static_cast<long double>(static_cast<W>(x)); };
+    for (Index row = 0; row < a.rows(); ++row) {
+      for (Index col = 0; col < b.cols(); ++col) {
+        long double sum = wide(start(row, col)), magnitude = std::abs(sum);
+        for (Index k = 0; k < a.cols(); ++k) {
+          sum += wide(a(row, k)) * wide(b(k, col));
+          magnitude += std::abs(wide(a(row, k)) * wide(b(k, col)));
+        }
+        value(row, col) = static_cast<double>(sum);
+        const double chain =
+            static_cast<double>(Eigen::NumTraits<W>::epsilon()) * static_cast<double>(a.cols() + 1);
+        bound(row, col) =
+            chain * static_cast<double>(magnitude) + rounding<T> * std::abs(value(row, col));
+      }
+    }
+  }
+};
+
+template <class T>
+Matrix<T> product(const Matrix<T>& a, const Matrix<T>& b, Update update, Matrix<T> c) {
+  gemm<T>(view(a), view(b), c, update);
+  return c;
+}
+
+template <class T>
+Matrix<T> product(const Matrix<T>& a, const Matrix<T>& b) {
+  return product<T>(a, b, Update::assign, Matrix<T>(a.rows(), b.cols()));
+}
+
+/// Depths with every remainder, and across the boundary of what is packed at a time.
+template <class T>
+std::vector<Index> depths() {
+  std::vector<Index> k;
+  for (Index i = 0; i <= 67; i += i < 18 || i > 60 ? 1 : 7) {
+    k.push_back(i);
+  }
+  const Index packed = GemmTile<T>::depth;
+  k.insert(k.end(), {300, packed - 1, packed, packed + 1, 2 * packed + 3});
+  return k;
+}
+
+template <class T>
+std::vector<Index> widths() {
+  const Index tile = GemmTile<T>::cols, packet = GemmTile<T>::packet_size;
+  return {1,        2,    3,        packet - 1,   packet,   packet + 1,
+          tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 2 * tile + 1};
+}
+
+constexpr Index max_rows = 13;  // two full tiles of rows and one more
+
+template <class T>
+class Gemm : public ::testing::Test {};
+using Scalars = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(Gemm, Scalars);
+
+// One product of the greatest size is held against the oracle; every smaller one must then have the
+// bits of its part. So each remainder is right, and no row or column knows of its neighbours.
+TYPED_TEST(Gemm, IsRightAndHasTheSameBitsForEveryRemainder) {
+  using T = TypeParam;
+  for (const Index depth : depths<T>()) {
+    const Matrix<T> a = random_matrix<T>(max_rows, depth, 1);
+    const Matrix<T> b = random_matrix<T>(depth, 2 * GemmTile<T>::cols + 1, 2);
+    const Matrix<T> start = random_matrix<T>(max_rows, b.cols(), 3);
+    for (const Update update : {Update::assign, Update::add}) {
+      const bool add = update == Update::add;
+      const Oracle<T> oracle(a, b, add ? start : Matrix<T>::Zero(max_rows, b.cols()));
+      const Matrix<T> whole = product(a, b, update, start);
+      ASSERT_TRUE(matrix_within(whole, oracle.value, oracle.bound)) << "K = " << depth;
+      for (const Index cols : widths<T>()) {
+        for (Index rows = 1; rows <= max_rows; ++rows) {
+          Matrix<T> c = start.topLeftCorner(rows, cols);
+          gemm<T>(view(a).block(0, 0, rows, depth), view(b).block(0, 0, depth, cols), c, update);
+          ASSERT_TRUE(same_bits(c, whole.topLeftCorner(rows, cols)))
+              << rows << " x " << depth << " x " << cols << ", add = " << add;
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Gemm, KeepsTheBitsOfARowAndAColumnWhereverTheyStand) {
+  using T = TypeParam;
+  const Index width = 2 * GemmTile<T>::cols + 1;
+  const Matrix<T> a = random_matrix<T>(max_rows, 301, 4), b = random_matrix<T>(301, width, 5);
+  const Matrix<T> whole = product(a, b);
+  for (Index row = 0; row < max_rows; ++row) {
+    ASSERT_TRUE(same_bits(product<T>(a.row(row), b), whole.row(row))) << "row " << row;
+  }
+  for (Index col = 0; col < width; col += 7) {
+    ASSERT_TRUE(same_bits(product<T>(a, b.rightCols(width - col)), whole.rightCols(width - col)));
+    ASSERT_TRUE(same_bits(product<T>(a, b.col(col)), whole.col(col))) << "column " << col;
+  }
+}
+
+TYPED_TEST(Gemm, HasTheSameBitsForEveryLayoutOfItsOperands) {
+  using T = TypeParam;
+  const Index tile = GemmTile<T>::cols;
+  for (const Index cols : {Index(5), tile, tile + 3}) {
+    for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
+      const Matrix<T> a = random_matrix<T>(8, depth, 6), b = random_matrix<T>(depth, cols, 7);
+      const Matrix<T> want = product(a, b);
+      for (const Layout layout_a : all_layouts) {
+        for (const Layout layout_b : all_layouts) {
+          const Stored<T> stored_a(a, layout_a), stored_b(b, layout_b);
+          Matrix<T> c(8, cols);
+          gemm<T>(stored_a.view, stored_b.view, c, Update::assign);
+          ASSERT_TRUE(same_bits(c, want))
+              << "layouts " << static_cast<int>(layout_a) << ", " << static_cast<int>(layout_b);
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Gemm, WritesItsBlockOfCAndNothingElse) {
+  using T = TypeParam;
+  const Matrix<T> around = random_matrix<T>(17, 2 * GemmTile<T>::cols + 9, 8);
+  for (const Update update : {Update::assign, Update::add}) {
+    for (const Index cols : widths<T>()) {
+      for (const Index rows : {1, 5, 6, 7, 13}) {
+        const Matrix<T> a = random_matrix<T>(rows, 19, 9), b = random_matrix<T>(19, cols, 10);
+        Matrix<T> got = around, want = around;
+        want.block(2, 3, rows, cols) = product<T>(a, b, update, around.block(2, 3, rows, cols));
+        gemm<T>(view(a), view(b), got.block(2, 3, rows, cols), update);
+        ASSERT_TRUE(same_bits(got, want)) << rows << " x " << cols;
+      }
+    }
+  }
+}
+
+TYPED_TEST(Gemm, TouchesNoMemoryOutsideItsOperands) {
+  using T = TypeParam;
+  using testing::Flush;
+  using testing::Guarded;
+  for (const Flush flush : {Flush::front, Flush::back}) {
+    for (const Index cols : widths<T>()) {
+      for (const Index rows : {1, 4, 6, 7}) {
+        for (const Index depth : {1, 16, 33}) {
+          const Matrix<T> a = random_matrix<T>(rows, depth, 11);
+          const Matrix<T> b = random_matrix<T>(depth, cols, 12);
+          const Matrix<T> want = product(a, b);
+          Guarded<T> ga(a, flush), gb(b, flush), gc(Matrix<T>::Zero(rows, cols), flush);
+          gemm<T>(view(ga.map()), view(gb.map()), gc.map(), Update::assign);
+          ASSERT_TRUE(same_bits(gc.map(), want));
+          Guarded<T> gat(a.transpose(), flush), gbt(b.transpose(), flush);
+          gc.map().setZero();
+          gemm<T>(view(gat.map()).transpose(), view(gbt.map()).transpose(), gc.map(), Update::add);
+          ASSERT_TRUE(testing::matrix_near(gc.map(), want, 1e-5));
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Gemm, MakesZerosOrKeepsCWithoutDepth) {
+  using T = TypeParam;
+  const Matrix<T> a(3, 0), b(0, 70), start = random_matrix<T>(3, 70, 13);
+  EXPECT_TRUE(same_bits(product(a, b, Update::assign, start), Matrix<T>::Zero(3, 70)));
+  EXPECT_TRUE(same_bits(product(a, b, Update::add, start), start));
+}
+
+TYPED_TEST(Gemm, DoesNothingWithoutRowsOrColumns) {
+  using T = TypeParam;
+  const Matrix<T> a = random_matrix<T>(3, 4, 14);
+  EXPECT_EQ(product<T>(a.topRows(0), random_matrix<T>(4, 9, 15)).rows(), 0);
+  EXPECT_EQ(product<T>(a, Matrix<T>(4, 0)).cols(), 0);
+}
+
+TYPED_TEST(Gemm, OverwritesNanInCOnAssign) {
+  using T = TypeParam;
+  const Matrix<T> a = random_matrix<T>(7, 5, 16), b = random_matrix<T>(5, 67, 17);
+  const Matrix<T> nan = Matrix<T>::Constant(7, 67, Eigen::NumTraits<T>::quiet_NaN());
+  EXPECT_TRUE(same_bits(product(a, b, Update::assign, nan), product(a, b)));
+  EXPECT_TRUE(product(a, b, Update::add, nan).array().isNaN().all());
+}
+
+TYPED_TEST(Gemm, KeepsNanAndInfInTheirRowOrColumn) {
+  using T = TypeParam;
+  const Index width = 2 * GemmTile<T>::cols + 1;
+  const Matrix<T> a = random_matrix<T>(max_rows, 20, 18), b = random_matrix<T>(20, width, 19);
+  const Matrix<T> clean = product(a, b);
+  for (const T poison : {Eigen::NumTraits<T>::quiet_NaN(), Eigen::NumTraits<T>::infinity()}) {
+    for (const Index at : {0, 5, 6, 12}) {
+      Matrix<T> bad = a, got;
+      bad(at, 11) = poison;
+      got = product(bad, b);
+      ASSERT_FALSE(got.row(at).array().isFinite().any());
+      got.row(at) = clean.row(at);
+      ASSERT_TRUE(same_bits(got, clean)) << "row " << at;
+    }
+    for (const Index at : {Index(0), width / 2, width - 1}) {
+      Matrix<T> bad = b, got;
+      bad(3, at) = poison;
+      got = product(a, bad);
+      ASSERT_FALSE(got.col(at).array().isFinite().any());
+      got.col(at) = clean.col(at);
+      ASSERT_TRUE(same_bits(got, clean)) << "column " << at;
+    }
+  }
+}
+
+TYPED_TEST(Gemm, AgreesWithItsPlainTwin) {
+  using T = TypeParam;
+  const Matrix<T> a = random_matrix<T>(9, 50, 20), b = random_matrix<T>(50, 70, 21);
+  const Matrix<T> start = random_matrix<T>(9, 70, 22);
+  for (const Update update : {Update::assign, Update::add}) {
+    Matrix<T> plain = start;
+    gemm_plain<T>(view(a), view(b), plain, update);
+    const Oracle<T> oracle(a, b, update == Update::add ? start : Matrix<T>::Zero(9, 70));
+    EXPECT_TRUE(matrix_within(plain, oracle.value, oracle.bound));
+    EXPECT_TRUE(matrix_within(product(a, b, update, start), plain, 2.0 * oracle.bound));
+  }
+}
+
+template <class T>
+class GemmOfNarrow : public ::testing::Test {};
+using NarrowScalars = ::testing::Types<Eigen::bfloat16, Eigen::half>;
+TYPED_TEST_SUITE(GemmOfNarrow, NarrowScalars);
+
+TYPED_TEST(GemmOfNarrow, SumsInFloatAndRoundsOnce) {
+  using T = TypeParam;
+  for (const Index depth : {0, 1, 3, 67, 300}) {
+    const Matrix<T> a = random_matrix<T>(3, depth, 23), b = random_matrix<T>(depth, 9, 24);
+    const Matrix<T> start = random_matrix<T>(3, 9, 25);
+    for (const Update update : {Update::assign, Update::add}) {
+      const Oracle<T> oracle(a, b, update == Update::add ? start : Matrix<T>::Zero(3, 9));
+      const Matrix<T> got = product(a, b, update, start);
+      ASSERT_TRUE(matrix_within(got, oracle.value, oracle.bound)) << "K = " << depth;
+      const Stored<T> strided(b, Layout::scattered);
+      Matrix<T> c = start;
+      gemm<T>(view(a), strided.view, c, update);
+      ASSERT_TRUE(same_bits(c, got));
+    }
+  }
+}
+
+#if MOE_COUNTS_ALLOCATIONS
+TYPED_TEST(Gemm, AllocatesNothing) {
+  using T = TypeParam;
+  const Matrix<T> a = random_matrix<T>(13, 600, 26), b = random_matrix<T>(131, 600, 27);
+  Matrix<T> c(20, 140);
+  EXPECT_EQ(testing::count_allocations([&] {
+              gemm<T>(view(a), view(b).transpose(), c.block(1, 1, 13, 131), Update::assign);
+              gemm<T>(view(a), view(b).transpose(), c.block(1, 1, 13, 131), Update::add);
+            }),
+            0);
+}
+#endif
+
+}  // namespace
+}  // namespace moe::kernels

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the row kernels of the permutation: scaling, combining and the dot product.
+#include "moe/kernels/permute.hpp"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "support/matrix_near.hpp"
+#include "support/random_matrix.hpp"
+
+namespace moe::kernels {
+namespace {
+
+using testing::random_matrix;
+using testing::same_bits;
+
+template <class T>
+Matrix<T> combined(const Matrix<T>& rows, const std::vector<Index>& slot,
+                   const std::vector<Wide<T>>& weight, const T* base = nullptr) {
+  Matrix<T> y = Matrix<T>::Constant(1, rows.cols(), Eigen::NumTraits<T>::quiet_NaN());
+  combine_row(rows, std::span<const Index>(slot), weight.empty() ? nullptr : weight.data(), base,
+              y.data());
+  return y;
+}
+
+template <class T>
+class Permute : public ::testing::Test {};
+using Scalars = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(Permute, Scalars);
+
+TYPED_TEST(Permute, ScaleRowMultipliesEachElement) {
+  using T = TypeParam;
+  Matrix<T> row(1, 3), want(1, 3);
+  row << 1, -2, 4;
+  want << T(0.5), -1, 2;
+  scale_row<T>(T(0.5), 3, row.data());
+  EXPECT_TRUE(same_bits(row, want));
+}
+
+TYPED_TEST(Permute, CombineRowAddsWeightedRows) {
+  using T = TypeParam;
+  Matrix<T> rows(3, 2), want(1, 2);
+  rows << 1, 2, 10, 20, 100, 200;
+  want << 2 * 100 + 3 * 1, 2 * 200 + 3 * 2;
+  EXPECT_TRUE(same_bits(combined<T>(rows, {2, 0}, {2, 3}), want));
+  want << 101, 202;
+  EXPECT_TRUE(same_bits(combined<T>(rows, {2, 0}, {}), want)) << "no weights are ones";
+}
+
+TYPED_TEST(Permute, CombineRowLeavesDroppedSlotsOut) {
+  using T = TypeParam;
+  Matrix<T> rows(2, 2), want(1, 2);
+  rows << 1, 2, 3, 4;
+  want << 6, 8;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  EXPECT_TRUE(same_bits(combined<T>(rows, {dropped, 1, dropped}, {nan, 2, nan}), want));
+  EXPECT_TRUE(same_bits(combined<T>(rows, {dropped, dropped}, {1, 1}), Matrix<T>::Zero(1, 2)));
+}
+
+TYPED_TEST(Permute, CombineRowAddsTheBaseLastAndInPlace) {
+  using T = TypeParam;
+  Matrix<T> rows(2, 1), base(1, 1);
+  const T half_ulp = std::numeric_limits<T>::epsilon() / 2;
+  rows << half_ulp, half_ulp;
+  base << 1;  // base first would lose both halves
+  combine_row<T>(rows, std::vector<Index>{0, 1}, nullptr, base.data(), base.data());
+  EXPECT_EQ(base(0, 0), T(1) + 2 * half_ulp);
+}
+
+// The row is worked on in blocks of 64 columns.
+TYPED_TEST(Permute, CombineRowIsRightForEveryWidth) {
+  using T = TypeParam;
+  for (const Index cols : {0, 1, 63, 64, 65, 128, 130}) {
+    const Matrix<T> rows = random_matrix<T>(5, cols, 1), base = random_matrix<T>(1, cols, 2);
+    const Matrix<double> r = rows.template cast<double>();
+    const Matrix<double> want = base.template cast<double>() + 0.25 * r.row(4) - 2.0 * r.row(1);
+    const auto got = combined<T>(rows, {4, dropped, 1}, {T(0.25), T(7), T(-2)}, base.data());
+    EXPECT_TRUE(testing::matrix_near(got, want, 4 * std::numeric_limits<T>::epsilon())) << cols;
+  }
+}
+
+TYPED_TEST(Permute, DotSumsInOrder) {
+  using T = TypeParam;
+  const T big = T(1) / std::numeric_limits<T>::epsilon();
+  const T a[] = {big, T(0.25), -big, T(3)}, ones[] = {1, 1, 1, 1};
+  EXPECT_EQ(dot(a, ones, 4), T(3)) << "the quarter is lost before the big ones cancel";
+  EXPECT_EQ(dot(a, ones, 0), T(0));
+}
+
+TEST(PermuteOfNarrow, SumsInFloatAndRoundsOnce) {
+  using T = Eigen::bfloat16;
+  Matrix<T> rows = Matrix<T>::Constant(3, 70, T(1));
+  rows.row(0).setConstant(T(256));  // 256 + 1 is 256 in bfloat16
+  const Matrix<T> got = combined<T>(rows, {0, 1, 2}, {1.0f, 1.0f, 1.0f});
+  EXPECT_TRUE(same_bits(got, Matrix<T>::Constant(1, 70, T(258))));
+  EXPECT_EQ(dot(&rows(0, 0), &rows(1, 0), 70), 256.0f * 70.0f);
+}
+
+TEST(PermuteOfNarrow, UsesTheWeightInFloat) {
+  using T = Eigen::bfloat16;
+  const Matrix<T> rows = Matrix<T>::Constant(2, 1, T(1));
+  const float weight = 1.001f;  // 1 in bfloat16
+  const Matrix<T> got = combined<T>(rows, {0, 1}, {weight * 128.0f, -128.0f});
+  EXPECT_EQ(got(0, 0), T(weight * 128.0f - 128.0f));
+}
+
+}  // namespace
+}  // namespace moe::kernels
