@@ -114,15 +114,16 @@ Lanes<T> power_of_two(const Lanes<T>& n) {
 #pragma GCC diagnostic pop
 #endif
 
-/// 2^n for whole n down to subnormal numbers, as two factors.
+/// 2^n for whole n down to subnormal numbers, as two factors: 2^h and 2^(n - h), h = floor(n / 2).
 template <class T>
 struct TwoFactors {
   Lanes<T> first, second;
 
   explicit TwoFactors(const Lanes<T>& n) {
-    const Lanes<T> half = madd(n, Lanes<T>(0.5), rounding(T(0))) - rounding(T(0));
+    const Lanes<T> half = madd(n, Lanes<T>(0.5), Lanes<T>(-0.25)) + rounding(T(0)) - rounding(T(0));
+    const Lanes<T> odd = madd(half, Lanes<T>(-2), n);  // 0 or 1
     first = power_of_two(half);
-    second = power_of_two(n - half);
+    second = madd(first, odd, first);
   }
 };
 

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Our layers against layers of Hugging Face transformers: outputs, routing, losses and every
+// gradient; and proofs that the comparison can fail.
+#include "golden_case.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
+namespace moe::golden {
+namespace {
+
+std::vector<std::byte> bytes_of(const std::string& name) {
+  std::ifstream in(std::string(MOE_GOLDEN_DIR) + "/" + name + ".safetensors", std::ios::binary);
+  std::vector<std::byte> bytes;
+  for (std::istreambuf_iterator<char> c(in), end; c != end; ++c) {
+    bytes.push_back(static_cast<std::byte>(*c));
+  }
+  return bytes;
+}
+
+io::SafeTensors open(std::vector<std::byte> bytes) {
+  return io::SafeTensors::from_bytes(std::move(bytes));
+}
+
+/// The file with one number of a tensor changed, the largest; weights, of which one alone may do
+/// nothing (ReLU), all together. Integers are 0 or 1 and become the other, or an expert's number.
+std::vector<std::byte> changed(const std::vector<std::byte>& original, const io::TensorView& tensor,
+                               double factor) {
+  std::vector<std::byte> bytes = original;
+  const auto change = [&]<class V>(V) {
+    std::vector<V> values(tensor.data.size() / sizeof(V));
+    std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+    const auto changed_value = [&](V value) {
+      return std::is_integral_v<V> ? static_cast<V>(1 - value)
+                                   : static_cast<V>(static_cast<double>(value) * factor);
+    };
+    if (tensor.name.starts_with("weights.")) {
+      std::transform(values.begin(), values.end(), values.begin(), changed_value);
+    } else {
+      const auto largest = std::max_element(values.begin(), values.end(),
+                                            [](V a, V b) { return std::abs(a) < std::abs(b); });
+      *largest = changed_value(*largest);
+    }
+    std::memcpy(bytes.data() + tensor.file_offset, values.data(), tensor.data.size());
+  };
+  if (tensor.dtype == io::DType::I64) {
+    change(std::int64_t{});
+  } else if (tensor.dtype == io::DType::F64) {
+    change(double{});
+  } else {
+    change(float{});
+  }
+  return bytes;
+}
+
+class Golden : public testing::TestWithParam<const char*> {};
+
+TEST_P(Golden, DoubleAgreesWithFloat64RunToElevenDigits) {
+  for (const Error& e : check_file<double>(open(bytes_of(GetParam())))) {
+    EXPECT_TRUE(e.ok()) << e.tensor << ": " << e.error << ", expected at most " << e.bound;
+  }
+}
+
+TEST_P(Golden, FloatAgreesWithFloat64RunToItsRounding) {
+  for (const Error& e : check_file<float>(open(bytes_of(GetParam())))) {
+    EXPECT_TRUE(e.ok()) << e.tensor << ": " << e.error << ", expected at most " << e.bound;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, Golden,
+                         testing::Values("mixtral_a", "mixtral_b", "mixtral_c",
+                                         "switch_transformers_a", "switch_transformers_b",
+                                         "switch_transformers_c", "qwen2_moe_a", "qwen2_moe_b",
+                                         "qwen2_moe_c"),
+                         [](const auto& file) { return std::string(file.param); });
+
+class GoldenCheck : public testing::TestWithParam<const char*> {};
+
+TEST_P(GoldenCheck, NoticesAChangeOfASingleNumberInAnyTensorOfAFile) {
+  const auto original = bytes_of(GetParam());
+  const auto file = open(original);
+  for (const io::TensorView& tensor : file.tensors()) {
+    if (tensor.name == "output.y") {
+      EXPECT_FALSE(all_ok(check_file<float>(open(changed(original, tensor, 1.001)))));
+    } else {
+      EXPECT_FALSE(all_ok(check_file<double>(open(changed(original, tensor, 1 + 1e-6)))))
+          << tensor.name;
+    }
+  }
+}
+
+TEST_P(GoldenCheck, FailsOnNaNInAnyTensorOfNumbers) {
+  const auto original = bytes_of(GetParam());
+  const auto file = open(original);
+  for (const io::TensorView& tensor : file.tensors()) {
+    if (tensor.dtype != io::DType::I64) {
+      EXPECT_FALSE(all_ok(check_file<float>(open(changed(original, tensor, std::nan(""))))))
+          << tensor.name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, GoldenCheck,
+                         testing::Values("mixtral_b", "switch_transformers_a", "qwen2_moe_b"),
+                         [](const auto& file) { return std::string(file.param); });
+
+TEST(GoldenCheck, ThrowsOnATruncatedFile) {
+  auto bytes = bytes_of("mixtral_c");
+  bytes.pop_back();
+  EXPECT_THROW(open(bytes), io::FormatError);
+  bytes.resize(4);
+  EXPECT_THROW(open(bytes), io::FormatError);
+}
+
+TEST(GoldenCheck, ThrowsOnAnUnknownFamily) {
+  auto bytes = bytes_of("mixtral_c");
+  const std::string_view all(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const auto at = all.find("\"mixtral\"");
+  ASSERT_NE(at, all.npos);
+  std::memcpy(bytes.data() + at, "\"maxtril\"", 9);
+  EXPECT_THROW(check_file<double>(open(bytes)), std::invalid_argument);
+}
+
+TEST(GoldenCheck, FailsOnATensorThatItDoesNotKnow) {
+  auto bytes = bytes_of("mixtral_c");
+  const std::string_view all(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const auto at = all.find("\"output.y\"");
+  ASSERT_NE(at, all.npos);
+  std::memcpy(bytes.data() + at, "\"output.z\"", 10);
+  EXPECT_FALSE(all_ok(check_file<double>(open(bytes))));
+}
+
+TEST(GoldenCheck, AnEmptyListOfErrorsIsNotOk) { EXPECT_FALSE(all_ok({})); }
+
+TEST(GoldenCheck, ErrorIsRelativeToTheLargestReferenceAndAbsoluteForZeros) {
+  Matrix<double> got(1, 2), want(1, 2);
+  got << 1.0, 8.5;
+  want << 1.25, 8.0;
+  EXPECT_EQ(relative_error(got, want), 0.0625);
+  EXPECT_EQ(relative_error(got, Matrix<double>::Zero(1, 2)), 8.5);
+  got(0, 0) = std::nan("");
+  EXPECT_TRUE(std::isnan(relative_error(got, want)));
+  EXPECT_TRUE(
+      std::isnan(worst({{"a", Kind::loss, std::nan(""), 1}, {"b", Kind::loss, 1, 1}}, Kind::loss)));
+}
+
+}  // namespace
+}  // namespace moe::golden
