@@ -79,6 +79,9 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
   check_forward(x, y);
   const int threads = detail::num_threads(call.num_threads);
   detail::grow(scratch.workers, threads);
+  for (auto& worker : scratch.workers) {
+    expert_.reserve(worker, std::min(x.rows(), tile_rows));
+  }
   for_tiles(x.rows(), threads, [&](std::size_t, Index begin, Index rows, std::size_t worker) {
     expert_.forward(x.middleRows(begin, rows), y.middleRows(begin, rows), scratch.workers[worker]);
   });

@@ -20,9 +20,9 @@ namespace moe {
 /// Weights are (out, in), as in PyTorch; a tensor that the expert does not have is empty.
 template <Real T>
 struct ExpertParams {
-  Matrix<T> gate, up, down;                 ///< (F, D_in), (F, D_in), (D_out, F)
-  Matrix<T> gate_bias, up_bias, down_bias;  ///< (1, F), (1, F), (1, D_out)
-  Matrix<T> output_gate;                    ///< (1, D_in)
+  Matrix<T> gate = {}, up = {}, down = {};                 ///< (F, D_in), (F, D_in), (D_out, F)
+  Matrix<T> gate_bias = {}, up_bias = {}, down_bias = {};  ///< (1, F), (1, F), (1, D_out)
+  Matrix<T> output_gate = {};                              ///< (1, D_in)
 
   template <class Visit, class... P>
   static void for_each(Visit&& visit, P&... p) {
@@ -115,6 +115,12 @@ class Expert {
   Params& params() { return params_; }
   const Params& params() const { return params_; }
 
+  /// Makes the scratch large enough for tiles of so many rows.
+  void reserve(Scratch& scratch, Index rows) const {
+    detail::grow_in_steps(scratch.up, rows, d_ff());
+    detail::grow_in_steps(scratch.gate, config_.gated ? rows : 0, d_ff());
+  }
+
   /// y (n, d_out) = f(x (n, d_in)). y must not overlap x.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch) const;
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape) const;
@@ -185,8 +191,7 @@ void Expert<T>::activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef
 template <Real T>
 void Expert<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch) const {
   const Index rows = x.rows(), gate_rows = config_.gated ? rows : 0;
-  detail::grow_in_steps(scratch.up, rows, d_ff());
-  detail::grow_in_steps(scratch.gate, gate_rows, d_ff());
+  reserve(scratch, rows);
   auto gate = scratch.gate.topRows(gate_rows);
   auto up = scratch.up.topRows(rows);
   if (config_.gated) {

@@ -148,6 +148,7 @@ class MoELayer {
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
   }
   int prepare(ConstMatrixRef<T> x, const CallOptions& call, Scratch& scratch) const;
+  void size_workers(int threads, Index num_tokens, Scratch& scratch) const;
   /// y = what the shared expert wrote + the routed rows.
   void combine(Scratch& scratch, int threads, MatrixRef<T> y) const {
     MatrixRef<T> shared_out = scratch.shared_out;
@@ -203,6 +204,7 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
                                             const CallOptions& call) const {
   check_input(x, y);
   const int threads = prepare(x, call, scratch);
+  size_workers(threads, x.rows(), scratch);
   const auto tiles = scratch.plan.tiles();
   detail::parallel_for(static_cast<Index>(tiles.size()), threads, [&](Index i, int number) {
     const Tile& tile = tiles[static_cast<std::size_t>(i)];
@@ -256,9 +258,21 @@ int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOption
                 scratch.routing.num_tokens(), " tokens, expected ", x.rows());
   scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
   detail::grow(scratch.rows, scratch.plan.slot().size(), d_out());
-  const int threads = detail::num_threads(call.num_threads);
+  return detail::num_threads(call.num_threads);
+}
+
+/// All workers at once: one of them may meet its largest tile many calls from now.
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::size_workers(int threads, Index num_tokens,
+                                                 Scratch& scratch) const {
+  const Index rows = std::min(num_tokens, DispatchPlan::tile_rows);
   detail::grow(scratch.workers, threads);
-  return threads;
+  for (Worker& worker : scratch.workers) {
+    detail::grow_in_steps(worker.x, rows, d_in());
+    if constexpr (requires { experts_.front().reserve(worker.expert, rows); }) {
+      experts_.front().reserve(worker.expert, rows);
+    }
+  }
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>

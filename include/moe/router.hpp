@@ -15,9 +15,9 @@ namespace moe {
 /// A tensor that the router does not have is empty.
 template <Real T>
 struct RouterParams {
-  Matrix<T> weight;  ///< (E, D)
-  Matrix<T> bias;    ///< (1, E)
-  Matrix<T> noise;   ///< (E, D), the noise projection of noisy top-k
+  Matrix<T> weight = {};  ///< (E, D)
+  Matrix<T> bias = {};    ///< (1, E)
+  Matrix<T> noise = {};   ///< (E, D), the noise projection of noisy top-k
 
   template <class Visit, class... P>
   static void for_each(Visit&& visit, P&... p) {
@@ -119,6 +119,16 @@ class Router {
                 MatrixRef<T> dx) const;
   void add_grads(ConstMatrixRef<T> x, const Table& table, const RoutingGradient<W>& gradient,
                  Params& grads) const;
+
+  /// A masked expert's gradient is 0 and stays 0, also against a NaN in its weights or in a token.
+  static void multiply_back(const Table& table, kernels::View<W> dlogits, kernels::View<W> b,
+                            MatrixRef<W> c, kernels::Update update) {
+    if (table.mask.size() > 0) {
+      kernels::gemm_skipping_zeros<W>(dlogits, b, c, update);
+    } else {
+      kernels::gemm<W>(dlogits, b, c, update);
+    }
+  }
 
   static const std::uint8_t* allowed(Index token, const Table& table) {
     if (table.mask.size() == 0) {
@@ -282,6 +292,7 @@ void Router<T>::backward(ConstMatrixRef<T> x, const Table& table, RoutingGradien
   detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
   detail::check_shape(dx, num_tokens, d_model(), "Router: dx");
   detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
+  check_like(params_, grads, "Router: grads");
   gradient.assign(gradient, table);
 
   const Index blocks = (num_tokens + block_rows - 1) / block_rows;
@@ -352,11 +363,11 @@ template <Real T>
 void Router<T>::write_dx(Index begin, Index rows, const Table& table,
                          const RoutingGradient<W>& gradient, MatrixRef<T> dx) const {
   const auto project_back = [&](MatrixRef<W> dinput) {
-    kernels::gemm<W>(kernels::view(gradient.logits.middleRows(begin, rows)),
-                     kernels::view(params_.weight), dinput, kernels::Update::assign);
+    multiply_back(table, kernels::view(gradient.logits.middleRows(begin, rows)),
+                  kernels::view(params_.weight), dinput, kernels::Update::assign);
     if (gradient.noise_scale.size() > 0) {
-      kernels::gemm<W>(kernels::view(gradient.noise_scale.middleRows(begin, rows)),
-                       kernels::view(params_.noise), dinput, kernels::Update::add);
+      multiply_back(table, kernels::view(gradient.noise_scale.middleRows(begin, rows)),
+                    kernels::view(params_.noise), dinput, kernels::Update::add);
     }
   };
   auto dx_rows = dx.middleRows(begin, rows);
@@ -386,11 +397,11 @@ void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
     detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
       const Index begin = block * block_cols, cols = std::min(block_cols, d_model() - begin);
       const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
-      kernels::gemm<W>(kernels::view(gradient.logits).transpose(), columns,
-                       grads.weight.middleCols(begin, cols), kernels::Update::add);
+      multiply_back(table, kernels::view(gradient.logits).transpose(), columns,
+                    grads.weight.middleCols(begin, cols), kernels::Update::add);
       if (gradient.noise_scale.size() > 0) {
-        kernels::gemm<W>(kernels::view(gradient.noise_scale).transpose(), columns,
-                         grads.noise.middleCols(begin, cols), kernels::Update::add);
+        multiply_back(table, kernels::view(gradient.noise_scale).transpose(), columns,
+                      grads.noise.middleCols(begin, cols), kernels::Update::add);
       }
     });
   };

@@ -10,12 +10,12 @@ namespace moe {
 
 template <Real T>
 struct RoutingTable {
-  Matrix<ExpertId> expert;  ///< (N, K), best first; `none` where a choice is not used
-  Matrix<T> weight;         ///< (N, K), 0 where a choice is not used
-  Matrix<T> probs;          ///< (N, E), the score of every expert, 0 where masked
-  Matrix<T> logits;         ///< (N, E), as ranked: with the noise; -inf where masked
-  Matrix<T> clean_logits;   ///< (N, E) before the noise; empty without noise
-  Matrix<T> noise_scale;    ///< (N, E) standard deviation of the noise; empty without noise
+  Matrix<ExpertId> expert = {};  ///< (N, K), best first; `none` where a choice is not used
+  Matrix<T> weight = {};         ///< (N, K), 0 where a choice is not used
+  Matrix<T> probs = {};          ///< (N, E), the score of every expert, 0 where masked
+  Matrix<T> logits = {};         ///< (N, E), as ranked: with the noise; -inf where masked
+  Matrix<T> clean_logits = {};   ///< (N, E) before the noise; empty without noise
+  Matrix<T> noise_scale = {};    ///< (N, E) standard deviation of the noise; empty without noise
 
   Index num_tokens() const { return expert.rows(); }
   Index top_k() const { return expert.cols(); }
@@ -24,10 +24,10 @@ struct RoutingTable {
 /// The gradient of a scalar with respect to a routing table. An empty matrix stands for zeros.
 template <Real T>
 struct RoutingGradient {
-  Matrix<T> weight;       ///< (N, K)
-  Matrix<T> probs;        ///< (N, E)
-  Matrix<T> logits;       ///< (N, E)
-  Matrix<T> noise_scale;  ///< (N, E)
+  Matrix<T> weight = {};       ///< (N, K)
+  Matrix<T> probs = {};        ///< (N, E)
+  Matrix<T> logits = {};       ///< (N, E)
+  Matrix<T> noise_scale = {};  ///< (N, E)
 
   /// Becomes `other`, with zeros of the table's shape where a tensor is empty. other may be *this.
   /// Throws std::invalid_argument if a tensor has another shape than the table's.

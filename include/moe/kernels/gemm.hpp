@@ -141,4 +141,21 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   gemm_plain<T>(a, b, c, update);
 }
 
+/// The same for an a whose zeros must not meet b: 0 * NaN is left out, not NaN. For masked rows.
+template <class T>
+void gemm_skipping_zeros(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+  for (Index row = 0; row < a.rows; ++row) {
+    T* sums = &c.coeffRef(row, 0);
+    if (update == Update::assign) {
+      std::fill(sums, sums + b.cols, T(0));
+    }
+    for (Index k = 0; k < a.cols; ++k) {
+      const T factor = a.data[row * a.row_stride + k * a.col_stride];
+      for (Index col = 0; factor != T(0) && col < b.cols; ++col) {
+        sums[col] += factor * b.data[k * b.row_stride + col * b.col_stride];
+      }
+    }
+  }
+}
+
 }  // namespace moe::kernels
