@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pictures over the number of parameters: FLOPs and time.
+#pragma once
+
+#include "gnuplot.hpp"
+#include "summary.hpp"
+
+namespace moe::report {
+
+inline std::string to_text(double value) { return significant(value, 7); }
+
+/// 1 M, 10 M, ... as tics of a logarithmic axis.
+inline constexpr std::string_view
+    layer_tics = "set xtics ('1 M' 1e6, '10 M' 1e7, '100 M' 1e8)",
+    model_tics = "set xtics ('1 B' 1e9, '10 B' 1e10, '100 B' 1e11, '1 T' 1e12)";
+
+inline std::vector<std::string_view> families(const Report& report) {
+  std::vector<std::string_view> names;
+  for (const ModelRow& row : report.models) {
+    if (std::find(names.begin(), names.end(), row.model.family) == names.end()) {
+      names.push_back(row.model.family);
+    }
+  }
+  return names;
+}
+
+/// The label of a model, on its side of the point.
+inline std::string label(const ModelRow& row, std::string_view text_colour) {
+  const std::string_view place = row.model.side == Side::above   ? "center offset 0,0.9"
+                                 : row.model.side == Side::below ? "center offset 0,-0.9"
+                                 : row.model.side == Side::left  ? "right offset -1,0"
+                                                                 : "left offset 1,0";
+  return "set label " + in_quotes(row.model.label) + " at " +
+         to_text(static_cast<double>(row.cost.total)) + ',' + to_text(row.cost.flops_per_token) +
+         ' ' + std::string(place) + " font ',10' tc rgb " + in_quotes(text_colour);
+}
+
+/// Left: published models. The dense line is 2 FLOPs for each parameter.
+inline void models_panel(const Report& report, Picture& picture) {
+  const auto names = families(report);
+  for (std::size_t f = 0; f < names.size(); ++f) {
+    picture.data("family" + std::to_string(f));
+    for (const ModelRow& row : report.models) {
+      if (row.model.family == names[f]) {
+        picture << to_text(static_cast<double>(row.cost.total)) + ' ' +
+                       to_text(row.cost.flops_per_token);
+      }
+    }
+    picture.end_data();
+  }
+  picture << "set title 'Published models'"
+          << "set xlabel 'Total parameters'"
+          << "set ylabel 'FLOPs per token'"
+          << "set logscale xy" << model_tics
+          << "set ytics ('0.1 G' 1e8, '1 G' 1e9, '10 G' 1e10, '100 G' 1e11, '1 T' 1e12)"
+          << "set key top left"
+          << "set xrange [3e8:3e12]"
+          << "set yrange [2e8:2.5e12]";
+  std::string plot = "plot 2*x with lines lw 2 lc rgb '" + std::string(black) +
+                     "' title 'dense: every parameter for every token'";
+  for (std::size_t f = 0; f < names.size(); ++f) {
+    plot += ", $family" + std::to_string(f) + " with points pt 7 ps 1.3 lc rgb " +
+            in_quotes(colour(f)) + " title " + in_quotes(names[f]);
+    for (const ModelRow& row : report.models) {
+      if (row.model.family == names[f]) {
+        picture << label(row, colour(f));
+      }
+    }
+  }
+  picture << plot;
+}
+
+/// The layers measured here at one number of tokens, as data blocks: dense, and one for each top_k.
+inline void layer_data(const Report& report, Index tokens, const std::string& suffix,
+                       Picture& picture) {
+  const auto block = [&](const std::string& name, Index top_k) {
+    picture.data(name + suffix);
+    for (const Measured& m : report.measured) {
+      if (m.tokens == tokens && m.top_k == top_k) {
+        const double n = static_cast<double>(tokens);
+        picture << to_text(m.total_params) + ' ' + to_text(m.matmul_flops / n) + ' ' +
+                       to_text(1e3 * m.seconds / n);
+      }
+    }
+    picture.end_data();
+  };
+  block("dense", 0);
+  for (const Index top_k : report.grid.top_k) {
+    block("top" + std::to_string(top_k) + "_", top_k);
+  }
+}
+
+/// Curves of the blocks above: column 2 (FLOPs) or 3 (milliseconds).
+inline std::string layer_plot(const Report& report, const std::string& suffix, int column) {
+  const std::string axes = " using 1:" + std::to_string(column) + " with linespoints lw 2 ";
+  std::string plot =
+      "plot $dense" + suffix + axes + "pt 5 ps 0.9 lc rgb " + in_quotes(black) + " title 'dense'";
+  const auto& top_k = report.grid.top_k;
+  for (std::size_t i = 0; i < top_k.size(); ++i) {
+    plot += ", $top" + std::to_string(top_k[i]) + '_' + suffix + axes + "pt " +
+            std::to_string(7 + 2 * i) + " ps " + fixed(1.9 - 0.3 * static_cast<double>(i), 1) +
+            " lc rgb " + in_quotes(colour(i)) + " title 'MoE, top " + std::to_string(top_k[i]) +
+            "'";
+  }
+  return plot;
+}
+
+inline Picture flops_picture(const Report& report) {
+  Picture picture("flops", "FLOPs per token against total parameters", 1200, 560);
+  layer_data(report, report.grid.tokens.back(), "", picture);
+  picture.panels(2);
+  models_panel(report, picture);
+  picture << "unset label" << layer_tics
+          << "set title 'Layers measured here (width " + std::to_string(report.grid.d_model) + ")'"
+          << "set ylabel 'FLOPs per token and layer'"
+          << "set ytics ('1 M' 1e6, '10 M' 1e7, '100 M' 1e8, '1 G' 1e9)"
+          << "set xrange [1e6:4e8]"
+          << "set yrange [1e6:4e9]" << layer_plot(report, "", 2);
+  return picture;
+}
+
+/// Milliseconds per token of the slowest layer.
+inline double slowest(const Report& report, Index tokens) {
+  double most = 0;
+  for (const Measured& m : report.measured) {
+    most = std::max(most, m.tokens == tokens ? 1e3 * m.seconds / static_cast<double>(tokens) : 0);
+  }
+  return most;
+}
+
+inline Picture time_picture(const Report& report) {
+  Picture picture("time", "Time per token against total parameters", 1200, 470);
+  const auto& all = report.grid.tokens;
+  const std::vector<Index> shown{all.front(), all[all.size() / 2], all.back()};
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    layer_data(report, shown[i], "_" + std::to_string(i), picture);
+  }
+  picture.panels(static_cast<int>(shown.size()));
+  picture << "set logscale xy" << layer_tics << "set xlabel 'Total parameters of the layer'"
+          << "set ylabel 'Milliseconds per token'"
+          << "set key top left"
+          << "set format y '%g'"
+          << "set xrange [1e6:4e8]";
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    picture << "set title '" + std::to_string(shown[i]) +
+                   (shown[i] == 1 ? " token'" : " tokens at a time'")
+            << "set yrange [*:" + to_text(30 * slowest(report, shown[i])) + "]"  // for the key
+            << layer_plot(report, "_" + std::to_string(i), 3);
+  }
+  return picture;
+}
+
+}  // namespace moe::report

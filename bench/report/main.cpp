@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// moe_report: compares dense and MoE layers on this machine. Counts published models, measures,
+// counts FLOPs, and writes report.json, CSV files, pictures and index.html.
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "counted.hpp"
+#include "load.hpp"
+#include "machine.hpp"
+#include "measure.hpp"
+#include "page.hpp"
+#include "yardstick.hpp"
+
+namespace moe::report {
+namespace {
+
+struct Options {
+  std::filesystem::path out = "report";
+  bool quick = false;
+  int threads = 0;
+};
+
+Report make_report(const Options& options) {
+  const Stopwatch watch;
+  const auto progress = [&](const std::string& step) {
+    std::cout << pad(fixed(watch.seconds(), 0), 5) << " s  " << step << std::endl;
+  };
+  Report report;
+  report.grid = options.quick ? bench::quick_grid() : bench::full_grid();
+  report.machine = this_machine(detail::num_threads(options.threads));
+  progress("published models and counted FLOPs");
+  report.models = model_rows();
+  report.counted = count_all();
+  for (const auto& [name, skew] : {std::pair{"Even routing", 0.0F}, {"Skewed routing", 0.6F}}) {
+    report.loads.push_back(measure_load(report.grid, name, skew, report.machine.threads));
+  }
+
+  Roofs roofs(report.machine.threads, options.quick);
+  progress("reference layer in every form");
+  report.yardstick = YardstickMeasurement(report.grid, report.machine.threads, roofs).run();
+  report.measured = Measurement(report.grid, report.machine.threads, roofs).run(progress);
+  report.machine.fma_roof = roofs.fma();
+  report.machine.read_roof = roofs.read();
+  report.seconds = watch.seconds();
+  return report;
+}
+
+void write_report(Report& report, const std::filesystem::path& out) {
+  std::filesystem::create_directories(out);
+  write_tables(report, out);
+  const std::vector<Picture> pictures = all_pictures(report);
+  report.pictures = have_gnuplot();
+  if (!report.pictures) {
+    std::cout << "gnuplot is not installed: no pictures, tables only\n";
+  }
+  for (const Picture& picture : pictures) {
+    if (report.pictures && !draw(picture, out)) {
+      std::cout << "gnuplot failed on " << picture.name() << ", see gnuplot.log\n";
+      report.pictures = false;
+    }
+  }
+  write_text(out / "index.html", page(report, pictures));
+  write_text(out / "summary.txt", summary(report));
+}
+
+}  // namespace
+}  // namespace moe::report
+
+int main(int argc, char** argv) {
+  moe::report::Options options;
+  CLI::App app("Compares dense and Mixture-of-Experts layers on this machine.");
+  app.add_option("--out", options.out, "Folder for the report")->capture_default_str();
+  app.add_flag("--quick", options.quick, "Small shapes, to see that everything runs");
+  app.add_option("--threads", options.threads, "Threads; 0 for OpenMP's default")
+      ->check(CLI::NonNegativeNumber);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    moe::report::Report report = moe::report::make_report(options);
+    moe::report::write_report(report, options.out);
+    std::cout << moe::report::summary(report) << "Written to " << options.out.string()
+              << "/index.html in " << moe::report::fixed(report.seconds, 0) << " s\n";
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Times dense and MoE layers over the grid, in the packed form that serves inference; the dense
+// layer is one packed expert that every token takes. The input rotates, so that few tokens do not
+// always meet the same experts.
+#pragma once
+
+#include <set>
+#include <stdexcept>
+
+#include "stages.hpp"
+
+namespace moe::report {
+
+class Measurement {
+ public:
+  Measurement(const bench::Grid& grid, int threads, Roofs& roofs)
+      : grid_(grid), call_{.num_threads = threads}, roofs_(roofs) {
+    const Index most = *std::max_element(grid.tokens.begin(), grid.tokens.end());
+    x_ = bench::random_tokens(most * inputs, grid.d_model, 7);
+  }
+
+  /// Every dense width that a layer of the grid is compared with, then every layer.
+  /// progress(name) is told what comes next.
+  template <class Progress>
+  std::vector<Measured> run(Progress&& progress) {
+    std::vector<MoEConfig> layers;
+    std::set<Index> widths{grid_.active_d_ff};
+    for (const Index experts : grid_.experts) {
+      for (const Index top_k : grid_.top_k) {
+        layers.push_back(bench::equal_active(grid_.d_model, grid_.active_d_ff, experts, top_k));
+        widths.insert(bench::total_width(layers.back()));
+      }
+    }
+    for (const Index width : widths) {
+      const MoEConfig c = bench::equal_active(grid_.d_model, width, 1, 1);
+      const std::string name = "dense F" + std::to_string(width);
+      progress(name);
+      measure(c, name, nullptr, pack<float>(bench::random_layer(c)));
+    }
+    for (const MoEConfig& c : layers) {
+      const std::string name =
+          "MoE E" + std::to_string(c.num_experts) + " K" + std::to_string(c.top_k);
+      progress(name);
+      const auto layer = bench::random_layer(c);
+      measure(c, name, &layer, pack<float>(layer));
+    }
+    return std::move(measured_);
+  }
+
+ private:
+  static constexpr Index inputs = 8;
+
+  /// Seconds for a case; on a slow or busy machine the later ones get no more than three goes.
+  double budget() const { return watch_.seconds() < 120.0 ? grid_.seconds_per_case : 0.0; }
+
+  ConstMatrixRef<float> input(Index tokens, int repetition) const {
+    return x_.middleRows(repetition % inputs * tokens, tokens);
+  }
+
+  /// `layer` is null for a dense layer.
+  void measure(const MoEConfig& c, const std::string& name, const MoELayer<float>* layer,
+               const PackedLayer<float>& packed) {
+    PackedLayer<float>::Scratch scratch;
+    for (const Index tokens : grid_.tokens) {
+      Matrix<float> y(tokens, c.d_model);
+      std::vector<Work> work;
+      const auto repetitions = repeat_cold(roofs_, budget(), [&](int repetition) {
+        packed.forward(input(tokens, repetition), y, scratch, call_);
+        work.push_back(executed_work(scratch.plan));
+      });
+      Measured m{.layer = name, .d_ff = c.d_ff, .tokens = tokens};
+      m.seconds = median_seconds(repetitions);
+      m.best_seconds = std::min_element(repetitions.begin(), repetitions.end(),
+                                        [](const Repetition& a, const Repetition& b) {
+                                          return a.seconds < b.seconds;
+                                        })
+                           ->seconds;
+      m.repetitions = static_cast<int>(repetitions.size());
+      add_costs(c, layer == nullptr, work, m);
+      if (layer != nullptr) {
+        m.experts = c.num_experts;
+        m.top_k = c.top_k;
+        m.stages = stages(*layer, packed, tokens, scratch);
+      }
+      compare(bench::total_width(c), m);
+      measured_.push_back(m);
+    }
+  }
+
+  /// Parameters, FLOPs and bytes: the mean of the repetitions, whose routing differs.
+  static void add_costs(const MoEConfig& c, bool dense, const std::vector<Work>& work,
+                        Measured& m) {
+    const ParameterCount count = parameters(c);
+    const Index router = dense ? count.router : 0;  // that of a single expert does not count
+    m.total_params = static_cast<double>(count.total - router);
+    m.active_params = static_cast<double>(count.active - router);
+    const double runs = static_cast<double>(work.size());
+    for (const Work& w : work) {
+      const LayerFlops flops = forward_flops(c, w);
+      m.matmul_flops +=
+          static_cast<double>(dense ? flops.experts.matmul : flops.sum().matmul) / runs;
+      m.bytes += forward_bytes(c, w, sizeof(float)).total() / runs;
+      m.distinct_experts += w.distinct_experts / runs;
+    }
+  }
+
+  /// The steps of the layer one by one, which must write what the packed layer writes.
+  Stages stages(const MoELayer<float>& layer, const PackedLayer<float>& packed, Index tokens,
+                PackedLayer<float>::Scratch& scratch) {
+    StagedForward staged(layer, call_.num_threads);
+    Matrix<float> y(tokens, layer.d_out()), staged_y = y;
+    std::vector<Stages> runs;
+    const auto repetitions = repeat_cold(roofs_, 0.4 * budget(), [&](int repetition) {
+      runs.push_back(staged.run(input(tokens, repetition), staged_y));
+    });
+    packed.forward(input(tokens, 0), y, scratch, call_);
+    staged.run(input(tokens, 0), staged_y);
+    if (y != staged_y) {
+      throw std::logic_error("moe_report: the steps of a forward do not add up to the layer");
+    }
+    return median_stages(repetitions, runs);
+  }
+
+  /// To the dense layer of equal total size, which was measured before.
+  void compare(Index total_width, Measured& m) const {
+    m.flop_ratio = m.speedup = 1.0;
+    for (const Measured& dense : measured_) {
+      if (dense.dense() && dense.d_ff == total_width && dense.tokens == m.tokens) {
+        m.flop_ratio = dense.matmul_flops / m.matmul_flops;
+        m.speedup = dense.seconds / m.seconds;
+      }
+    }
+  }
+
+  bench::Grid grid_;
+  CallOptions call_;
+  Roofs& roofs_;
+  Matrix<float> x_;
+  Stopwatch watch_;
+  std::vector<Measured> measured_;
+};
+
+}  // namespace moe::report

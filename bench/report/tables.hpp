@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// The report as files for other programs: report.json and one CSV for each table.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "results.hpp"
+#include "text.hpp"
+
+namespace moe::report {
+
+using Json = nlohmann::ordered_json;
+
+inline Json to_json(const ModelRow& r) {
+  return {{"name", r.model.name},
+          {"total_params", r.cost.total},
+          {"active_params", r.cost.active},
+          {"published_total", r.model.published.total},
+          {"published_active", r.model.published.active},
+          {"flops_per_token", r.cost.flops_per_token},
+          {"dense_equal_active_params", r.equal_active.total},
+          {"dense_equal_total_flops", r.equal_total.flops_per_token},
+          {"active_params_with_input_embedding", r.cost.active_with_embedding},
+          {"total_deviation", r.total_deviation()},
+          {"active_deviation", r.active_deviation()},
+          {"source", r.model.published.source},
+          {"note", r.model.note}};
+}
+
+inline Json to_json(const Measured& m, const Machine& machine) {
+  Json json{{"layer", m.layer},
+            {"experts", m.experts},
+            {"top_k", m.top_k},
+            {"d_ff", m.d_ff},
+            {"tokens", m.tokens},
+            {"seconds", m.seconds},
+            {"best_seconds", m.best_seconds},
+            {"seconds_per_token", m.seconds / static_cast<double>(m.tokens)},
+            {"repetitions", m.repetitions},
+            {"gflops", m.gflops()},
+            {"roof_share", m.roof_share(machine)},
+            {"fma_share", m.fma_share(machine)},
+            {"read_share", m.read_share(machine)},
+            {"flop_ratio", m.flop_ratio},
+            {"speedup", m.speedup},
+            {"total_params", m.total_params},
+            {"active_params", m.active_params},
+            {"matmul_flops", m.matmul_flops},
+            {"bytes", m.bytes},
+            {"distinct_experts", m.distinct_experts}};
+  if (!m.dense()) {
+    json.update({{"route_seconds", m.stages.route},
+                 {"plan_seconds", m.stages.plan},
+                 {"gather_seconds", m.stages.gather},
+                 {"experts_seconds", m.stages.experts},
+                 {"combine_seconds", m.stages.combine}});
+  }
+  return json;
+}
+
+inline Json to_json(const Pair& p) {
+  return {{"form", p.form},
+          {"tokens", p.tokens},
+          {"moe_seconds", p.moe_seconds},
+          {"dense_seconds", p.dense_seconds},
+          {"moe_gflops", p.moe_gflops},
+          {"dense_gflops", p.dense_gflops},
+          {"ratio", p.ratio}};
+}
+
+inline Json to_json(const Yardstick& y) {
+  Json json{{"d_model", y.config.d_model},     {"d_ff", y.config.d_ff},
+            {"experts", y.config.num_experts}, {"top_k", y.config.top_k},
+            {"tokens", y.reference().tokens},  {"ratio", y.reference().ratio}};
+  for (const Pair& pair : y.pairs) {
+    json["forms"].push_back(to_json(pair));
+  }
+  return json;
+}
+
+inline Json to_json(const Report& report) {
+  const Machine& machine = report.machine;
+  Json json;
+  json["machine"] = {{"cpu", machine.cpu},
+                     {"compiler", machine.compiler},
+                     {"flags", machine.flags},
+                     {"simd", machine.simd},
+                     {"threads", machine.threads},
+                     {"fma_roof_gflops", 1e-9 * machine.fma_roof},
+                     {"read_gbs", 1e-9 * machine.read_roof}};
+  for (const ModelRow& row : report.models) {
+    json["models"].push_back(to_json(row));
+  }
+  for (const Measured& m : report.measured) {
+    json["measured"].push_back(to_json(m, machine));
+  }
+  json["reference"] = to_json(report.yardstick);
+  for (const Counted& c : report.counted) {
+    json["counted"].push_back({{"case", c.name},
+                               {"counted_flops", c.counted_flops},
+                               {"predicted_flops", c.predicted_flops}});
+  }
+  for (const Load& load : report.loads) {
+    json["load"].push_back({{"routing", load.routing},
+                            {"capacity", load.capacity},
+                            {"kept", load.kept},
+                            {"dropped", load.dropped},
+                            {"dropped_share", load.dropped_share},
+                            {"variation", load.variation}});
+  }
+  json["seconds"] = report.seconds;
+  return json;
+}
+
+inline void write_text(const std::filesystem::path& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  if (!file.flush()) {
+    throw std::runtime_error("moe_report: cannot write " + path.string());
+  }
+}
+
+/// The rows of a JSON table; the columns are the keys of the widest row, in its order.
+inline std::string to_csv(const Json& rows) {
+  std::vector<std::string> columns;
+  for (const Json& row : rows) {
+    if (row.size() > columns.size()) {
+      columns.clear();
+      for (const auto& [key, _] : row.items()) {
+        columns.push_back(key);
+      }
+    }
+  }
+  std::string csv;
+  for (const std::string& column : columns) {
+    csv += (csv.empty() ? "" : ",") + column;
+  }
+  for (const Json& row : rows) {
+    csv += '\n';
+    for (const std::string& column : columns) {
+      csv += &column == &columns.front() ? "" : ",";
+      csv += row.contains(column) ? row[column].dump() : "";
+    }
+  }
+  return csv + '\n';
+}
+
+inline void write_tables(const Report& report, const std::filesystem::path& out) {
+  Json json = to_json(report);
+  write_text(out / "report.json", json.dump(1) + '\n');
+  json["forms"] = json["reference"]["forms"];
+  for (const char* table : {"models", "measured", "forms", "counted"}) {
+    write_text(out / (std::string(table) + ".csv"), to_csv(json[table]));
+  }
+}
+
+}  // namespace moe::report
