@@ -10,7 +10,7 @@ set(flow
   "types version"
   "config"
   "kernels/*"
-  "activation routing_table dispatch_plan peers"
+  "activation routing_table dispatch_plan router_params peers"
   "concepts"
   "router routing/* expert"
   "combine dense_ffn"

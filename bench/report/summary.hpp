@@ -9,7 +9,7 @@ namespace moe::report {
 
 inline std::string signed_percent(double share) {
   char text[32];
-  std::snprintf(text, sizeof text, "%+.1f %%", 100.0 * share);
+  std::snprintf(text, sizeof text, "%+.1f %%", std::abs(share) < 0.0005 ? 0.0 : 100.0 * share);
   return text;
 }
 

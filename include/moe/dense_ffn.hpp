@@ -3,6 +3,7 @@
 // baseline, and the shared expert beside the routed ones.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "detail/parallel.hpp"
@@ -124,6 +125,19 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
                               tape.tiles[tile], grads, Part{part, parts});
     });
   });
+}
+
+/// The shared expert of a config, if it has one, with random weights from the seed.
+template <Real T>
+std::optional<DenseFfn<T>> make_shared_expert(const MoEConfig& config, std::uint64_t seed) {
+  config.validate();
+  if (!config.shared) {
+    return std::nullopt;
+  }
+  ExpertConfig expert = config.expert;
+  expert.output_gate = config.shared->output_gate;
+  return DenseFfn<T>({config.d_model, config.shared->d_ff, config.output_width()}, expert,
+                     detail::mix(seed + 1));
 }
 
 }  // namespace moe

@@ -7,8 +7,12 @@
 //   y = h W_down^T + b_down, times sigmoid(x . output_gate) where there is one
 #pragma once
 
+#include <optional>
+#include <vector>
+
 #include "activation.hpp"
 #include "concepts.hpp"
+#include "detail/parallel.hpp"
 #include "detail/random.hpp"
 #include "detail/reserve.hpp"
 #include "kernels/gemm.hpp"
@@ -303,6 +307,24 @@ void Expert<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const
   for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
     grads.output_gate.row(0) += tape.dfactor(row, 0) * x.row(row);
   }
+}
+
+/// The routed experts of a config, with random weights from the seed.
+template <Real T>
+std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed) {
+  config.validate();
+  std::vector<std::optional<Expert<T>>> made(static_cast<std::size_t>(config.num_experts));
+  detail::parallel_for(config.num_experts, detail::num_threads(0), [&](Index e, int) {
+    made[static_cast<std::size_t>(e)].emplace(
+        typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
+        config.expert, detail::mix(seed + 2 + static_cast<std::uint64_t>(e)));
+  });
+  std::vector<Expert<T>> experts;
+  experts.reserve(made.size());
+  for (std::optional<Expert<T>>& expert : made) {
+    experts.push_back(std::move(*expert));
+  }
+  return experts;
 }
 
 }  // namespace moe

@@ -15,6 +15,7 @@
 #include "packed_expert.hpp"
 #include "packed_layer.hpp"
 #include "router.hpp"
+#include "router_params.hpp"
 #include "routing_table.hpp"
 #include "types.hpp"
 #include "version.hpp"

@@ -73,8 +73,8 @@ class MoELayer {
   /// Router, experts and shared expert of the config, with random weights from the seed.
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
       std::same_as<ExpertT, Expert<T>>
-      : MoELayer(make_router(config, seed), make_experts(config, seed),
-                 {config.capacity, config.weight_on}, make_shared(config, seed)) {}
+      : MoELayer(make_router<T>(config, seed), make_experts<T>(config, seed),
+                 {config.capacity, config.weight_on}, make_shared_expert<T>(config, seed)) {}
 
   /// Takes ready parts. Throws std::invalid_argument if their sizes disagree.
   MoELayer(RouterT router, std::vector<ExpertT> experts, const LayerOptions& options = {},
@@ -117,31 +117,6 @@ class MoELayer {
 
  private:
   using Worker = typename Scratch::Worker;
-
-  static Router<T> make_router(const MoEConfig& config, std::uint64_t seed) {
-    config.validate();
-    return Router<T>(config.d_model, config.num_experts, config.top_k, config.router,
-                     detail::mix(seed));
-  }
-  static std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed) {
-    std::vector<Expert<T>> experts;
-    experts.reserve(static_cast<std::size_t>(config.num_experts));
-    for (Index e = 0; e < config.num_experts; ++e) {
-      experts.emplace_back(
-          typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
-          config.expert, detail::mix(seed + 2 + static_cast<std::uint64_t>(e)));
-    }
-    return experts;
-  }
-  static std::optional<DenseFfn<T>> make_shared(const MoEConfig& config, std::uint64_t seed) {
-    if (!config.shared) {
-      return std::nullopt;
-    }
-    ExpertConfig expert = config.expert;
-    expert.output_gate = config.shared->output_gate;
-    return DenseFfn<T>({config.d_model, config.shared->d_ff, config.output_width()}, expert,
-                       detail::mix(seed + 1));
-  }
 
   void check_input(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");

@@ -9,23 +9,9 @@
 #include "kernels/gemm.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/topk.hpp"
+#include "router_params.hpp"
 
 namespace moe {
-
-/// A tensor that the router does not have is empty.
-template <Real T>
-struct RouterParams {
-  Matrix<T> weight = {};  ///< (E, D)
-  Matrix<T> bias = {};    ///< (1, E)
-  Matrix<T> noise = {};   ///< (E, D), the noise projection of noisy top-k
-
-  template <class Visit, class... P>
-  static void for_each(Visit&& visit, P&... p) {
-    visit(std::string_view("weight"), p.weight...);
-    visit(std::string_view("bias"), p.bias...);
-    visit(std::string_view("noise"), p.noise...);
-  }
-};
 
 /// T is the scalar of the tokens. The router's own parameters, and everything it computes, are
 /// Wide<T>: float at least.
@@ -45,33 +31,16 @@ class Router {
   /// Weights from N(0, 1 / d_model), bias and noise projection zero.
   Router(Index d_model, Index num_experts, Index top_k, const RouterConfig& config,
          std::uint64_t seed)
-      : config_(config), top_k_(top_k) {
-    config.validate();
-    detail::check(d_model > 0, "Router: d_model = ", d_model, ", expected at least 1");
-    detail::check(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
-                  ", expected in [1, num_experts = ", num_experts, "]");
-    params_.weight.resize(num_experts, d_model);
-    params_.bias.setZero(1, config.bias ? num_experts : 0);
-    params_.noise.setZero(config.noisy ? num_experts : 0, d_model);
-    detail::fill_normal(params_.weight, seed, 0);
-  }
+      : Router(Params::random(d_model, num_experts, config, seed), top_k, config) {}
 
   /// Takes ready weights. Throws std::invalid_argument if their shapes do not fit each other or
   /// the config.
   Router(Params params, Index top_k, const RouterConfig& config)
       : config_(config), top_k_(top_k), params_(std::move(params)) {
     config.validate();
-    const Index experts = params_.weight.rows(), width = params_.weight.cols();
-    detail::check(experts > 0 && width > 0, "Router: weight is (", experts, ", ", width,
-                  "), expected at least (1, 1)");
-    detail::check(top_k >= 1 && top_k <= experts, "Router: top_k = ", top_k,
-                  ", expected in [1, num_experts = ", experts, "]");
-    detail::check(params_.bias.size() == (config.bias ? experts : 0), "Router: bias has ",
-                  params_.bias.size(), " elements, expected ", config.bias ? experts : 0);
-    detail::check(params_.noise.size() == (config.noisy ? experts * width : 0) &&
-                      (!config.noisy || params_.noise.rows() == experts),
-                  "Router: noise is (", params_.noise.rows(), ", ", params_.noise.cols(),
-                  "), expected (", config.noisy ? experts : 0, ", ", width, ")");
+    params_.check(config);
+    detail::check(top_k >= 1 && top_k <= num_experts(), "Router: top_k = ", top_k,
+                  ", expected in [1, num_experts = ", num_experts(), "]");
   }
 
   Index d_model() const { return params_.weight.cols(); }
@@ -413,6 +382,14 @@ void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
   for (Index token = 0; config_.bias && token < table.num_tokens(); ++token) {
     grads.bias.row(0) += gradient.logits.row(token);
   }
+}
+
+/// The router of a config, with random weights from the seed.
+template <Real T>
+Router<T> make_router(const MoEConfig& config, std::uint64_t seed) {
+  config.validate();
+  return Router<T>(config.d_model, config.num_experts, config.top_k, config.router,
+                   detail::mix(seed));
 }
 
 }  // namespace moe

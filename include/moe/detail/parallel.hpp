@@ -55,23 +55,25 @@ class FirstException {
 };
 
 /// Calls body(item, worker) once for each item in [0, num_items), worker in [0, threads). Items
-/// are handed out as workers become free. An exception of an item is thrown again here, and the
-/// items that had not begun are left out.
+/// are handed out as workers become free, by a counter of ours: LLVM's dynamic schedule allocates
+/// for every item. An exception of an item is thrown again here, and the items that had not begun
+/// are left out.
 template <class Body>
 void parallel_for(std::ptrdiff_t num_items, int threads, Body&& body) {
   threads = static_cast<int>(std::min<std::ptrdiff_t>(threads, num_items));
 #ifdef _OPENMP
   if (threads > 1) {
     FirstException first;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (std::ptrdiff_t item = 0; item < num_items; ++item) {
-      if (first.caught()) {
-        continue;
-      }
-      try {
-        body(item, omp_get_thread_num());
-      } catch (...) {
-        first.capture();
+    std::atomic<std::ptrdiff_t> next = 0;
+#pragma omp parallel num_threads(threads)
+    {
+      const int worker = omp_get_thread_num();
+      for (std::ptrdiff_t item = next++; item < num_items && !first.caught(); item = next++) {
+        try {
+          body(item, worker);
+        } catch (...) {
+          first.capture();
+        }
       }
     }
     first.rethrow();
