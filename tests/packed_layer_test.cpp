@@ -70,6 +70,22 @@ TYPED_TEST(ExactPackedLayerOf, GivesTheBitsOfItsLayer) {
   }
 }
 
+TYPED_TEST(ExactPackedLayerOf, TakesExpertsOfDifferentWidths) {
+  using T = TypeParam;
+  std::vector<Expert<T>> experts;
+  for (const Index d_ff : {10, 150, 33}) {
+    experts.push_back(Expert<T>({20, d_ff, 20}, ExpertConfig{}, 5));
+  }
+  const MoELayer<T> layer(Router<T>(20, 3, 2, {}, 6), experts);
+  const Matrix<T> x = random_matrix<T>(90, 20, 3);
+  Matrix<T> want(90, 20), got(90, 20);
+  typename MoELayer<T>::Scratch scratch;
+  typename PackedLayer<T>::Scratch packed_scratch;
+  layer.forward(x, want, scratch);
+  pack<T>(layer).forward(x, got, packed_scratch);
+  EXPECT_TRUE(same_bits(got, want));
+}
+
 TYPED_TEST(ExactPackedLayerOf, UnpacksToTheSameWeights) {
   using T = TypeParam;
   for (const MoEConfig& config : configs()) {

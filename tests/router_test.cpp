@@ -268,7 +268,7 @@ TEST(Router, ThrowsOnShapesThatDoNotFitAndNamesThem) {
   EXPECT_EQ(message_of([] { Router<double>(3, 4, 2, {.scale = 0.0}, 1); }),
             "RouterConfig: scale = 0, expected positive and finite");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.bias = true}); }),
-            "Router: bias is (0, 0), expected (1, 4)");
+            "Router: bias is (1, 0), expected (1, 4)");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.noisy = true}); }),
             "Router: noise is (0, 3), expected (4, 3)");
 }

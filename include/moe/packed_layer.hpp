@@ -194,7 +194,10 @@ void PackedLayer<S>::list_inputs(ConstMatrixRef<W> x, int threads, Scratch& scra
 template <Storage S>
 void PackedLayer<S>::list_jobs(Index num_tokens, Scratch& scratch) const {
   const Index choices = scratch.plan.slot().size(), routed = scratch.plan.num_rows();
-  const Index depth = experts_.front().down.depth();
+  Index depth = 0;  // of the widest expert
+  for (const PackedExpert<S>& expert : experts_) {
+    depth = std::max(depth, expert.down.depth());
+  }
   detail::grow(scratch.rows, choices, d_out());
   detail::grow(scratch.hidden, choices, depth);
   scratch.jobs.clear();
