@@ -1,4 +1,4 @@
-// expect: forward\(x, y, scratch\)' (is|would be) invalid
+// expect: ExpertLike.*forward\(x, y, scratch\)' (is|would be) invalid
 #include <moe/moe.hpp>
 
 struct NoForward {

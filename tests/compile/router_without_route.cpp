@@ -1,4 +1,4 @@
-// expect: route\(x, call, table\)' (is|would be) invalid
+// expect: RouterLike.*route\(x, call, table\)' (is|would be) invalid
 #include <moe/moe.hpp>
 
 struct NoRoute {
