@@ -29,8 +29,8 @@ bool same_value(T a, T b) {
 template <class T, class OfLanes, class OfScalars>
 void expect_same(OfLanes of_lanes, OfScalars of_scalars) {
   const T inf = std::numeric_limits<T>::infinity();
-  const T values[] = {T(0),   T(-0.0), T(1.5), T(-2.25),
-                      T(1e6), inf,     -inf,   std::numeric_limits<T>::quiet_NaN()};
+  const T values[] = {T(0),       T(-0.0), T(1.5), T(-2.25),
+                      T(1 << 20), inf,     -inf,   std::numeric_limits<T>::quiet_NaN()};
   for (T a : values) {
     for (T b : values) {
       T result[Lanes<T>::size];
