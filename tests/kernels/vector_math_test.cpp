@@ -157,10 +157,8 @@ TYPED_TEST(VectorMath, IsExactToAFewUlpOnFloats) {
   std::printf("worst %.4f ulp at %a\n", worst.error(), static_cast<double>(worst.at()));
 }
 
+#if LDBL_MANT_DIG > DBL_MANT_DIG  // else there is nothing to compare with
 TYPED_TEST(VectorMath, IsExactToAFewUlpOnDoubles) {
-  if (std::numeric_limits<long double>::digits <= std::numeric_limits<double>::digits) {
-    GTEST_SKIP() << "long double is no wider than double here";
-  }
   const detail::CounterRandom random(1, 0);
   Worst<TypeParam, double, long double> worst;
   for (std::uint64_t i = 0; i < 100000; ++i) {
@@ -173,6 +171,7 @@ TYPED_TEST(VectorMath, IsExactToAFewUlpOnDoubles) {
   EXPECT_LE(worst.error(), (bound<TypeParam, double>)) << "at " << worst.at();
   std::printf("worst %.4f ulp at %a\n", worst.error(), worst.at());
 }
+#endif
 
 /// Around every constant at which the code changes its way.
 TYPED_TEST(VectorMath, IsExactAroundTheBoundaries) {
