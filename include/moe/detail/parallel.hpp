@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only file that knows OpenMP. Work is split into items whose number never depends on the
-// number of threads; whoever takes an item writes its rows, so results do not depend on threads.
+// The only file that knows OpenMP. Whoever takes an item writes its rows, and no sum is split
+// between items, so results depend neither on the threads nor on how many items there are.
 #pragma once
 
 #include <algorithm>
