@@ -6,6 +6,7 @@ cmake_minimum_required(VERSION 3.25)
 # One line a step, left to right. Headers of one folder may include each other; those of a line
 # marked `peers` too.
 set(flow
+  "kernels/instruction_set"
   "detail/*"
   "types version"
   "config"

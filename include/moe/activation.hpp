@@ -16,7 +16,7 @@
 #include "kernels/vector_math.hpp"
 #include "types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 struct Relu {
   static constexpr int value_flops = 0, derivative_flops = 0;
@@ -128,4 +128,4 @@ decltype(auto) with_activation(Activation activation, F&& f) {
   detail::fail("Activation: value = ", static_cast<int>(activation), ", expected one of the enum");
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

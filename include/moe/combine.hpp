@@ -7,7 +7,7 @@
 #include "dispatch_plan.hpp"
 #include "kernels/permute.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// rows (n, D) = the tokens of one tile, from x (N, D); each times its weight (N, K) unless null.
 template <Real T>
@@ -37,4 +37,4 @@ void combine_rows(const Matrix<T>& rows, const DispatchPlan& plan, const Matrix<
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

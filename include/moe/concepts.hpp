@@ -10,7 +10,7 @@
 #include "config.hpp"
 #include "routing_table.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Parameters of anything that trains: a copyable struct of Matrix<T>, walked by one list.
 /// P::for_each(visit, a, b, ...) calls visit(name, a.tensor, b.tensor, ...) for each tensor, so
@@ -87,4 +87,4 @@ void check_like(const P& params, const P& grads, const char* what) {
       params, grads);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -11,7 +11,7 @@
 #include "detail/check.hpp"
 #include "types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// How a logit becomes the score that losses see as a probability.
 enum class Score { softmax, sigmoid };
@@ -154,4 +154,4 @@ inline void MoEConfig::validate() const {
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -14,7 +14,7 @@
 #include "config.hpp"
 #include "dispatch_plan.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 struct ParameterCount {
   Index router = 0;
@@ -190,4 +190,4 @@ inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scal
   return bytes;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -10,7 +10,7 @@
 #include "dispatch_plan.hpp"
 #include "expert.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 template <Real T>
 class DenseFfn {
@@ -140,4 +140,4 @@ std::optional<DenseFfn<T>> make_shared_expert(const MoEConfig& config, std::uint
                      detail::mix(seed + 1));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -13,7 +13,7 @@
 #include "kernels/topk.hpp"
 #include "routing_table.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Consecutive rows [begin, end) of one expert, computed together.
 struct Tile {
@@ -259,4 +259,4 @@ inline void DispatchPlan::cut_tiles() {
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

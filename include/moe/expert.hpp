@@ -19,7 +19,7 @@
 #include "kernels/lanes.hpp"
 #include "kernels/permute.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Weights are (out, in), as in PyTorch; a tensor that the expert does not have is empty.
 template <Real T>
@@ -327,4 +327,4 @@ std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed)
   return experts;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -19,7 +19,7 @@
 #include "kernels/topk.hpp"
 #include "routing_table.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 using TokenMask = std::span<const std::uint8_t>;
 
@@ -279,4 +279,4 @@ RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
   return loss;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -10,7 +10,7 @@
 #include "dense_ffn.hpp"
 #include "router.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// The expert's parameter gradients can be shared among threads by rows.
 template <class E, class T>
@@ -375,4 +375,4 @@ void MoELayer<T, RouterT, ExpertT>::for_each_parameter(Visit&& visit, G&... grad
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -10,7 +10,7 @@
 #include "kernels/lanes.hpp"
 #include "kernels/packed_matrix.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// What packed weights may be stored as. bf16 rounds to nearest even and keeps NaN.
 template <class S>
@@ -132,4 +132,4 @@ void PackedExpert<S>::finish_down(std::span<const S* const> x, Index panel, Inde
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

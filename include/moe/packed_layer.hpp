@@ -13,7 +13,7 @@
 #include "moe_layer.hpp"
 #include "packed_expert.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 template <Storage S>
 class PackedLayer {
@@ -249,4 +249,4 @@ void PackedLayer<S>::for_parts(Scratch& scratch, int threads, Body&& body) {
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -10,7 +10,7 @@
 
 #include "moe_layer.hpp"
 
-namespace moe::reference {
+namespace moe::inline MOE_INSTRUCTION_SET::reference {
 
 using Row = std::vector<double>;
 
@@ -222,4 +222,4 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
   return y;
 }
 
-}  // namespace moe::reference
+}  // namespace moe::inline MOE_INSTRUCTION_SET::reference

@@ -11,7 +11,7 @@
 #include "kernels/topk.hpp"
 #include "router_params.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// T is the scalar of the tokens. The router's own parameters, and everything it computes, are
 /// Wide<T>: float at least.
@@ -392,4 +392,4 @@ Router<T> make_router(const MoEConfig& config, std::uint64_t seed) {
                    detail::mix(seed));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -7,7 +7,7 @@
 #include "config.hpp"
 #include "detail/random.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// A tensor that the router does not have is empty.
 template <Real T>
@@ -49,4 +49,4 @@ struct RouterParams {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

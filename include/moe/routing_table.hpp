@@ -6,7 +6,7 @@
 #include "detail/check.hpp"
 #include "types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 template <Real T>
 struct RoutingTable {
@@ -48,4 +48,4 @@ struct RoutingGradient {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -10,7 +10,9 @@
 #include <concepts>
 #include <cstdint>
 
-namespace moe {
+#include "kernels/instruction_set.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
 
 using Index = Eigen::Index;
 using ExpertId = std::int32_t;
@@ -63,4 +65,4 @@ struct WideOf<bf16> {
 template <class T>
 using Wide = typename WideOf<T>::type;
 
-}  // namespace moe
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -6,7 +6,9 @@
 #include <sstream>
 #include <stdexcept>
 
-namespace moe::detail {
+#include "../kernels/instruction_set.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
@@ -46,4 +48,4 @@ bool overlap(const A& a, const B& b) {
          reinterpret_cast<const char*>(b.data()) < last(a);
 }
 
-}  // namespace moe::detail
+}  // namespace moe::inline MOE_INSTRUCTION_SET::detail

@@ -9,11 +9,13 @@
 #include <exception>
 #include <mutex>
 
+#include "../kernels/instruction_set.hpp"
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-namespace moe::detail {
+namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
 /// Threads a call may use: as many as requested, or OpenMP's default for 0. One without OpenMP,
 /// and one inside the caller's own parallel region, which already has its threads.
@@ -97,4 +99,4 @@ void for_blocks(std::ptrdiff_t num_rows, int threads, Body&& body) {
   });
 }
 
-}  // namespace moe::detail
+}  // namespace moe::inline MOE_INSTRUCTION_SET::detail

@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <numbers>
 
-namespace moe::detail {
+#include "../kernels/instruction_set.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit reaches every output bit.
 constexpr std::uint64_t mix(std::uint64_t z) {
@@ -53,4 +55,4 @@ void fill_normal(M& weight, std::uint64_t seed, std::uint64_t stream) {
   }
 }
 
-}  // namespace moe::detail
+}  // namespace moe::inline MOE_INSTRUCTION_SET::detail

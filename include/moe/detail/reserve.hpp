@@ -6,7 +6,9 @@
 #include <cstddef>
 #include <vector>
 
-namespace moe::detail {
+#include "../kernels/instruction_set.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
 /// Makes the matrix `cols` wide and at least `rows` high. What it held is lost if it grows.
 template <class M>
@@ -31,4 +33,4 @@ void grow(std::vector<T>& v, std::ptrdiff_t size) {
   }
 }
 
-}  // namespace moe::detail
+}  // namespace moe::inline MOE_INSTRUCTION_SET::detail

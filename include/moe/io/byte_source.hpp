@@ -31,7 +31,7 @@
 #include <fstream>
 #endif
 
-namespace moe::io::detail {
+namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
 /// Read-only bytes and whoever keeps them alive (a buffer or a mapping).
 struct Bytes {
@@ -169,6 +169,6 @@ inline Bytes InputFile::map() const { return load(); }
 
 #endif
 
-}  // namespace moe::io::detail
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail
 
 #undef MOE_IO_POSIX

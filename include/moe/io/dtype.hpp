@@ -9,7 +9,9 @@
 #include <optional>
 #include <string_view>
 
-namespace moe::io {
+#include "../kernels/instruction_set.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// Spelled as in the file. C64 is one complex number of two floats.
 enum class DType : std::uint8_t {
@@ -73,4 +75,4 @@ constexpr std::optional<DType> parse_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

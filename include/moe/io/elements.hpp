@@ -14,7 +14,7 @@
 
 #include "dtype.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// bool and the character types are no integers here.
 template <class T>
@@ -105,4 +105,4 @@ std::size_t copy_elements(std::span<const std::byte> data, T* out) {
 }
 
 }  // namespace detail
-}  // namespace moe::io
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

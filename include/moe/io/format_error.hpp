@@ -13,7 +13,9 @@
 #include <string>
 #include <string_view>
 
-namespace moe::io {
+#include "../kernels/instruction_set.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 namespace detail {
 
@@ -96,4 +98,4 @@ inline std::string printable(std::string_view text, std::size_t max_bytes) {
   return out;
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

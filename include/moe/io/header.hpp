@@ -13,7 +13,7 @@
 #include "../types.hpp"
 #include "dtype.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// What a file may ask of the reader before it is refused.
 struct ReadLimits {
@@ -45,4 +45,4 @@ struct Header {
 };
 
 }  // namespace detail
-}  // namespace moe::io
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -25,7 +25,7 @@
 #include "header.hpp"
 #include "header_json.hpp"
 
-namespace moe::io::detail {
+namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
 /// The format's own limit, whatever ReadLimits says.
 inline constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
@@ -169,4 +169,4 @@ inline Header read_header(std::span<const std::byte> bytes, const std::string& f
   return header;
 }
 
-}  // namespace moe::io::detail
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

@@ -22,7 +22,7 @@
 #include "format_error.hpp"
 #include "header.hpp"
 
-namespace moe::io::detail {
+namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
 /// Feeds the parser and leaves behind how far it has read: the events themselves carry no position.
 class CountingIterator {
@@ -302,4 +302,4 @@ inline void HeaderReader::fail_at(std::uint64_t offset, const std::string& fault
   throw FormatError(file_, named ? header_.tensors.back().name : std::string(), offset, fault);
 }
 
-}  // namespace moe::io::detail
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

@@ -32,7 +32,7 @@
 static_assert(std::endian::native == std::endian::little,
               "moe/io reads little-endian files in place: build it for a little-endian machine");
 
-namespace moe::io {
+namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// One tensor of an open file, row-major without gaps. Its data may begin at any address: memcpy
 /// it.
@@ -197,4 +197,4 @@ Matrix<T> read_matrix(const SafeTensors& file, std::string_view name, Index rows
   return matrix;
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -11,7 +11,7 @@
 
 #include "../types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// sum + a.low * b.low + a.high * b.high, lane by lane.
 template <class Packet>
@@ -42,4 +42,4 @@ Packet broadcast_group(const Eigen::bfloat16* pair) {
   return Eigen::internal::pset1<Packet>(bits);
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

@@ -12,7 +12,7 @@
 #include "lanes.hpp"
 #include "micro_kernel.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// A read-only matrix with a stride in both directions, in elements.
 template <class T>
@@ -158,4 +158,4 @@ void gemm_skipping_zeros(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

@@ -13,7 +13,7 @@
 
 #include "../types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// Scalars with a vector unit of their own; all others take plain loops.
 template <class T>
@@ -164,4 +164,4 @@ void for_lanes(Index size, Body&& body) {
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

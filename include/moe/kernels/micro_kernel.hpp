@@ -6,7 +6,7 @@
 #include "../types.hpp"
 #include "dot_bf16.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// 6 rows by as many columns as fill the vector registers, less one broadcast and the loads of the
 /// panel. Sums are Wide<T>. A panel holds `group` steps of k side by side for each column, which
@@ -119,4 +119,4 @@ void micro_kernel(Index rows, RowPointers<T> a, const T* panel, Index depth, Wid
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

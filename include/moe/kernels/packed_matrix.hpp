@@ -11,7 +11,7 @@
 #include "../types.hpp"
 #include "micro_kernel.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// One or more weights (out, in) of the same shape in storage S. Several are interleaved: each
 /// panel holds the same outputs of all of them side by side. Missing outputs and the k that a group
@@ -105,4 +105,4 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

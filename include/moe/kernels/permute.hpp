@@ -8,7 +8,7 @@
 
 #include "../types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// row (size) *= weight
 template <class T>
@@ -56,4 +56,4 @@ Wide<T> dot(const T* a, const T* b, Index size) {
   return sum;
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

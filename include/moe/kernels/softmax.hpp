@@ -8,7 +8,7 @@
 #include "../types.hpp"
 #include "lanes.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// 1 / (1 + exp(-z)). The exponent is never positive, so that a small result is not lost where
 /// exp(-z) overflows. For Lanes there is one in vector_math.hpp.
@@ -79,4 +79,4 @@ void softmax_backward(const T* prob, Index size, T* gradient) {
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

@@ -7,7 +7,7 @@
 
 #include "../types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// The order of selection: the larger value first, every number before NaN. False on a tie, so
 /// that whoever was met first keeps the place.
@@ -41,4 +41,4 @@ Index top_k(const T* value, const std::uint8_t* allowed, Index num_experts, Inde
   return count;
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

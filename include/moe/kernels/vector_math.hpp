@@ -16,7 +16,7 @@
 #include "lanes.hpp"
 #include "softmax.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// Constants and polynomials, lowest power first.
 template <class T>
@@ -205,4 +205,4 @@ Lanes<T> erf(const Lanes<T>& x) {
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

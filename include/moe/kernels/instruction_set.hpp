@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Names the instruction set that a translation unit is compiled for. All of moe lives in an inline
+// namespace of that name, so that units compiled with different flags can be linked into one
+// program: each has code of its own, and neither runs the other's instructions.
+#pragma once
+
+#if defined(__AVX512BF16__)
+#define MOE_INSTRUCTION_SET avx512_bf16
+#elif defined(__AVX512F__)
+#define MOE_INSTRUCTION_SET avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define MOE_INSTRUCTION_SET avx2_fma
+#elif defined(__AVX__)
+#define MOE_INSTRUCTION_SET avx
+#elif defined(__SSE4_1__)
+#define MOE_INSTRUCTION_SET sse4
+#elif defined(__SSE2__) || defined(_M_X64)
+#define MOE_INSTRUCTION_SET sse2
+#elif defined(__ARM_NEON)
+#define MOE_INSTRUCTION_SET neon
+#else
+#define MOE_INSTRUCTION_SET scalar
+#endif
