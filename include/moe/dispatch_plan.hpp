@@ -25,9 +25,9 @@ struct Tile {
 
 class DispatchPlan {
  public:
-  /// Most rows in a tile: enough to pay for packing a weight, few enough to share among threads.
+  /// Most rows in a tile: enough to pay for reading a weight from memory and packing it.
   /// A constant, so that the plan does not depend on the number of threads.
-  static constexpr Index tile_rows = 192;
+  static constexpr Index tile_rows = 512;
 
   /// Makes this the plan of a table. Memory is reused; a plan that throws is as it was.
   /// Throws std::invalid_argument if an expert is neither `none` nor in [0, num_experts), if

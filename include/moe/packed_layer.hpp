@@ -181,9 +181,12 @@ void PackedLayer<S>::list_inputs(ConstMatrixRef<W> x, int threads, Scratch& scra
         weighted && row < routed
             ? scratch.routing.weight(token, plan.choice()[static_cast<std::size_t>(row)])
             : W(1);
-    for (Index col = 0; col < depth; ++col) {
-      scratch.stored_x(row, col) = col < d_in() ? static_cast<S>(weight * x(token, col)) : S(0);
+    const W* from = &x.coeffRef(token, 0);
+    S* to = &scratch.stored_x.coeffRef(row, 0);
+    for (Index col = 0; col < d_in(); ++col) {
+      to[col] = kernels::narrow<S>(weight * from[col]);
     }
+    std::fill(to + d_in(), to + depth, S(0));
   });
   for (Index row = 0; row < routed + shared; ++row) {
     scratch.input_rows[static_cast<std::size_t>(row)] =
@@ -237,7 +240,7 @@ template <Storage S>
 template <class Body>
 void PackedLayer<S>::for_parts(Scratch& scratch, int threads, Body&& body) {
   const auto jobs = static_cast<Index>(scratch.jobs.size());
-  const Index wanted = threads == 1 ? 1 : 8 * threads;
+  const Index wanted = threads == 1 ? 1 : 32 * threads;
   const Index parts = std::max<Index>(1, (wanted + jobs - 1) / std::max<Index>(jobs, 1));
   detail::grow(scratch.sums, threads);
   for (Matrix<W>& sums : scratch.sums) {

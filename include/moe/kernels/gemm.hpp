@@ -90,14 +90,15 @@ void multiply_panel(View<T> a, const T* panel, MatrixRef<T> c, Update update) {
     }
     const RowPointers<T> block{pointer, a.col_stride};
     if (c.cols() == Tile::cols) {
-      micro_kernel(rows, block, panel, a.cols, &c.coeffRef(row, 0), c.outerStride(), update);
+      micro_kernel<T>(rows, block, panel, a.cols, {&c.coeffRef(row, 0), c.outerStride(), update},
+                      panel);
       continue;
     }
     T padded[Tile::rows * Tile::cols] = {};
     Eigen::Map<Matrix<T>> whole(padded, rows, Tile::cols);
     auto part = whole.leftCols(c.cols());
     part = c.middleRows(row, rows);
-    micro_kernel(rows, block, panel, a.cols, padded, Tile::cols, update);
+    micro_kernel<T>(rows, block, panel, a.cols, {padded, Tile::cols, update}, panel);
     c.middleRows(row, rows) = part;
   }
 }

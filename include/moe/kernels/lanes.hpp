@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <type_traits>
 
 #include "../types.hpp"
@@ -99,6 +100,21 @@ T where(bool condition, const T& a, const T& b) {
   return condition ? a : b;
 }
 
+/// static_cast<T>, which for bfloat16 is to the nearest, ties to even, NaN kept. Eigen's own cast
+/// branches on NaN, and a loop of it is not vectorised.
+template <class T, class W>
+T narrow(const W& value) {
+  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<W, float>) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t nearest = bits + 0x7fffu + ((bits >> 16) & 1u);
+    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const std::uint32_t chosen = is_nan ? bits | 0x400000u : nearest;
+    return Eigen::bfloat16_impl::raw_uint16_to_bfloat16(static_cast<std::uint16_t>(chosen >> 16));
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
 /// A place in a row: `count` elements from `begin`, which fill the lanes but at the row's end. The
 /// row may hold a narrower type than the lanes.
 template <class W>
@@ -129,7 +145,7 @@ struct LanePlace {
     W padded[Lanes<W>::size];
     value.store(padded);
     for (Index i = 0; i < count; ++i) {
-      row[begin + i] = static_cast<T>(padded[i]);
+      row[begin + i] = narrow<T>(padded[i]);
     }
   }
 };
@@ -154,8 +170,12 @@ struct ElementPlace {
 template <class W, class Body>
 void for_lanes(Index size, Body&& body) {
   if constexpr (Vectorised<W>) {
-    for (Index begin = 0; begin < size; begin += Lanes<W>::size) {
-      body(LanePlace<W>{begin, std::min(Lanes<W>::size, size - begin)});
+    Index begin = 0;
+    for (; begin + Lanes<W>::size <= size; begin += Lanes<W>::size) {
+      body(LanePlace<W>{begin, Lanes<W>::size});
+    }
+    if (begin < size) {
+      body(LanePlace<W>{begin, size - begin});
     }
   } else {
     for (Index begin = 0; begin < size; ++begin) {

@@ -20,9 +20,18 @@ struct GemmTile {
   static constexpr Index cols = packets * packet_size;
   static constexpr Index group = static_cast<Index>(sizeof(Wide<T>) / sizeof(T));
   static constexpr Index depth = 65536 / (cols * static_cast<Index>(sizeof(T)));
+  static constexpr Index line = 64 / static_cast<Index>(sizeof(T));  ///< scalars in a cache line
 };
 
 enum class Update { assign, add };
+
+/// Where a tile puts its sums (rows, tile cols), and whether it starts from what is there.
+template <class T>
+struct Sums {
+  Wide<T>* data;
+  Index stride;
+  Update update;
+};
 
 /// Rows of A at any address, so that a gather costs nothing: row r has its k-th element at
 /// row[r][k * stride]. The stride of grouped scalars is 1.
@@ -62,10 +71,10 @@ Packet multiply_add_group(const Packet& a, const Packet& b, const Packet& sum) {
 #define MOE_UNROLL
 #endif
 
-/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols).
+/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols). `ahead` is what comes
+/// next from memory: each step of k asks for one of its cache lines. Any address will do.
 template <class T, int Rows>
-void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Wide<T>* c, Index c_stride,
-                  Update update) {
+void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Sums<T> c, const T* ahead) {
   namespace ei = Eigen::internal;
   using Tile = GemmTile<T>;
   using Packet = typename Tile::Packet;
@@ -74,12 +83,14 @@ void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Wide<T>* c, Ind
   MOE_UNROLL for (int r = 0; r < Rows; ++r) {
     row[r] = a.row[r];
     MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
-      sum[r][p] = update == Update::add
-                      ? ei::ploadu<Packet>(c + r * c_stride + p * Tile::packet_size)
+      sum[r][p] = c.update == Update::add
+                      ? ei::ploadu<Packet>(c.data + r * c.stride + p * Tile::packet_size)
                       : ei::pset1<Packet>(Wide<T>(0));
     }
   }
   for (Index k = 0; k < depth; k += Tile::group, panel += Tile::group * Tile::cols) {
+    ei::prefetch(ahead);
+    ahead += Tile::line;
     Packet b[Tile::packets];
     MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
       b[p] = load_group<Packet>(panel + p * Tile::packet_size * Tile::group);
@@ -93,7 +104,7 @@ void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Wide<T>* c, Ind
   }
   MOE_UNROLL for (int r = 0; r < Rows; ++r) {
     MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
-      ei::pstoreu(c + r * c_stride + p * Tile::packet_size, sum[r][p]);
+      ei::pstoreu(c.data + r * c.stride + p * Tile::packet_size, sum[r][p]);
     }
   }
 }
@@ -101,21 +112,21 @@ void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Wide<T>* c, Ind
 
 /// The same for a number of rows known at run time, 1 to GemmTile::rows.
 template <class T>
-void micro_kernel(Index rows, RowPointers<T> a, const T* panel, Index depth, Wide<T>* c,
-                  Index c_stride, Update update) {
+void micro_kernel(Index rows, RowPointers<T> a, const T* panel, Index depth, Sums<T> c,
+                  const T* ahead) {
   switch (rows) {
     case 1:
-      return micro_kernel<T, 1>(a, panel, depth, c, c_stride, update);
+      return micro_kernel<T, 1>(a, panel, depth, c, ahead);
     case 2:
-      return micro_kernel<T, 2>(a, panel, depth, c, c_stride, update);
+      return micro_kernel<T, 2>(a, panel, depth, c, ahead);
     case 3:
-      return micro_kernel<T, 3>(a, panel, depth, c, c_stride, update);
+      return micro_kernel<T, 3>(a, panel, depth, c, ahead);
     case 4:
-      return micro_kernel<T, 4>(a, panel, depth, c, c_stride, update);
+      return micro_kernel<T, 4>(a, panel, depth, c, ahead);
     case 5:
-      return micro_kernel<T, 5>(a, panel, depth, c, c_stride, update);
+      return micro_kernel<T, 5>(a, panel, depth, c, ahead);
     default:
-      return micro_kernel<T, 6>(a, panel, depth, c, c_stride, update);
+      return micro_kernel<T, 6>(a, panel, depth, c, ahead);
   }
 }
 

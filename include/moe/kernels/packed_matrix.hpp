@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../types.hpp"
+#include "lanes.hpp"
 #include "micro_kernel.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -33,7 +34,7 @@ class PackedMatrix {
     for (const Matrix<T>* weight : weights) {
       for (Index out = 0; out < outputs_; ++out) {
         for (Index k = 0; k < width_; ++k) {
-          data_[place(first_col, out, k)] = static_cast<S>((*weight)(out, k));
+          data_[place(first_col, out, k)] = narrow<S>((*weight)(out, k));
         }
       }
       first_col += share_;
@@ -81,22 +82,32 @@ template <class S, class Finish>
 void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weight, Index first,
                      Index last, Wide<S>* sums, Finish&& finish) {
   using Tile = GemmTile<S>;
-  // Of k: 512 KiB of a panel, half an L2 cache, and hardly any traffic of unfinished sums.
-  constexpr Index block = 8 * Tile::depth;
+  // Of k: 256 KiB of a panel stay in L2 while all rows meet it, and the next 256 KiB are fetched.
+  constexpr Index block = 4 * Tile::depth;
   const Index num_rows = static_cast<Index>(rows.size());
+  const Index sums_step = weight.depth() > block ? Tile::cols : 0;  // else no tile waits for more
   for (Index panel = first; panel < last; ++panel) {
     for (Index k = 0; k == 0 || k < weight.depth(); k += block) {
       const Index depth = std::min(block, weight.depth() - k);
       const S* data = weight.panel(panel) + k * Tile::cols;
+      const bool is_end = panel + 1 == weight.num_panels() && k + depth == weight.depth();
+      const S* next = is_end ? data : data + depth * Tile::cols;
+      const S* ahead = next;
       for (Index row = 0, count = 0; row < num_rows; row += count) {
         count = next_tile_rows(num_rows - row, Tile::rows);
         const S* tile_rows[Tile::rows];
         for (Index r = 0; r < count; ++r) {
           tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + k;
         }
-        Wide<S>* tile_sums = sums + row * Tile::cols;
-        micro_kernel(count, RowPointers<S>{tile_rows, 1}, data, depth, tile_sums, Tile::cols,
-                     k == 0 ? Update::assign : Update::add);
+        Wide<S>* tile_sums = sums + row * sums_step;
+        micro_kernel<S>(count, {tile_rows, 1}, data, depth,
+                        {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add}, ahead);
+        // Each tile fetches a part of the next block, one after the other, then from the start
+        // again.
+        ahead += depth / Tile::group * Tile::line;
+        if (ahead >= next + depth * Tile::cols) {
+          ahead = next;
+        }
         if (k + depth >= weight.depth()) {
           finish(row, count, panel, tile_sums);
         }

@@ -134,7 +134,7 @@ struct Reduced {
 };
 
 template <class T>
-Reduced<T> reduce(const Lanes<T>& x) {
+EIGEN_ALWAYS_INLINE Reduced<T> reduce(const Lanes<T>& x) {
   const Lanes<T> n = madd(x, Lanes<T>(Fit<T>::log2e), rounding(T(0))) - rounding(T(0));
   Lanes<T> r = madd(n, Lanes<T>(-Fit<T>::ln2_high), x);
   r = madd(n, Lanes<T>(-Fit<T>::ln2_low), r);
@@ -159,7 +159,7 @@ Lanes<T> exp(const Lanes<T>& x) {
 /// sigmoid(x): q = 1 / (1 + exp(|x|)) for negative x, else 1 - q. With |x| = n ln2 + r and w =
 /// 2^-n, q = w / (w + exp(r)), which rounds once less than exp and 1 + exp, and cannot overflow.
 template <class T>
-Lanes<T> sigmoid(const Lanes<T>& x) {
+EIGEN_ALWAYS_INLINE Lanes<T> sigmoid(const Lanes<T>& x) {
   if constexpr (Lanes<T>::size == 1) {
     return Lanes<T>(sigmoid(x.packet));
   } else {
@@ -168,7 +168,9 @@ Lanes<T> sigmoid(const Lanes<T>& x) {
     const TwoFactors<T> power(-reduced.n);
     const Lanes<T> sum = madd(power.first, power.second, reduced.expm1) + one;
     const Lanes<T> q = power.first / sum;
-    return where(x < Lanes<T>(0), q * power.second, madd(-q, power.second, one));
+    // A NaN goes through as it is: its sign would depend on how this copy of the code is compiled.
+    const Lanes<T> positive = where(x >= Lanes<T>(0), madd(-q, power.second, one), x);
+    return where(x < Lanes<T>(0), q * power.second, positive);
   }
 }
 
