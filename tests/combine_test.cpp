@@ -34,9 +34,7 @@ struct Routed {
 template <class T>
 Matrix<T> gathered(const Routed<T>& routed, const Matrix<T>& x, const Matrix<Wide<T>>* weight) {
   Matrix<T> rows(routed.plan.num_rows(), x.cols());
-  for (const Tile& tile : routed.plan.tiles()) {
-    gather_rows<T>(x, routed.plan, tile, weight, rows.middleRows(tile.begin, tile.rows()));
-  }
+  gather_rows<T>(x, routed.plan, weight, rows, 2);
   return rows;
 }
 

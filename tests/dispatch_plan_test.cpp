@@ -81,7 +81,7 @@ TEST(DispatchPlan, IsEmptyWithoutTokens) {
   }
 }
 
-TEST(DispatchPlan, CutsEachExpertIntoTiles) {
+TEST(DispatchPlan, CutsEachExpertIntoTilesOfEvenSize) {
   const Index full = DispatchPlan::tile_rows;
   std::vector<ExpertId> expert(static_cast<std::size_t>(2 * full + 1), 1);
   expert.insert(expert.end(), static_cast<std::size_t>(full), 3);
@@ -91,9 +91,10 @@ TEST(DispatchPlan, CutsEachExpertIntoTiles) {
     const Tile& t = plan.tiles()[tile];
     return t.expert == e && t.begin == begin && t.end == end && t.rows() == end - begin;
   };
-  EXPECT_TRUE(is(0, 1, 0, full));
-  EXPECT_TRUE(is(1, 1, full, 2 * full));
-  EXPECT_TRUE(is(2, 1, 2 * full, 2 * full + 1));
+  const Index third = (2 * full + 1) / 3, two_thirds = 2 * (2 * full + 1) / 3;
+  EXPECT_TRUE(is(0, 1, 0, third));
+  EXPECT_TRUE(is(1, 1, third, two_thirds));
+  EXPECT_TRUE(is(2, 1, two_thirds, 2 * full + 1));
   EXPECT_TRUE(is(3, 3, 2 * full + 1, 3 * full + 1));
   const auto range = [&](Index e) { return plan.tiles_of(e); };
   EXPECT_EQ(range(0), (std::pair<std::size_t, std::size_t>{0, 0}));

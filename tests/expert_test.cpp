@@ -53,7 +53,8 @@ Matrix<T> forward(const Expert<T>& expert, const Matrix<T>& x) {
   return y;
 }
 
-/// Everything backward gives, from grads that start at `start`.
+/// Everything backward gives, from grads that start at `start`. With parts, every stage is computed
+/// part by part, on rows that are not the first of the tape.
 template <class T>
 struct Backward {
   Matrix<T> dx;
@@ -66,11 +67,25 @@ struct Backward {
     ExpertParams<T>::for_each([&](std::string_view, auto& g) { g.setConstant(start); }, grads);
     typename Expert<T>::Tape tape;
     Matrix<T> y(x.rows(), expert.d_out());
-    expert.forward(x, y, tape);
-    expert.backward_input(x, dy, tape, dx);
-    for (Index part = 0; part < parts; ++part) {
-      expert.backward_params(x, dy, tape, grads, Part{part, parts});
+    if (parts == 1) {
+      expert.forward(x, y, tape);
+      expert.backward_input(x, dy, tape, dx);
+      expert.backward_params(x, dy, tape, grads);
+      return;
     }
+    const Index first = 2;
+    const auto each = [&](auto stage) {
+      for (Index part = parts - 1; part >= 0; --part) {
+        stage(Part{part, parts});
+      }
+    };
+    expert.reserve(tape, first + x.rows());
+    each([&](Part part) { expert.forward_hidden(x, tape, first, part); });
+    each([&](Part part) { expert.forward_output(tape, first, y, part); });
+    expert.backward_gate(dy, tape, first);
+    each([&](Part part) { expert.backward_hidden(dy, tape, first, part); });
+    each([&](Part part) { expert.backward_input(tape, first, dx, part); });
+    each([&](Part part) { expert.backward_params({x, dy, first}, tape, grads, part); });
   }
 };
 
@@ -313,7 +328,7 @@ TEST(Expert, AllocatesNothingOnceItsBuffersHaveGrown) {
       expert.forward(x.topRows(rows), y.topRows(rows), scratch);
       expert.forward(x.topRows(rows), y.topRows(rows), tape);
       expert.backward_input(x.topRows(rows), dy.topRows(rows), tape, dx.topRows(rows));
-      expert.backward_params(x.topRows(rows), dy.topRows(rows), tape, grads, Part{1, 2});
+      expert.backward_params(x.topRows(rows), dy.topRows(rows), tape, grads);
     };
     step(9);
     for (const Index rows : {9, 3, 0, 8}) {

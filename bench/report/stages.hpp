@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A forward taken apart: its steps one after the other, through the library's public functions, so
-// that each can be timed. Unlike MoELayer::forward, all rows are gathered before the first expert.
+// that each can be timed.
 #pragma once
 
 #include "timing.hpp"
@@ -21,11 +21,7 @@ class StagedForward {
       x_rows_.resize(plan_.num_rows(), layer_.d_in());
       y_rows_.resize(plan_.num_rows(), layer_.d_out());
     }
-    stages.gather = seconds_of([&] {
-      for_tiles([&](const Tile& tile, int) {
-        gather_rows<float>(x, plan_, tile, nullptr, x_rows_.middleRows(tile.begin, tile.rows()));
-      });
-    });
+    stages.gather = seconds_of([&] { gather_rows<float>(x, plan_, nullptr, x_rows_, threads_); });
     stages.experts = seconds_of([&] {
       for_tiles([&](const Tile& tile, int worker) {
         layer_.experts()[static_cast<std::size_t>(tile.expert)].forward(

@@ -9,19 +9,19 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// rows (n, D) = the tokens of one tile, from x (N, D); each times its weight (N, K) unless null.
+/// rows (S, D), in expert order, = the tokens x (N, D) they come from; each times its weight (N, K)
+/// unless null. rows may be higher than the plan needs, and wider than x.
 template <Real T>
-void gather_rows(ConstMatrixRef<T> x, const DispatchPlan& plan, const Tile& tile,
-                 const Matrix<Wide<T>>* weight, MatrixRef<T> rows) {
-  for (Index row = 0; row < tile.rows(); ++row) {
-    const auto slot = static_cast<std::size_t>(tile.begin + row);
+void gather_rows(ConstMatrixRef<T> x, const DispatchPlan& plan, const Matrix<Wide<T>>* weight,
+                 Matrix<T>& rows, int num_threads) {
+  detail::for_blocks(plan.num_rows(), num_threads, [&](Index row) {
+    const auto slot = static_cast<std::size_t>(row);
     const Index token = plan.token()[slot];
-    rows.row(row) = x.row(token);
+    rows.row(row).head(x.cols()) = x.row(token);
     if (weight != nullptr) {
-      kernels::scale_row((*weight)(token, plan.choice()[slot]), rows.cols(),
-                         &rows.coeffRef(row, 0));
+      kernels::scale_row((*weight)(token, plan.choice()[slot]), x.cols(), &rows.coeffRef(row, 0));
     }
-  }
+  });
 }
 
 /// y (N, D) = base (N, D), or zero if null, + the sum of each token's rows, choices in order, each

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "concepts.hpp"
 #include "detail/parallel.hpp"
 #include "dispatch_plan.hpp"
 #include "expert.hpp"
@@ -19,12 +20,12 @@ class DenseFfn {
 
   /// Memory of a call. Reused: it allocates only while it grows.
   struct Scratch {
-    std::vector<typename Expert<T>::Scratch> workers;
+    typename Expert<T>::Scratch rows;
   };
 
   /// What backward needs of a forward.
   struct Tape {
-    std::vector<typename Expert<T>::Tape> tiles;
+    typename Expert<T>::Tape rows;
     const void* owner = nullptr;
     Index num_tokens = 0;
     int num_threads = 1;
@@ -60,15 +61,27 @@ class DenseFfn {
     detail::check(!detail::overlap(x, y), "DenseFfn: y overlaps x, expected memory of its own");
   }
 
-  /// body(tile, begin, rows, worker) for each tile of num_tokens.
+  /// body(begin, rows, part) for each tile of num_tokens and each of its parts.
   template <class Body>
-  static void for_tiles(Index num_tokens, int threads, Body&& body) {
-    detail::parallel_for(
-        (num_tokens + tile_rows - 1) / tile_rows, threads, [&](Index tile, int worker) {
-          const Index begin = tile * tile_rows;
-          body(static_cast<std::size_t>(tile), begin, std::min(tile_rows, num_tokens - begin),
-               static_cast<std::size_t>(worker));
-        });
+  static void for_parts(Index num_tokens, int threads, Body&& body) {
+    const Index tiles = (num_tokens + tile_rows - 1) / tile_rows;
+    const Index parts = detail::parts_of_each(tiles, threads);
+    detail::parallel_for(tiles * parts, threads, [&](Index item, int) {
+      const Index begin = item / parts * tile_rows;
+      body(begin, std::min(tile_rows, num_tokens - begin), Part{item % parts, parts});
+    });
+  }
+
+  /// Memory is a Scratch or a Tape.
+  template <class Memory>
+  void forward_tiles(ConstMatrixRef<T> x, MatrixRef<T> y, int threads, Memory& memory) const {
+    expert_.reserve(memory.rows, x.rows());
+    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+      expert_.forward_hidden(x.middleRows(begin, rows), memory.rows, begin, part);
+    });
+    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+      expert_.forward_output(memory.rows, begin, y.middleRows(begin, rows), part);
+    });
   }
 
   Expert<T> expert_;
@@ -78,14 +91,7 @@ template <Real T>
 void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                           const CallOptions& call) const {
   check_forward(x, y);
-  const int threads = detail::num_threads(call.num_threads);
-  detail::grow(scratch.workers, threads);
-  for (auto& worker : scratch.workers) {
-    expert_.reserve(worker, std::min(x.rows(), tile_rows));
-  }
-  for_tiles(x.rows(), threads, [&](std::size_t, Index begin, Index rows, std::size_t worker) {
-    expert_.forward(x.middleRows(begin, rows), y.middleRows(begin, rows), scratch.workers[worker]);
-  });
+  forward_tiles(x, y, detail::num_threads(call.num_threads), scratch);
 }
 
 template <Real T>
@@ -95,11 +101,7 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
   tape.owner = nullptr;
   tape.num_tokens = x.rows();
   tape.num_threads = detail::num_threads(call.num_threads);
-  detail::grow(tape.tiles, (x.rows() + tile_rows - 1) / tile_rows);
-  for_tiles(
-      x.rows(), tape.num_threads, [&](std::size_t tile, Index begin, Index rows, std::size_t) {
-        expert_.forward(x.middleRows(begin, rows), y.middleRows(begin, rows), tape.tiles[tile]);
-      });
+  forward_tiles(x, y, tape.num_threads, tape);
   tape.owner = this;
 }
 
@@ -113,17 +115,17 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
   detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
                 "DenseFfn: dx overlaps x or dy, expected memory of its own");
   check_like(params(), grads, "DenseFfn: grads");
-  for_tiles(x.rows(), tape.num_threads,
-            [&](std::size_t tile, Index begin, Index rows, std::size_t) {
-              expert_.backward_input(x.middleRows(begin, rows), dy.middleRows(begin, rows),
-                                     tape.tiles[tile], dx.middleRows(begin, rows));
-            });
-  const Index parts = 4 * tape.num_threads;
-  detail::parallel_for(parts, tape.num_threads, [&](Index part, int) {
-    for_tiles(x.rows(), 1, [&](std::size_t tile, Index begin, Index rows, std::size_t) {
-      expert_.backward_params(x.middleRows(begin, rows), dy.middleRows(begin, rows),
-                              tape.tiles[tile], grads, Part{part, parts});
-    });
+  const int threads = tape.num_threads;
+  expert_.backward_gate(dy, tape.rows, 0);
+  for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+    expert_.backward_hidden(dy.middleRows(begin, rows), tape.rows, begin, part);
+  });
+  for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+    expert_.backward_input(tape.rows, begin, dx.middleRows(begin, rows), part);
+  });
+  const Index parts = detail::parts_of_each(1, threads);
+  detail::parallel_for(parts, threads, [&](Index part, int) {
+    expert_.backward_params({x, dy, 0}, tape.rows, grads, Part{part, parts});
   });
 }
 

@@ -27,7 +27,7 @@ class DispatchPlan {
  public:
   /// Most rows in a tile: enough to pay for reading a weight from memory and packing it.
   /// A constant, so that the plan does not depend on the number of threads.
-  static constexpr Index tile_rows = 512;
+  static constexpr Index tile_rows = 1024;
 
   /// Makes this the plan of a table. Memory is reused; a plan that throws is as it was.
   /// Throws std::invalid_argument if an expert is neither `none` nor in [0, num_experts), if
@@ -251,9 +251,12 @@ void DispatchPlan::group(const RoutingTable<T>& table) {
 inline void DispatchPlan::cut_tiles() {
   tiles_.reserve(at(slot_.size() / tile_rows + std::min(slot_.size(), num_experts())));
   for (Index e = 0; e < num_experts(); ++e) {
-    for (Index row = offset_[at(e)]; row < offset_[at(e + 1)]; row += tile_rows) {
-      tiles_.push_back(
-          {static_cast<ExpertId>(e), row, std::min(row + tile_rows, offset_[at(e + 1)])});
+    // Of even size: each of them reads the expert's weights.
+    const Index num_tiles = (kept(e) + tile_rows - 1) / tile_rows;
+    for (Index number = 0; number < num_tiles; ++number) {
+      const Index first = offset_[at(e)];
+      tiles_.push_back({static_cast<ExpertId>(e), first + kept(e) * number / num_tiles,
+                        first + kept(e) * (number + 1) / num_tiles});
     }
     first_tile_[at(e + 1)] = tiles_.size();
   }

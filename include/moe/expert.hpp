@@ -11,42 +11,15 @@
 #include <vector>
 
 #include "activation.hpp"
-#include "concepts.hpp"
 #include "detail/parallel.hpp"
 #include "detail/random.hpp"
 #include "detail/reserve.hpp"
+#include "expert_params.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/permute.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
-
-/// Weights are (out, in), as in PyTorch; a tensor that the expert does not have is empty.
-template <Real T>
-struct ExpertParams {
-  Matrix<T> gate = {}, up = {}, down = {};                 ///< (F, D_in), (F, D_in), (D_out, F)
-  Matrix<T> gate_bias = {}, up_bias = {}, down_bias = {};  ///< (1, F), (1, F), (1, D_out)
-  Matrix<T> output_gate = {};                              ///< (1, D_in)
-
-  template <class Visit, class... P>
-  static void for_each(Visit&& visit, P&... p) {
-    visit(std::string_view("gate"), p.gate...);
-    visit(std::string_view("up"), p.up...);
-    visit(std::string_view("down"), p.down...);
-    visit(std::string_view("gate_bias"), p.gate_bias...);
-    visit(std::string_view("up_bias"), p.up_bias...);
-    visit(std::string_view("down_bias"), p.down_bias...);
-    visit(std::string_view("output_gate"), p.output_gate...);
-  }
-};
-
-/// A share of the parameters' rows, so that several threads can add to one expert's gradients.
-struct Part {
-  Index number = 0, count = 1;
-
-  Index begin(Index rows) const { return rows * number / count; }
-  Index end(Index rows) const { return rows * (number + 1) / count; }
-};
 
 template <Real T>
 class Expert {
@@ -54,19 +27,18 @@ class Expert {
   using W = Wide<T>;
   using Params = ExpertParams<T>;
 
-  /// The hidden rows of one tile. Grows to the largest tile it has seen.
+  /// Memory of the rows of one or many tiles. Grows to the most it has seen; wider than F.
   struct Scratch {
-    Matrix<T> gate, up;  // (n, F): pre-activations; `up` then becomes the hidden row
+    Matrix<T> gate, up;  // (n, F): pre-activations; without a tape `up` becomes the hidden row
+    Matrix<T> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
   };
 
-  /// What backward needs of one tile, and its own intermediate results.
-  struct Tape {
-    Matrix<T> gate, up;    // (n, F) pre-activations
-    Matrix<T> hidden;      // (n, F)
-    Matrix<T> dgate, dup;  // (n, F) written by backward_input
-    // Only with an output gate:
-    Matrix<T> ungated, dungated;  // (n, D_out) before the gate, and its gradient
-    Matrix<T> factor, dfactor;    // (n, 1) sigmoid(x . output_gate), and the gradient of the dot
+  /// What backward needs of the rows, and its own intermediate results.
+  struct Tape : Scratch {
+    Matrix<T> hidden;             // (n, F)
+    Matrix<T> dgate, dup;         // (n, F) written by backward_hidden
+    Matrix<T> ungated, dungated;  // (n, D_out) before the output gate, and its gradient
+    Matrix<T> dfactor;            // (n, 1) the gradient of x . output_gate
   };
 
   struct Sizes {
@@ -119,33 +91,66 @@ class Expert {
   Params& params() { return params_; }
   const Params& params() const { return params_; }
 
-  /// Makes the scratch large enough for tiles of so many rows.
-  void reserve(Scratch& scratch, Index rows) const {
-    detail::grow_in_steps(scratch.up, rows, d_ff());
-    detail::grow_in_steps(scratch.gate, config_.gated ? rows : 0, d_ff());
-  }
+  /// Makes the scratch or tape large enough for so many rows.
+  void reserve(Scratch& scratch, Index rows) const;
+  void reserve(Tape& tape, Index rows) const;
 
   /// y (n, d_out) = f(x (n, d_in)). y must not overlap x.
-  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch) const;
-  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape) const;
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch) const {
+    forward_stages(x, y, scratch);
+  }
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape) const {
+    forward_stages(x, y, tape);
+  }
+
+  // The same in two stages, for several threads, after reserve(). The rows of x are those from
+  // `first` on in the scratch, which many tiles may share. A stage computes the columns of one
+  // part, and begins when all parts of the one before it are there.
+  void forward_hidden(ConstMatrixRef<T> x, Scratch& scratch, Index first, Part part) const {
+    hidden_columns(x, scratch, scratch.up, first, part);
+  }
+  void forward_hidden(ConstMatrixRef<T> x, Tape& tape, Index first, Part part) const {
+    hidden_columns(x, tape, tape.hidden, first, part);
+  }
+  void forward_output(Scratch& scratch, Index first, MatrixRef<T> y, Part part) const;
+  void forward_output(Tape& tape, Index first, MatrixRef<T> y, Part part) const;
 
   /// dx (n, d_in) = the gradient of x, and the tape keeps the gradients of the pre-activations.
-  void backward_input(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx) const;
+  void backward_input(ConstMatrixRef<T>, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx) const {
+    backward_gate(dy, tape, 0);
+    backward_hidden(dy, tape, 0, Part{});
+    backward_input(tape, 0, dx, Part{});
+  }
 
-  /// grads += the gradients of the parameters, after backward_input with the same tape. With a
-  /// part, only those rows of each tensor.
-  void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const Tape& tape, Params& grads,
-                       Part part = {}) const;
+  // The same in three stages, of which the first has no parts.
+  void backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
+  void backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, Part part) const;
+  void backward_input(const Tape& tape, Index first, MatrixRef<T> dx, Part part) const;
+
+  /// grads += the gradients of the parameters, after backward_input with the same tape.
+  void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const Tape& tape,
+                       Params& grads) const {
+    backward_params({x, dy, 0}, tape, grads, Part{});
+  }
+
+  /// Rows of x and dy (n), which are those from `first` on in the tape.
+  struct TapedRows {
+    ConstMatrixRef<T> x, dy;
+    Index first;
+  };
+  /// Only the rows of one part of each tensor.
+  void backward_params(const TapedRows& rows, const Tape& tape, Params& grads, Part part) const;
 
  private:
-  /// z (n, out) = x (n, in) w (out, in)^T + bias
-  static void linear(ConstMatrixRef<T> x, const Matrix<T>& w, const Matrix<T>& bias,
+  static constexpr Index panel = kernels::GemmTile<W>::cols;
+
+  /// z (n, columns) = x (n, in) w (out, in)^T + bias, for the columns [begin, begin + z.cols()).
+  static void linear(ConstMatrixRef<T> x, const Matrix<T>& w, const Matrix<T>& bias, Index begin,
                      MatrixRef<T> z) {
-    kernels::gemm<T>(kernels::view(x), kernels::view(w).transpose(), z, kernels::Update::assign);
-    if (bias.size() > 0) {
-      for (Index row = 0; row < z.rows(); ++row) {
-        z.row(row) += bias.row(0);
-      }
+    kernels::gemm<T>(kernels::view(x), kernels::view(w.middleRows(begin, z.cols())).transpose(), z,
+                     kernels::Update::assign);
+    for (Index row = 0; bias.size() > 0 && row < z.rows(); ++row) {
+      z.row(row) += bias.middleCols(begin, z.cols());
     }
   }
 
@@ -153,7 +158,8 @@ class Expert {
   /// one part.
   static void linear_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, Part part, Matrix<T>& grad,
                               Matrix<T>& bias) {
-    const Index begin = part.begin(grad.rows()), rows = part.end(grad.rows()) - begin;
+    constexpr Index step = kernels::GemmTile<W>::rows;
+    const Index begin = part.begin(grad.rows(), step), rows = part.end(grad.rows(), step) - begin;
     kernels::gemm<T>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
                      kernels::view(x), grad.middleRows(begin, rows), kernels::Update::add);
     if (bias.size() > 0) {
@@ -163,15 +169,37 @@ class Expert {
     }
   }
 
-  T output_factor(const T* x) const {
-    return static_cast<T>(kernels::sigmoid(kernels::dot(x, params_.output_gate.data(), d_in())));
+  /// body(begin, columns) for each panel of the part of `size` columns.
+  template <class Body>
+  static void for_panels(Index size, Part part, Body&& body) {
+    const Index end = part.end(size, panel);
+    for (Index begin = part.begin(size, panel); begin < end; begin += panel) {
+      body(begin, std::min(panel, end - begin));
+    }
   }
 
-  /// The gradient behind the output gate: dy itself, or dungated after writing it.
-  ConstMatrixRef<T> ungate(ConstMatrixRef<T> dy, Tape& tape) const;
+  template <class Memory>
+  void forward_stages(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory) const {
+    reserve(memory, x.rows());
+    forward_hidden(x, memory, 0, Part{});
+    forward_output(memory, 0, y, Part{});
+  }
+  void hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>& hidden, Index first,
+                      Part part) const;
+
+  /// The gradient behind the output gate: dy itself where there is none.
+  ConstMatrixRef<T> ungated(ConstMatrixRef<T> dy, const Tape& tape, Index first) const {
+    if (!config_.output_gate) {
+      return dy;
+    }
+    return tape.dungated.block(first, 0, dy.rows(), d_out());
+  }
 
   /// hidden = act(gate) * up, or act(up). hidden may be up.
   void activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> hidden) const;
+  /// dup holds dhidden and becomes the gradient of its pre-activation.
+  void activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> dgate,
+                         MatrixRef<T> dup) const;
 
   ExpertConfig config_;
   Params params_;
@@ -193,119 +221,151 @@ void Expert<T>::activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef
 }
 
 template <Real T>
-void Expert<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch) const {
-  const Index rows = x.rows(), gate_rows = config_.gated ? rows : 0;
-  reserve(scratch, rows);
-  auto gate = scratch.gate.topRows(gate_rows);
-  auto up = scratch.up.topRows(rows);
-  if (config_.gated) {
-    linear(x, params_.gate, params_.gate_bias, gate);
-  }
-  linear(x, params_.up, params_.up_bias, up);
-  activate(gate, up, up);
-  linear(up, params_.down, params_.down_bias, y);
-  for (Index row = 0; config_.output_gate && row < rows; ++row) {
-    y.row(row) *= output_factor(&x.coeffRef(row, 0));
-  }
-}
-
-template <Real T>
-void Expert<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape) const {
-  const Index rows = x.rows(), gate_rows = config_.gated ? rows : 0;
-  for (Matrix<T>* m : {&tape.up, &tape.hidden, &tape.dup}) {
-    detail::grow_in_steps(*m, rows, d_ff());
-  }
-  for (Matrix<T>* m : {&tape.gate, &tape.dgate}) {
-    detail::grow_in_steps(*m, gate_rows, d_ff());
-  }
-  auto gate = tape.gate.topRows(gate_rows);
-  auto up = tape.up.topRows(rows);
-  auto hidden = tape.hidden.topRows(rows);
-  if (config_.gated) {
-    linear(x, params_.gate, params_.gate_bias, gate);
-  }
-  linear(x, params_.up, params_.up_bias, up);
-  activate(gate, up, hidden);
-  linear(hidden, params_.down, params_.down_bias, y);
-  if (config_.output_gate) {
-    for (Matrix<T>* m : {&tape.ungated, &tape.dungated}) {
-      detail::grow_in_steps(*m, rows, d_out());
-    }
-    for (Matrix<T>* m : {&tape.factor, &tape.dfactor}) {
-      detail::grow_in_steps(*m, rows, 1);
-    }
-    tape.ungated.topRows(rows) = y;
-    for (Index row = 0; row < rows; ++row) {
-      tape.factor(row, 0) = output_factor(&x.coeffRef(row, 0));
-      y.row(row) *= tape.factor(row, 0);
-    }
-  }
-}
-
-template <Real T>
-ConstMatrixRef<T> Expert<T>::ungate(ConstMatrixRef<T> dy, Tape& tape) const {
-  if (!config_.output_gate) {
-    return dy;
-  }
-  for (Index row = 0; row < dy.rows(); ++row) {
-    const T factor = tape.factor(row, 0);
-    const T dfactor =
-        static_cast<T>(kernels::dot(&dy.coeffRef(row, 0), &tape.ungated.coeffRef(row, 0), d_out()));
-    tape.dfactor(row, 0) = dfactor * (factor * (T(1) - factor));
-    tape.dungated.row(row) = factor * dy.row(row);
-  }
-  return tape.dungated.topRows(dy.rows());
-}
-
-template <Real T>
-void Expert<T>::backward_input(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape,
-                               MatrixRef<T> dx) const {
-  const Index rows = x.rows();
-  auto dup = tape.dup.topRows(rows);
-  kernels::gemm<T>(kernels::view(ungate(dy, tape)), kernels::view(params_.down), dup,
-                   kernels::Update::assign);
-  // dup holds dhidden here and becomes the gradient of the pre-activation in place.
+void Expert<T>::activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> dgate,
+                                  MatrixRef<T> dup) const {
   with_activation(config_.activation, [&](auto act) {
-    for (Index row = 0; row < rows; ++row) {
-      const T* up_row = &tape.up.coeffRef(row, 0);
-      const T* gate_row = config_.gated ? &tape.gate.coeffRef(row, 0) : nullptr;
-      T* dgate_row = config_.gated ? &tape.dgate.coeffRef(row, 0) : nullptr;
+    for (Index row = 0; row < up.rows(); ++row) {
+      const T* up_row = &up.coeffRef(row, 0);
+      const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
+      T* dgate_row = config_.gated ? &dgate.coeffRef(row, 0) : nullptr;
       T* dup_row = &dup.coeffRef(row, 0);
-      kernels::for_lanes<W>(d_ff(), [&](auto at) {
-        const auto dhidden = at.load(dup_row), up = at.load(up_row);
+      kernels::for_lanes<W>(up.cols(), [&](auto at) {
+        const auto dhidden = at.load(dup_row), u = at.load(up_row);
         if (config_.gated) {
-          const auto gate = at.load(gate_row);
-          at.store(dgate_row, dhidden * up * act.derivative(gate));
-          at.store(dup_row, dhidden * act.value(gate));
+          const auto g = at.load(gate_row);
+          at.store(dgate_row, dhidden * u * act.derivative(g));
+          at.store(dup_row, dhidden * act.value(g));
         } else {
-          at.store(dup_row, dhidden * act.derivative(up));
+          at.store(dup_row, dhidden * act.derivative(u));
         }
       });
     }
   });
-  kernels::gemm<T>(kernels::view(dup), kernels::view(params_.up), dx, kernels::Update::assign);
-  if (config_.gated) {
-    kernels::gemm<T>(kernels::view(tape.dgate.topRows(rows)), kernels::view(params_.gate), dx,
-                     kernels::Update::add);
+}
+
+template <Real T>
+void Expert<T>::reserve(Scratch& scratch, Index rows) const {
+  const Index width = detail::spread_width<T>(d_ff());
+  detail::grow_both(scratch.up, rows, width);
+  detail::grow_both(scratch.gate, config_.gated ? rows : 0, width);
+  detail::grow_both(scratch.factor, config_.output_gate ? rows : 0, 1);
+}
+
+template <Real T>
+void Expert<T>::reserve(Tape& tape, Index rows) const {
+  reserve(static_cast<Scratch&>(tape), rows);
+  const Index width = detail::spread_width<T>(d_ff());
+  detail::grow_both(tape.hidden, rows, width);
+  detail::grow_both(tape.dup, rows, width);
+  detail::grow_both(tape.dgate, config_.gated ? rows : 0, width);
+  for (Matrix<T>* m : {&tape.ungated, &tape.dungated}) {
+    detail::grow_both(*m, config_.output_gate ? rows : 0, d_out());
   }
-  for (Index row = 0; config_.output_gate && row < rows; ++row) {
-    dx.row(row) += tape.dfactor(row, 0) * params_.output_gate.row(0);
+  detail::grow_both(tape.dfactor, config_.output_gate ? rows : 0, 1);
+}
+
+template <Real T>
+void Expert<T>::hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>& hidden,
+                               Index first, Part part) const {
+  const Index rows = x.rows(), gate_rows = config_.gated ? rows : 0;
+  for_panels(d_ff(), part, [&](Index begin, Index columns) {
+    auto gate = scratch.gate.block(config_.gated ? first : 0, begin, gate_rows, columns);
+    auto up = scratch.up.block(first, begin, rows, columns);
+    if (config_.gated) {
+      linear(x, params_.gate, params_.gate_bias, begin, gate);
+    }
+    linear(x, params_.up, params_.up_bias, begin, up);
+    activate(gate, up, hidden.block(first, begin, rows, columns));
+  });
+  for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
+    const W dot = kernels::dot(&x.coeffRef(row, 0), params_.output_gate.data(), d_in());
+    scratch.factor(first + row, 0) = static_cast<T>(kernels::sigmoid(dot));
   }
 }
 
 template <Real T>
-void Expert<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const Tape& tape,
-                                Params& grads, Part part) const {
-  const Index rows = x.rows();
-  const ConstMatrixRef<T> dungated =
-      config_.output_gate ? ConstMatrixRef<T>(tape.dungated.topRows(rows)) : dy;
-  linear_backward(tape.hidden.topRows(rows), dungated, part, grads.down, grads.down_bias);
-  linear_backward(x, tape.dup.topRows(rows), part, grads.up, grads.up_bias);
-  if (config_.gated) {
-    linear_backward(x, tape.dgate.topRows(rows), part, grads.gate, grads.gate_bias);
+void Expert<T>::forward_output(Scratch& scratch, Index first, MatrixRef<T> y, Part part) const {
+  for_panels(d_out(), part, [&](Index begin, Index columns) {
+    auto y_columns = y.middleCols(begin, columns);
+    linear(scratch.up.block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
+           y_columns);
+    for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
+      y_columns.row(row) *= scratch.factor(first + row, 0);
+    }
+  });
+}
+
+template <Real T>
+void Expert<T>::forward_output(Tape& tape, Index first, MatrixRef<T> y, Part part) const {
+  for_panels(d_out(), part, [&](Index begin, Index columns) {
+    auto y_columns = y.middleCols(begin, columns);
+    linear(tape.hidden.block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
+           y_columns);
+    for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
+      tape.ungated.block(first + row, begin, 1, columns) = y_columns.row(row);
+      y_columns.row(row) *= tape.factor(first + row, 0);
+    }
+  });
+}
+
+template <Real T>
+void Expert<T>::backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const {
+  for (Index row = 0; config_.output_gate && row < dy.rows(); ++row) {
+    const T factor = tape.factor(first + row, 0);
+    const T dfactor = static_cast<T>(
+        kernels::dot(&dy.coeffRef(row, 0), &tape.ungated.coeffRef(first + row, 0), d_out()));
+    tape.dfactor(first + row, 0) = dfactor * (factor * (T(1) - factor));
+    tape.dungated.block(first + row, 0, 1, d_out()) = factor * dy.row(row);
   }
-  for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
-    grads.output_gate.row(0) += tape.dfactor(row, 0) * x.row(row);
+}
+
+template <Real T>
+void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, Part part) const {
+  const Index rows = dy.rows(), gate_rows = config_.gated ? rows : 0;
+  const Index first_gate = config_.gated ? first : 0;
+  const ConstMatrixRef<T> dungated = ungated(dy, tape, first);
+  for_panels(d_ff(), part, [&](Index begin, Index columns) {
+    auto dup = tape.dup.block(first, begin, rows, columns);
+    kernels::gemm<T>(kernels::view(dungated),
+                     kernels::view(params_.down.middleCols(begin, columns)), dup,
+                     kernels::Update::assign);
+    activate_backward(tape.gate.block(first_gate, begin, gate_rows, columns),
+                      tape.up.block(first, begin, rows, columns),
+                      tape.dgate.block(first_gate, begin, gate_rows, columns), dup);
+  });
+}
+
+template <Real T>
+void Expert<T>::backward_input(const Tape& tape, Index first, MatrixRef<T> dx, Part part) const {
+  const Index begin = part.begin(d_in(), panel), columns = part.end(d_in(), panel) - begin;
+  auto dx_columns = dx.middleCols(begin, columns);
+  kernels::gemm<T>(kernels::view(tape.dup.block(first, 0, dx.rows(), d_ff())),
+                   kernels::view(params_.up.middleCols(begin, columns)), dx_columns,
+                   kernels::Update::assign);
+  if (config_.gated) {
+    kernels::gemm<T>(kernels::view(tape.dgate.block(first, 0, dx.rows(), d_ff())),
+                     kernels::view(params_.gate.middleCols(begin, columns)), dx_columns,
+                     kernels::Update::add);
+  }
+  for (Index row = 0; config_.output_gate && row < dx.rows(); ++row) {
+    dx_columns.row(row) +=
+        tape.dfactor(first + row, 0) * params_.output_gate.middleCols(begin, columns);
+  }
+}
+
+template <Real T>
+void Expert<T>::backward_params(const TapedRows& rows, const Tape& tape, Params& grads,
+                                Part part) const {
+  const Index first = rows.first, count = rows.x.rows();
+  linear_backward(tape.hidden.block(first, 0, count, d_ff()), ungated(rows.dy, tape, first), part,
+                  grads.down, grads.down_bias);
+  linear_backward(rows.x, tape.dup.block(first, 0, count, d_ff()), part, grads.up, grads.up_bias);
+  if (config_.gated) {
+    linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part, grads.gate,
+                    grads.gate_bias);
+  }
+  for (Index row = 0; config_.output_gate && part.number == 0 && row < count; ++row) {
+    grads.output_gate.row(0) += tape.dfactor(first + row, 0) * rows.x.row(row);
   }
 }
 

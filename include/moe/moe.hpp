@@ -10,6 +10,7 @@
 #include "dense_ffn.hpp"
 #include "dispatch_plan.hpp"
 #include "expert.hpp"
+#include "expert_params.hpp"
 #include "loss.hpp"
 #include "moe_layer.hpp"
 #include "packed_expert.hpp"

@@ -12,12 +12,22 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// The expert's parameter gradients can be shared among threads by rows.
+/// The expert works in stages that threads share by columns, as Expert does: one expert with many
+/// rows, or one row, then keeps all of them busy. Its memory holds the rows of all experts.
 template <class E, class T>
-concept DivisibleExpert = TrainableExpert<E, T> &&
-    requires(const E& expert, ConstMatrixRef<T> x, typename E::Tape& tape,
-             typename E::Params& grads) {
-  expert.backward_params(x, x, tape, grads, Part{});
+concept StagedExpert = TrainableExpert<E, T> &&
+    requires(const E& expert, ConstMatrixRef<T> x, MatrixRef<T> y, typename E::Scratch& scratch,
+             typename E::Tape& tape, typename E::Params& grads) {
+  expert.reserve(scratch, Index{});
+  expert.forward_hidden(x, scratch, Index{}, Part{});
+  expert.forward_output(scratch, Index{}, y, Part{});
+  expert.reserve(tape, Index{});
+  expert.forward_hidden(x, tape, Index{}, Part{});
+  expert.forward_output(tape, Index{}, y, Part{});
+  expert.backward_gate(x, tape, Index{});
+  expert.backward_hidden(x, tape, Index{}, Part{});
+  expert.backward_input(tape, Index{}, y, Part{});
+  expert.backward_params({x, x, Index{}}, tape, grads, Part{});
 };
 
 /// How a layer uses its parts.
@@ -40,12 +50,9 @@ class MoELayer {
 
    private:
     friend class MoELayer;
-    struct Worker {
-      Matrix<T> x;  // (n, D_in) input rows of one tile
-      typename ExpertT::Scratch expert;
-    };
-    std::vector<Worker> workers;
-    Matrix<T> shared_out;  // (N, D_out)
+    Matrix<T> x_rows;  // (S, D_in) inputs of the experts, in expert order
+    std::vector<typename ExpertT::Scratch> experts;  // one, or one for each thread
+    Matrix<T> shared_out;                            // (N, D_out)
     typename DenseFfn<T>::Scratch shared;
   };
 
@@ -53,12 +60,11 @@ class MoELayer {
   struct Tape : Scratch {
    private:
     friend class MoELayer;
-    std::vector<typename ExpertT::Tape> tiles;
+    std::vector<typename ExpertT::Tape> expert_tapes;  // one, or one for each tile
     typename DenseFfn<T>::Tape shared_tape;
     RoutingGradient<W> gradient;
-    Matrix<T> x_rows;     // (S, D_in) inputs of the experts, in expert order
-    Matrix<T> dx_rows;    // (S, D_in) their gradients
-    Matrix<T> dy_rows;    // (S, D_out) gradients of the experts' outputs
+    Matrix<T> dx_rows;    // (S, D_in) gradients of the experts' inputs
+    Matrix<T> dy_rows;    // (S, D_out) and of their outputs
     Matrix<T> shared_dx;  // (N, D_in)
     const void* owner = nullptr;
     int num_threads = 1;
@@ -116,14 +122,31 @@ class MoELayer {
   void for_each_parameter(Visit&& visit, G&... grads);
 
  private:
-  using Worker = typename Scratch::Worker;
+  static constexpr bool staged = StagedExpert<ExpertT, T>;
 
   void check_input(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
   }
   int prepare(ConstMatrixRef<T> x, const CallOptions& call, Scratch& scratch) const;
-  void size_workers(int threads, Index num_tokens, Scratch& scratch) const;
+  /// body(tile, part) for every part of every tile.
+  template <class Body>
+  static void for_parts(const DispatchPlan& plan, int threads, Body&& body);
+  /// The rows of one tile in a matrix of all rows, which is d_in or d_out wide, or wider.
+  MatrixRef<T> inputs_of(const Tile& tile, Matrix<T>& rows) const {
+    return rows.block(tile.begin, 0, tile.rows(), d_in());
+  }
+  MatrixRef<T> outputs_of(const Tile& tile, Matrix<T>& rows) const {
+    return rows.block(tile.begin, 0, tile.rows(), d_out());
+  }
+  const ExpertT& expert_of(const Tile& tile) const {
+    return experts_[static_cast<std::size_t>(tile.expert)];
+  }
+  /// rows = expert(x_rows) in stages; Memory is the expert's Scratch or Tape.
+  template <class Memory>
+  void forward_staged(std::vector<Memory>& memory, int threads, Scratch& scratch) const;
+  void forward_whole(int threads, Scratch& scratch) const;
+  void forward_whole(Tape& tape) const;
   /// y = what the shared expert wrote + the routed rows.
   void combine(Scratch& scratch, int threads, MatrixRef<T> y) const {
     MatrixRef<T> shared_out = scratch.shared_out;
@@ -136,8 +159,8 @@ class MoELayer {
   }
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy, const Tape& tape,
                       const MatrixRef<T>& dx, const Grads& grads) const;
-  void backward_tile(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, std::size_t number,
-                     Tape& tape) const;
+  void backward_rows(Tape& tape) const;
+  void backward_weights(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape) const;
   void backward_expert(Index expert, Part part, Tape& tape, Grads& grads) const;
 
   RouterT router_;
@@ -179,17 +202,11 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
                                             const CallOptions& call) const {
   check_input(x, y);
   const int threads = prepare(x, call, scratch);
-  size_workers(threads, x.rows(), scratch);
-  const auto tiles = scratch.plan.tiles();
-  detail::parallel_for(static_cast<Index>(tiles.size()), threads, [&](Index i, int number) {
-    const Tile& tile = tiles[static_cast<std::size_t>(i)];
-    Worker& worker = scratch.workers[static_cast<std::size_t>(number)];
-    detail::grow_in_steps(worker.x, tile.rows(), d_in());
-    auto x_rows = worker.x.topRows(tile.rows());
-    gather_rows<T>(x, scratch.plan, tile, weight_on(WeightOn::input, scratch), x_rows);
-    experts_[static_cast<std::size_t>(tile.expert)].forward(
-        x_rows, scratch.rows.middleRows(tile.begin, tile.rows()), worker.expert);
-  });
+  if constexpr (staged) {
+    forward_staged(scratch.experts, threads, scratch);
+  } else {
+    forward_whole(threads, scratch);
+  }
   if (shared_) {
     scratch.shared_out.resize(x.rows(), d_out());
     shared_->forward(x, scratch.shared_out, scratch.shared, call);
@@ -205,17 +222,11 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
   tape.owner = nullptr;
   tape.num_threads = prepare(x, call, tape);
-  const auto tiles = tape.plan.tiles();
-  detail::grow(tape.tiles, static_cast<Index>(tiles.size()));
-  detail::grow(tape.x_rows, tape.plan.slot().size(), d_in());
-  detail::parallel_for(static_cast<Index>(tiles.size()), tape.num_threads, [&](Index i, int) {
-    const Tile& tile = tiles[static_cast<std::size_t>(i)];
-    auto x_rows = tape.x_rows.middleRows(tile.begin, tile.rows());
-    gather_rows<T>(x, tape.plan, tile, weight_on(WeightOn::input, tape), x_rows);
-    experts_[static_cast<std::size_t>(tile.expert)].forward(
-        x_rows, tape.rows.middleRows(tile.begin, tile.rows()),
-        tape.tiles[static_cast<std::size_t>(i)]);
-  });
+  if constexpr (staged) {
+    forward_staged(tape.expert_tapes, tape.num_threads, tape);
+  } else {
+    forward_whole(tape);
+  }
   if (shared_) {
     tape.shared_out.resize(x.rows(), d_out());
     shared_->forward(x, tape.shared_out, tape.shared_tape, call);
@@ -224,7 +235,7 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   tape.owner = this;
 }
 
-/// Routes, lays out and sizes the buffers. Returns the number of threads of the call.
+/// Routes, lays out and gathers the experts' inputs. Returns the number of threads of the call.
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOptions& call,
                                            Scratch& scratch) const {
@@ -232,22 +243,70 @@ int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOption
   detail::check(scratch.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
                 scratch.routing.num_tokens(), " tokens, expected ", x.rows());
   scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
-  detail::grow(scratch.rows, scratch.plan.slot().size(), d_out());
-  return detail::num_threads(call.num_threads);
+  const Index choices = scratch.plan.slot().size();
+  detail::grow(scratch.rows, choices, d_out());
+  detail::grow(scratch.x_rows, choices, detail::spread_width<T>(d_in()));
+  const int threads = detail::num_threads(call.num_threads);
+  gather_rows<T>(x, scratch.plan, weight_on(WeightOn::input, scratch), scratch.x_rows, threads);
+  return threads;
 }
 
-/// All workers at once: one of them may meet its largest tile many calls from now.
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-void MoELayer<T, RouterT, ExpertT>::size_workers(int threads, Index num_tokens,
-                                                 Scratch& scratch) const {
-  const Index rows = std::min(num_tokens, DispatchPlan::tile_rows);
-  detail::grow(scratch.workers, threads);
-  for (Worker& worker : scratch.workers) {
-    detail::grow_in_steps(worker.x, rows, d_in());
-    if constexpr (requires { experts_.front().reserve(worker.expert, rows); }) {
-      experts_.front().reserve(worker.expert, rows);
+template <class Body>
+void MoELayer<T, RouterT, ExpertT>::for_parts(const DispatchPlan& plan, int threads, Body&& body) {
+  const auto tiles = plan.tiles();
+  const Index parts = detail::parts_of_each(static_cast<Index>(tiles.size()), threads);
+  detail::parallel_for(static_cast<Index>(tiles.size()) * parts, threads, [&](Index item, int) {
+    body(tiles[static_cast<std::size_t>(item / parts)], Part{item % parts, parts});
+  });
+}
+
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+template <class Memory>
+void MoELayer<T, RouterT, ExpertT>::forward_staged(std::vector<Memory>& memory, int threads,
+                                                   Scratch& scratch) const {
+  memory.resize(1);
+  for (const ExpertT& expert : experts_) {  // they may differ in width
+    expert.reserve(memory.front(), scratch.plan.slot().size());
+  }
+  for_parts(scratch.plan, threads, [&](const Tile& tile, Part part) {
+    expert_of(tile).forward_hidden(inputs_of(tile, scratch.x_rows), memory.front(), tile.begin,
+                                   part);
+  });
+  for_parts(scratch.plan, threads, [&](const Tile& tile, Part part) {
+    expert_of(tile).forward_output(memory.front(), tile.begin, outputs_of(tile, scratch.rows),
+                                   part);
+  });
+}
+
+/// An expert that is not staged takes a tile as a whole.
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::forward_whole(int threads, Scratch& scratch) const {
+  detail::grow(scratch.experts, threads);
+  if constexpr (requires { experts_.front().reserve(scratch.experts.front(), Index{}); }) {
+    // All at once: a worker may meet its largest tile many calls from now.
+    for (auto& memory : scratch.experts) {
+      experts_.front().reserve(memory,
+                               std::min(scratch.plan.slot().rows(), DispatchPlan::tile_rows));
     }
   }
+  const auto tiles = scratch.plan.tiles();
+  detail::parallel_for(static_cast<Index>(tiles.size()), threads, [&](Index i, int worker) {
+    const Tile& tile = tiles[static_cast<std::size_t>(i)];
+    expert_of(tile).forward(inputs_of(tile, scratch.x_rows), outputs_of(tile, scratch.rows),
+                            scratch.experts[static_cast<std::size_t>(worker)]);
+  });
+}
+
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::forward_whole(Tape& tape) const {
+  const auto tiles = tape.plan.tiles();
+  detail::grow(tape.expert_tapes, static_cast<Index>(tiles.size()));
+  detail::parallel_for(static_cast<Index>(tiles.size()), tape.num_threads, [&](Index i, int) {
+    const Tile& tile = tiles[static_cast<std::size_t>(i)];
+    expert_of(tile).forward(inputs_of(tile, tape.x_rows), outputs_of(tile, tape.rows),
+                            tape.expert_tapes[static_cast<std::size_t>(i)]);
+  });
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
@@ -258,13 +317,12 @@ void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef
   check_backward(x, dy, tape, dx, grads);
   tape.gradient.assign(losses, tape.routing);
   detail::grow(tape.dx_rows, tape.plan.slot().size(), d_in());
-  detail::grow(tape.dy_rows, tape.plan.slot().size(), d_out());
+  detail::grow(tape.dy_rows, tape.plan.slot().size(), detail::spread_width<T>(d_out()));
 
-  const auto num_tiles = static_cast<Index>(tape.plan.tiles().size());
-  detail::parallel_for(num_tiles, tape.num_threads, [&](Index i, int) {
-    backward_tile(x, dy, static_cast<std::size_t>(i), tape);
-  });
-  const Index parts = DivisibleExpert<ExpertT, T> ? 2 * tape.num_threads : 1;
+  gather_rows<T>(dy, tape.plan, weight_on(WeightOn::output, tape), tape.dy_rows, tape.num_threads);
+  backward_rows(tape);
+  backward_weights(x, dy, tape);
+  const Index parts = staged ? detail::parts_of_each(tape.plan.num_active(), tape.num_threads) : 1;
   detail::parallel_for(num_experts() * parts, tape.num_threads, [&](Index item, int) {
     backward_expert(item / parts, Part{item % parts, parts}, tape, grads);
   });
@@ -299,18 +357,37 @@ void MoELayer<T, RouterT, ExpertT>::check_backward(const ConstMatrixRef<T>& x,
   }
 }
 
-/// The input gradient of one tile's rows, and the gradient of their weights.
+/// dx_rows, the gradients of the experts' inputs.
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-void MoELayer<T, RouterT, ExpertT>::backward_tile(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
-                                                  std::size_t number, Tape& tape) const {
-  const Tile& tile = tape.plan.tiles()[number];
+void MoELayer<T, RouterT, ExpertT>::backward_rows(Tape& tape) const {
+  const auto tiles = tape.plan.tiles();
+  if constexpr (staged) {
+    auto& memory = tape.expert_tapes.front();
+    for (const Tile& tile : tiles) {
+      expert_of(tile).backward_gate(outputs_of(tile, tape.dy_rows), memory, tile.begin);
+    }
+    for_parts(tape.plan, tape.num_threads, [&](const Tile& tile, Part part) {
+      expert_of(tile).backward_hidden(outputs_of(tile, tape.dy_rows), memory, tile.begin, part);
+    });
+    for_parts(tape.plan, tape.num_threads, [&](const Tile& tile, Part part) {
+      expert_of(tile).backward_input(memory, tile.begin, inputs_of(tile, tape.dx_rows), part);
+    });
+  } else {
+    detail::parallel_for(static_cast<Index>(tiles.size()), tape.num_threads, [&](Index i, int) {
+      const Tile& tile = tiles[static_cast<std::size_t>(i)];
+      expert_of(tile).backward_input(inputs_of(tile, tape.x_rows), outputs_of(tile, tape.dy_rows),
+                                     tape.expert_tapes[static_cast<std::size_t>(i)],
+                                     inputs_of(tile, tape.dx_rows));
+    });
+  }
+}
+
+/// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::backward_weights(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                                                     Tape& tape) const {
   const bool on_input = options_.weight_on == WeightOn::input;
-  auto dy_rows = tape.dy_rows.middleRows(tile.begin, tile.rows());
-  auto dx_rows = tape.dx_rows.middleRows(tile.begin, tile.rows());
-  gather_rows<T>(dy, tape.plan, tile, weight_on(WeightOn::output, tape), dy_rows);
-  experts_[static_cast<std::size_t>(tile.expert)].backward_input(
-      tape.x_rows.middleRows(tile.begin, tile.rows()), dy_rows, tape.tiles[number], dx_rows);
-  for (Index row = tile.begin; row < tile.end; ++row) {
+  detail::for_blocks(tape.plan.num_rows(), tape.num_threads, [&](Index row) {
     const Index token = tape.plan.token()[static_cast<std::size_t>(row)];
     const Index choice = tape.plan.choice()[static_cast<std::size_t>(row)];
     T* dx_row = &tape.dx_rows.coeffRef(row, 0);
@@ -320,7 +397,7 @@ void MoELayer<T, RouterT, ExpertT>::backward_tile(ConstMatrixRef<T> x, ConstMatr
     if (on_input) {
       kernels::scale_row(tape.routing.weight(token, choice), d_in(), dx_row);
     }
-  }
+  });
 }
 
 /// Adds one expert's parameter gradients over its tiles, in their order.
@@ -331,12 +408,12 @@ void MoELayer<T, RouterT, ExpertT>::backward_expert(Index expert, Part part, Tap
   const auto [first, last] = tape.plan.tiles_of(expert);
   for (std::size_t number = first; number < last; ++number) {
     const Tile& tile = tape.plan.tiles()[number];
-    const auto x_rows = tape.x_rows.middleRows(tile.begin, tile.rows());
-    const auto dy_rows = tape.dy_rows.middleRows(tile.begin, tile.rows());
-    if constexpr (DivisibleExpert<ExpertT, T>) {
-      experts_[e].backward_params(x_rows, dy_rows, tape.tiles[number], grads.experts[e], part);
+    const auto x_rows = inputs_of(tile, tape.x_rows), dy_rows = outputs_of(tile, tape.dy_rows);
+    if constexpr (staged) {
+      experts_[e].backward_params({x_rows, dy_rows, tile.begin}, tape.expert_tapes.front(),
+                                  grads.experts[e], part);
     } else {
-      experts_[e].backward_params(x_rows, dy_rows, tape.tiles[number], grads.experts[e]);
+      experts_[e].backward_params(x_rows, dy_rows, tape.expert_tapes[number], grads.experts[e]);
     }
   }
 }

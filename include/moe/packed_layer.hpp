@@ -240,8 +240,7 @@ template <Storage S>
 template <class Body>
 void PackedLayer<S>::for_parts(Scratch& scratch, int threads, Body&& body) {
   const auto jobs = static_cast<Index>(scratch.jobs.size());
-  const Index wanted = threads == 1 ? 1 : 32 * threads;
-  const Index parts = std::max<Index>(1, (wanted + jobs - 1) / std::max<Index>(jobs, 1));
+  const Index parts = detail::parts_of_each(jobs, threads);
   detail::grow(scratch.sums, threads);
   for (Matrix<W>& sums : scratch.sums) {
     sums.resize(DispatchPlan::tile_rows, kernels::PackedMatrix<S>::cols);

@@ -4,7 +4,7 @@
 static_assert(moe::TrainableRouter<moe::Router<float>, float>);
 static_assert(moe::TrainableRouter<moe::Router<Eigen::bfloat16>, Eigen::bfloat16>);
 static_assert(moe::TrainableExpert<moe::Expert<double>, double>);
-static_assert(moe::DivisibleExpert<moe::Expert<float>, float>);
+static_assert(moe::StagedExpert<moe::Expert<float>, float>);
 static_assert(!moe::Real<int> && !moe::Real<bool> && !moe::Real<std::complex<float>>);
 static_assert(moe::Real<Eigen::half> && moe::Real<double>);
 

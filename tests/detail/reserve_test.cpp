@@ -71,5 +71,29 @@ TEST(Grow, KeepsTheElementsOfAVector) {
   EXPECT_EQ(v[1].data(), memory) << "buffers inside move along, they are not copied";
 }
 
+TEST(Reserve, GrowsHeightAndWidthToTheMostAskedFor) {
+  Matrix<float> m(3, 8);
+  grow_both(m, 2, 5);
+  EXPECT_EQ(m.rows(), 3);
+  EXPECT_EQ(m.cols(), 8);
+  grow_both(m, 1, 9);
+  EXPECT_EQ(m.rows(), 3);
+  EXPECT_EQ(m.cols(), 9);
+  grow_both(m, 7, 1);
+  EXPECT_EQ(m.rows(), 7);
+  EXPECT_EQ(m.cols(), 9);
+}
+
+TEST(Reserve, SpreadsRowsByAnOddNumberOfCacheLines) {
+  for (std::ptrdiff_t cols = 0; cols < 200; ++cols) {
+    const std::ptrdiff_t width = spread_width<float>(cols);
+    EXPECT_GE(width, cols);
+    EXPECT_LT(width, cols + 48);
+    EXPECT_EQ(width % 32, 16) << cols;
+    EXPECT_EQ(spread_width<double>(cols) % 16, 8) << cols;
+  }
+  EXPECT_EQ(spread_width<float>(1024), 1040);
+}
+
 }  // namespace
 }  // namespace moe::detail

@@ -87,6 +87,13 @@ void parallel_for(std::ptrdiff_t num_items, int threads, Body&& body) {
   }
 }
 
+/// Parts into which to cut each of `num_pieces` of work, so that all threads are busy to the end.
+inline std::ptrdiff_t parts_of_each(std::ptrdiff_t num_pieces, int threads) {
+  constexpr std::ptrdiff_t items_per_thread = 32;
+  const std::ptrdiff_t wanted = threads == 1 ? 1 : threads * items_per_thread;
+  return num_pieces == 0 ? 1 : (wanted + num_pieces - 1) / num_pieces;
+}
+
 /// Calls body(row) for each row in [0, num_rows), in blocks of rows that are worth a hand-over.
 template <class Body>
 void for_blocks(std::ptrdiff_t num_rows, int threads, Body&& body) {

@@ -40,26 +40,36 @@ View<typename M::Scalar> view(const M& m) {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-/// panel (b.rows, tile cols) = b, padded with zeros on the right. b has at most tile cols.
+/// panel (b.rows, tile cols) = b, padded with zeros on the right. b has at most tile cols. A block
+/// of the same shape from `ahead` on, which comes next, is asked for from memory.
 template <class T>
-void pack_panel(View<T> b, T* panel) {
+void pack_panel(View<T> b, const T* ahead, T* panel) {
   namespace ei = Eigen::internal;
   using Tile = GemmTile<T>;
+  using Packet = typename Tile::Packet;
   constexpr Index size = Tile::packet_size;
   Index packed_rows = 0;
   if (b.row_stride == 1 && b.cols == Tile::cols) {
     // The columns of b are contiguous (B is a transposed weight): transpose squares in registers.
     for (; packed_rows + size <= b.rows; packed_rows += size) {
       for (Index col = 0; col < Tile::cols; col += size) {
-        ei::PacketBlock<typename Tile::Packet, size> square;
+        ei::PacketBlock<Packet, size> square;
         for (Index i = 0; i < size; ++i) {
-          square.packet[i] =
-              ei::ploadu<typename Tile::Packet>(b.data + packed_rows + (col + i) * b.col_stride);
+          ei::prefetch(ahead + packed_rows + (col + i) * b.col_stride);
+          square.packet[i] = ei::ploadu<Packet>(b.data + packed_rows + (col + i) * b.col_stride);
         }
         ei::ptranspose(square);
         for (Index i = 0; i < size; ++i) {
           ei::pstore(panel + (packed_rows + i) * Tile::cols + col, square.packet[i]);
         }
+      }
+    }
+  } else if (b.col_stride == 1 && b.cols == Tile::cols) {
+    for (; packed_rows < b.rows; ++packed_rows) {
+      for (Index col = 0; col < Tile::cols; col += size) {
+        ei::prefetch(ahead + packed_rows * b.row_stride + col);
+        ei::pstore(panel + packed_rows * Tile::cols + col,
+                   ei::ploadu<Packet>(b.data + packed_rows * b.row_stride + col));
       }
     }
   }
@@ -79,7 +89,7 @@ void pack_panel(View<T> b, T* panel) {
 
 /// c (a.rows, cols) = or += a * panel, where only `cols` columns of the panel count.
 template <class T>
-void multiply_panel(View<T> a, const T* panel, MatrixRef<T> c, Update update) {
+void multiply_panel(View<T> a, Panel<T> panel, MatrixRef<T> c, Update update) {
   using Tile = GemmTile<T>;
   Index rows = 0;
   for (Index row = 0; row < a.rows; row += rows) {
@@ -91,23 +101,30 @@ void multiply_panel(View<T> a, const T* panel, MatrixRef<T> c, Update update) {
     const RowPointers<T> block{pointer, a.col_stride};
     if (c.cols() == Tile::cols) {
       micro_kernel<T>(rows, block, panel, a.cols, {&c.coeffRef(row, 0), c.outerStride(), update},
-                      panel);
+                      panel.data);
       continue;
     }
     T padded[Tile::rows * Tile::cols] = {};
     Eigen::Map<Matrix<T>> whole(padded, rows, Tile::cols);
     auto part = whole.leftCols(c.cols());
     part = c.middleRows(row, rows);
-    micro_kernel<T>(rows, block, panel, a.cols, {padded, Tile::cols, update}, panel);
+    micro_kernel<T>(rows, block, panel, a.cols, {padded, Tile::cols, update}, panel.data);
     c.middleRows(row, rows) = part;
   }
+}
+
+/// Whether the tile may read B where it is: its rows are contiguous and an odd number of cache
+/// lines apart, so that they do not compete for the same places of a cache.
+template <class T>
+bool readable_in_place(View<T> b) {
+  return b.col_stride == 1 && b.row_stride % (2 * GemmTile<T>::line) == GemmTile<T>::line;
 }
 
 /// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
 template <Vectorised T>
 void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   using Tile = GemmTile<T>;
-  alignas(64) T panel[Tile::depth * Tile::cols];
+  alignas(64) T packed[Tile::depth * Tile::cols];
   if (a.cols == 0 && update == Update::assign) {
     c.setZero();
   }
@@ -115,7 +132,15 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
     const Index cols = std::min(Tile::cols, b.cols - col);
     for (Index k = 0; k < a.cols; k += Tile::depth) {
       const Index depth = std::min(Tile::depth, a.cols - k);
-      pack_panel(b.block(k, col, depth, cols), panel);
+      const auto block = b.block(k, col, depth, cols);
+      Panel<T> panel{packed};
+      if (cols == Tile::cols && readable_in_place(b)) {
+        panel = {block.data, b.row_stride};
+      } else {
+        const T* next_k = block.data + depth * b.row_stride;
+        const T* next_col = b.data + (col + cols) * b.col_stride;
+        pack_panel(block, k + depth < a.cols ? next_k : next_col, packed);
+      }
       multiply_panel<T>(a.block(0, k, a.rows, depth), panel, c.middleCols(col, cols),
                         k == 0 ? update : Update::add);
     }

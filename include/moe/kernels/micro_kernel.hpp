@@ -10,7 +10,7 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// 6 rows by as many columns as fill the vector registers, less one broadcast and the loads of the
 /// panel. Sums are Wide<T>. A panel holds `group` steps of k side by side for each column, which
-/// one instruction multiplies. `depth` steps make a block of 64 KiB, which stays in L2.
+/// one instruction multiplies. `depth` steps make a block of 256 KiB, which stays in L2.
 template <class T>
 struct GemmTile {
   using Packet = typename Eigen::internal::packet_traits<Wide<T>>::type;
@@ -19,11 +19,18 @@ struct GemmTile {
   static constexpr int packets = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 4 : 2;
   static constexpr Index cols = packets * packet_size;
   static constexpr Index group = static_cast<Index>(sizeof(Wide<T>) / sizeof(T));
-  static constexpr Index depth = 65536 / (cols * static_cast<Index>(sizeof(T)));
+  static constexpr Index depth = 262144 / (cols * static_cast<Index>(sizeof(T)));
   static constexpr Index line = 64 / static_cast<Index>(sizeof(T));  ///< scalars in a cache line
 };
 
 enum class Update { assign, add };
+
+/// The columns of B that a tile multiplies: steps of k follow each other with the stride.
+template <class T>
+struct Panel {
+  const T* data;
+  Index stride = GemmTile<T>::group * GemmTile<T>::cols;
+};
 
 /// Where a tile puts its sums (rows, tile cols), and whether it starts from what is there.
 template <class T>
@@ -48,7 +55,7 @@ inline Index next_tile_rows(Index left, Index most) { return left / ((left + mos
 // One step of the tile. For bfloat16 it takes pairs of k: see dot_bf16.hpp.
 template <class Packet, class T>
 Packet load_group(const T* panel) {
-  return Eigen::internal::pload<Packet>(panel);
+  return Eigen::internal::ploadu<Packet>(panel);
 }
 template <class Packet, class T>
 Packet broadcast_group(const T* value) {
@@ -74,7 +81,7 @@ Packet multiply_add_group(const Packet& a, const Packet& b, const Packet& sum) {
 /// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols). `ahead` is what comes
 /// next from memory: each step of k asks for one of its cache lines. Any address will do.
 template <class T, int Rows>
-void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Sums<T> c, const T* ahead) {
+void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c, const T* ahead) {
   namespace ei = Eigen::internal;
   using Tile = GemmTile<T>;
   using Packet = typename Tile::Packet;
@@ -88,12 +95,12 @@ void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Sums<T> c, cons
                       : ei::pset1<Packet>(Wide<T>(0));
     }
   }
-  for (Index k = 0; k < depth; k += Tile::group, panel += Tile::group * Tile::cols) {
+  for (Index k = 0; k < depth; k += Tile::group, panel.data += panel.stride) {
     ei::prefetch(ahead);
     ahead += Tile::line;
     Packet b[Tile::packets];
     MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
-      b[p] = load_group<Packet>(panel + p * Tile::packet_size * Tile::group);
+      b[p] = load_group<Packet>(panel.data + p * Tile::packet_size * Tile::group);
     }
     MOE_UNROLL for (int r = 0; r < Rows; ++r) {
       const Packet value = broadcast_group<Packet>(row[r] + k * a.stride);
@@ -112,7 +119,7 @@ void micro_kernel(RowPointers<T> a, const T* panel, Index depth, Sums<T> c, cons
 
 /// The same for a number of rows known at run time, 1 to GemmTile::rows.
 template <class T>
-void micro_kernel(Index rows, RowPointers<T> a, const T* panel, Index depth, Sums<T> c,
+void micro_kernel(Index rows, RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c,
                   const T* ahead) {
   switch (rows) {
     case 1:

@@ -83,7 +83,7 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
                      Index last, Wide<S>* sums, Finish&& finish) {
   using Tile = GemmTile<S>;
   // Of k: 256 KiB of a panel stay in L2 while all rows meet it, and the next 256 KiB are fetched.
-  constexpr Index block = 4 * Tile::depth;
+  constexpr Index block = Tile::depth;
   const Index num_rows = static_cast<Index>(rows.size());
   const Index sums_step = weight.depth() > block ? Tile::cols : 0;  // else no tile waits for more
   for (Index panel = first; panel < last; ++panel) {
@@ -100,7 +100,7 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
           tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + k;
         }
         Wide<S>* tile_sums = sums + row * sums_step;
-        micro_kernel<S>(count, {tile_rows, 1}, data, depth,
+        micro_kernel<S>(count, {tile_rows, 1}, {data}, depth,
                         {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add}, ahead);
         // Each tile fetches a part of the next block, one after the other, then from the start
         // again.
