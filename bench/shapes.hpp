@@ -104,22 +104,29 @@ inline Matrix<float> random_tokens(Index tokens, Index d_model, std::uint64_t se
   return random_matrix(tokens, d_model, seed, 1);
 }
 
-inline Expert<float> random_expert(Index d_model, Index d_ff, std::uint64_t seed) {
-  ExpertParams<float> params;
-  params.gate = random_matrix(d_ff, d_model, 3 * seed);
-  params.up = random_matrix(d_ff, d_model, 3 * seed + 1);
-  params.down = random_matrix(d_model, d_ff, 3 * seed + 2);
-  return Expert<float>(std::move(params), ExpertConfig{});
+/// T rounds the same float weights.
+template <Real T = float>
+Expert<T> random_expert(Index d_model, Index d_ff, std::uint64_t seed,
+                        const ExpertConfig& kind = {}) {
+  ExpertParams<T> params;
+  if (kind.gated) {
+    params.gate = random_matrix(d_ff, d_model, 3 * seed).template cast<T>();
+  }
+  params.up = random_matrix(d_ff, d_model, 3 * seed + 1).template cast<T>();
+  params.down = random_matrix(d_model, d_ff, 3 * seed + 2).template cast<T>();
+  return Expert<T>(std::move(params), kind);
 }
 
 /// Router and experts of a config without shared expert.
-inline MoELayer<float> random_layer(const MoEConfig& c) {
-  std::vector<Expert<float>> experts;
+template <Real T = float>
+MoELayer<T> random_layer(const MoEConfig& c) {
+  std::vector<Expert<T>> experts;
   for (Index e = 0; e < c.num_experts; ++e) {
-    experts.push_back(random_expert(c.d_model, c.d_ff, static_cast<std::uint64_t>(e + 1)));
+    experts.push_back(
+        random_expert<T>(c.d_model, c.d_ff, static_cast<std::uint64_t>(e + 1), c.expert));
   }
-  return MoELayer<float>(Router<float>(c.d_model, c.num_experts, c.top_k, c.router, 1),
-                         std::move(experts), {c.capacity, c.weight_on});
+  return MoELayer<T>(Router<T>(c.d_model, c.num_experts, c.top_k, c.router, 1), std::move(experts),
+                     {c.capacity, c.weight_on});
 }
 
 inline DenseFfn<float> random_dense(Index d_model, Index d_ff) {

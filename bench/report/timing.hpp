@@ -7,19 +7,6 @@
 
 namespace moe::report {
 
-inline double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-template <class F>
-double seconds_of(F&& f) {
-  const Stopwatch watch;
-  f();
-  return watch.seconds();
-}
-
 struct Repetition {
   int number;
   double seconds;

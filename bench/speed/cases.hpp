@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// What moe_speed measures: shapes, numbers of tokens, scalars, forward or training, and how evenly
+// the router spreads the tokens; and which of the many combinations are worth a run.
+#pragma once
+
+#include <string>
+
+#include "../shapes.hpp"
+
+namespace moe::bench {
+
+/// Of the weights; bf16 and the packed forms are for inference only.
+enum class Type { f32, bf16, f64 };
+enum class Pass { forward, train };
+
+/// Even; with loads that fall as in Zipf's law; or every token to the same top_k experts.
+enum class Routing { uniform, zipf, one };
+
+struct Case {
+  Type type;
+  Pass pass;
+  MoEConfig config;
+  Routing routing;
+  Index tokens;
+
+  std::string type_name() const {
+    return type == Type::f32 ? "f32" : type == Type::bf16 ? "bf16" : "f64";
+  }
+  std::string pass_name() const { return pass == Pass::forward ? "forward" : "train"; }
+  std::string routing_name() const {
+    return routing == Routing::uniform ? "uniform" : routing == Routing::zipf ? "zipf" : "one";
+  }
+  std::string shape() const {
+    return "d" + std::to_string(config.d_model) + "-f" + std::to_string(config.d_ff) + "-e" +
+           std::to_string(config.num_experts) + "-k" + std::to_string(config.top_k);
+  }
+  std::string name() const {
+    return type_name() + '/' + pass_name() + '/' + shape() + '/' + std::to_string(tokens) + '/' +
+           routing_name();
+  }
+
+  /// So few tokens read each weight for hardly any work: it shall come from memory, as it does in
+  /// a model of many layers.
+  bool cold() const { return tokens <= 16; }
+  bool same_layer(const Case& o) const {
+    return type == o.type && pass == o.pass && shape() == o.shape() && routing == o.routing;
+  }
+};
+
+/// A router with a bias, which steers the load.
+inline MoEConfig steered(MoEConfig c) {
+  c.router.bias = true;
+  return c;
+}
+
+inline MoEConfig switch_layer(Index d_model, Index d_ff, Index num_experts) {
+  MoEConfig c = steered(equal_active(d_model, d_ff, num_experts, 1));
+  c.expert = {.activation = Activation::relu, .gated = false};
+  c.router.renormalise = false;
+  return c;
+}
+
+inline std::vector<MoEConfig> speed_shapes() {
+  if (smoke()) {
+    return {steered(equal_active(32, 64, 4, 2)), switch_layer(32, 48, 4)};
+  }
+  return {steered(equal_active(1024, 7168, 8, 2)),    // as wide as Mixtral, in small
+          steered(equal_active(1024, 7168, 1, 1)),    // dense, of the same active FLOPs
+          steered(equal_active(2048, 8192, 64, 8)),   // OLMoE
+          steered(equal_active(2048, 8192, 1, 1)),    // dense, of the same active FLOPs
+          steered(equal_active(2048, 6144, 128, 8)),  // Qwen3-30B-A3B
+          switch_layer(768, 3072, 128),               // Switch Base
+          steered(equal_active(1024, 1024, 4096, 8))};
+}
+
+/// Of weights and gradients. A packed layer is made from weights in bfloat16.
+inline double weight_bytes(const Case& c) {
+  const double size = c.type == Type::f64 ? 8 : c.type == Type::f32 ? 4 : 2;
+  return static_cast<double>(parameters(c.config).total) *
+         (c.pass == Pass::forward ? 2 + size : 2 * size);
+}
+
+/// All of it would take hours, and more memory than a small machine has.
+inline bool worth_a_run(const Case& c) {
+  const bool usual_tokens = c.tokens == 128 || c.tokens == 2048;
+  if (smoke()) {
+    return true;
+  }
+  if (weight_bytes(c) > 12.0 * (1 << 30)) {
+    return false;
+  }
+  if (c.routing != Routing::uniform) {
+    return c.tokens == 2048 && c.config.num_experts > 1;
+  }
+  return usual_tokens || (c.pass == Pass::forward && c.type != Type::f64);
+}
+
+/// Cases of one layer stand together.
+inline std::vector<Case> speed_cases() {
+  const std::vector<Index> tokens =
+      smoke() ? std::vector<Index>{1, 40} : std::vector<Index>{1, 4, 16, 64, 128, 512, 2048, 8192};
+  std::vector<Case> cases;
+  for (const MoEConfig& config : speed_shapes()) {
+    for (const Type type : {Type::f32, Type::bf16, Type::f64}) {
+      for (const Pass pass : {Pass::forward, Pass::train}) {
+        for (const Routing routing : {Routing::uniform, Routing::zipf, Routing::one}) {
+          for (const Index n : tokens) {
+            const Case c{type, pass, config, routing, n};
+            if ((type != Type::bf16 || pass == Pass::forward) && worth_a_run(c)) {
+              cases.push_back(c);
+            }
+          }
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+}  // namespace moe::bench

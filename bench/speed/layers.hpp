@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is timed: Forward, a packed layer, and Train, a layer forward and backward. Both are checked
+// once before: rows against the plain reference, in a batch against alone, and gradients.
+#pragma once
+
+#include <moe/reference.hpp>
+#include <stdexcept>
+
+#include "../timing.hpp"
+#include "cases.hpp"
+
+namespace moe::bench {
+
+/// The layer of a case. Its bias falls with the logarithm of the expert's number, or lifts the
+/// first top_k experts above all others.
+template <Real T>
+MoELayer<T> layer_of(const Case& c) {
+  auto layer = random_layer<T>(c.config);
+  auto& bias = layer.router().params().bias;
+  for (Index e = 0; e < c.config.num_experts; ++e) {
+    const double value = c.routing == Routing::zipf  ? -std::log(static_cast<double>(e + 1))
+                         : c.routing == Routing::one ? (e < c.config.top_k ? 30.0 : 0.0)
+                                                     : 0.0;
+    bias(0, e) = static_cast<Wide<T>>(value);
+  }
+  return layer;
+}
+
+inline void expect(bool holds, const Case& c, const char* claim) {
+  if (!holds) {
+    throw std::runtime_error("moe_speed: " + c.name() + ": " + claim);
+  }
+}
+
+/// Rounding errors that a result in S may have, relative to its norm.
+template <class S>
+double tolerance() {
+  return std::is_same_v<S, double> ? 1e-12 : std::is_same_v<S, float> ? 1e-5 : 1e-2;
+}
+
+/// forward(x, y) against the plain reference, for two tokens.
+template <class S, Real T, class Forward>
+void check_against_reference(const Case& c, const MoELayer<T>& layer, Forward&& forward) {
+  const Matrix<T> x = random_tokens(2, c.config.d_model, 5).template cast<T>();
+  const Matrix<Wide<S>> wide_x = x.template cast<Wide<S>>();
+  Matrix<Wide<S>> y(2, c.config.d_model);
+  forward(wide_x, y);
+  const Matrix<double> expected = reference::forward(layer, x);
+  const double error = (y.template cast<double>() - expected).norm();
+  expect(error <= tolerance<S>() * expected.norm(), c, "differs from the reference");
+}
+
+/// Inputs of a case. Few tokens rotate, so that they do not always meet the same experts.
+template <Real W>
+class Inputs {
+ public:
+  explicit Inputs(const Case& c) : tokens_(c.tokens), sets_(c.cold() ? 8 : 1) {
+    x_ = random_tokens(tokens_ * sets_, c.config.d_model, 7).template cast<W>();
+  }
+  ConstMatrixRef<W> operator()(int repetition) const {
+    return x_.middleRows(repetition % sets_ * tokens_, tokens_);
+  }
+
+ private:
+  Index tokens_, sets_;
+  Matrix<W> x_;
+};
+
+/// Seconds of the stages beside the experts.
+struct Stages {
+  double route, plan, combine;
+};
+
+template <Storage S>
+class Forward {
+ public:
+  using Scalar = S;
+  using W = Wide<S>;
+
+  /// Packs the layer, which may go afterwards.
+  template <Real T>
+  Forward(const Case& c, const MoELayer<T>& layer, int threads)
+      : call_{.num_threads = threads},
+        packed_(layer),
+        router_({layer.router().params().weight.template cast<W>(),
+                 layer.router().params().bias.template cast<W>(),
+                 {}},
+                layer.router().top_k(), layer.router().config()) {
+    check_against_reference<S>(
+        c, layer, [&](const auto& x, auto& y) { packed_.forward(x, y, scratch_, call_); });
+  }
+
+  /// Of another case of the same layer.
+  void prepare(const Case& c) {
+    inputs_.emplace(c);
+    y_.resize(c.tokens, packed_.d_out());
+    run(0);
+    const Index few = std::min<Index>(c.tokens, 2);
+    Matrix<W> alone(few, y_.cols());
+    packed_.forward((*inputs_)(0).topRows(few), alone, scratch_, call_);
+    expect(alone == y_.topRows(few), c, "a row alone differs from the same row in a batch");
+  }
+
+  void run(int repetition) { packed_.forward((*inputs_)(repetition), y_, scratch_, call_); }
+
+  /// The stages of the run just made, alone.
+  Stages stages(int repetition) {
+    Stages s;
+    s.route = seconds_of([&] { router_.route((*inputs_)(repetition), call_, table_); });
+    s.plan = seconds_of([&] { plan_.build(table_, packed_.num_experts()); });
+    s.combine = seconds_of([&] {
+      combine_rows<W>(scratch_.rows, plan_, &table_.weight, nullptr, y_, call_.num_threads);
+    });
+    return s;
+  }
+
+  Work work() const { return executed_work(scratch_.plan); }
+  static Flops flops(const MoEConfig& c, const Work& work) { return forward_flops(c, work).sum(); }
+
+ private:
+  CallOptions call_;
+  PackedLayer<S> packed_;
+  typename PackedLayer<S>::Scratch scratch_;
+  Router<W> router_;
+  typename Router<W>::Table table_;
+  DispatchPlan plan_;
+  std::optional<Inputs<W>> inputs_;
+  Matrix<W> y_;
+};
+
+template <Real T>
+class Train {
+ public:
+  using Scalar = T;
+
+  Train(const Case& c, MoELayer<T> layer, int threads)
+      : call_{.num_threads = threads}, layer_(std::move(layer)), grads_(layer_.zero_grads()) {
+    check_against_reference<T>(c, layer_,
+                               [&](const auto& x, auto& y) { layer_.forward(x, y, tape_, call_); });
+  }
+
+  void prepare(const Case& c) {
+    inputs_.emplace(c);
+    dy_ = random_tokens(c.tokens, layer_.d_out(), 8).template cast<T>();
+    y_.resize(c.tokens, layer_.d_out());
+    dx_.resize(c.tokens, layer_.d_in());
+    layer_.for_each_parameter([](const std::string&, auto&, auto& grad) { grad.setZero(); },
+                              grads_);
+    run(0);
+    check_gradients(c);
+  }
+
+  void run(int repetition) {
+    layer_.forward((*inputs_)(repetition), y_, tape_, call_);
+    layer_.backward((*inputs_)(repetition), dy_, tape_, dx_, grads_);
+  }
+
+  Work work() const { return executed_work(tape_.plan); }
+  static Flops flops(const MoEConfig& c, const Work& work) {
+    return forward_flops(c, work).sum() + backward_flops(c, work).sum();
+  }
+
+ private:
+  /// y is linear in all down projections together, and in all up projections (with ReLU, too):
+  /// by Euler's theorem the sum of weight times gradient is <y, dy> for both.
+  void check_gradients(const Case& c) {
+    double up = 0, down = 0;
+    for (std::size_t e = 0; e < grads_.experts.size(); ++e) {
+      const auto& weights = layer_.experts()[e].params();
+      up += weights.up.cwiseProduct(grads_.experts[e].up).template cast<double>().sum();
+      down += weights.down.cwiseProduct(grads_.experts[e].down).template cast<double>().sum();
+    }
+    const double expected = y_.cwiseProduct(dy_).template cast<double>().sum();
+    const double most = tolerance<T>() * static_cast<double>(y_.norm() * dy_.norm());
+    expect(std::abs(up - expected) <= most && std::abs(down - expected) <= most, c,
+           "the gradients of the weights are wrong");
+  }
+
+  CallOptions call_;
+  MoELayer<T> layer_;
+  typename MoELayer<T>::Grads grads_;
+  typename MoELayer<T>::Tape tape_;
+  std::optional<Inputs<T>> inputs_;
+  Matrix<T> dy_, y_, dx_;
+};
+
+}  // namespace moe::bench

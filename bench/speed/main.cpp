@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// moe_speed: GFLOP/s, GB/s and the share of the machine's roof for layers of many shapes, packed
+// forward and training, with the roofs probed beside every repetition.
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+#include <regex>
+#include <span>
+
+#include "rows.hpp"
+
+namespace moe::bench {
+namespace {
+
+struct Options {
+  std::string json, filter;
+  int threads = 0;
+  int repetitions = smoke() ? 1 : 5;
+};
+
+template <class Subject>
+void measure_all(Subject& subject, std::span<const Case> cases, int repetitions, Probes& probes,
+                 std::vector<Row>& rows) {
+  for (const Case& c : cases) {
+    rows.push_back(measure(subject, c, repetitions, probes));
+    print(rows.back());
+  }
+}
+
+/// All cases of one layer, which is made here and goes afterwards: there is memory for one.
+void measure_layer(std::span<const Case> cases, int threads, int repetitions, Probes& probes,
+                   std::vector<Row>& rows) {
+  const Case& c = cases.front();
+  const auto forward = [&]<Storage S>(S) {
+    // From bfloat16, so that a float layer of that size need not fit beside the packed one.
+    Forward<S> subject(c, layer_of<bf16>(c), threads);
+    measure_all(subject, cases, repetitions, probes, rows);
+  };
+  const auto train = [&]<Real T>(T) {
+    Train<T> subject(c, layer_of<T>(c), threads);
+    measure_all(subject, cases, repetitions, probes, rows);
+  };
+  if (c.pass == Pass::train) {
+    return c.type == Type::f64 ? train(double()) : train(float());
+  }
+  return c.type == Type::f64    ? forward(double())
+         : c.type == Type::bf16 ? forward(bf16())
+                                : forward(float());
+}
+
+std::vector<Row> measure_selection(const Options& options) {
+  std::vector<Case> cases = speed_cases();
+  const std::regex filter(options.filter);
+  std::erase_if(cases, [&](const Case& c) { return !std::regex_search(c.name(), filter); });
+
+  const int threads = detail::num_threads(options.threads);
+  Probes probes(threads, smoke());
+  std::vector<Row> rows;
+  print_head();
+  for (auto first = cases.begin(); first != cases.end();) {
+    const auto last =
+        std::find_if(first, cases.end(), [&](const Case& c) { return !c.same_layer(*first); });
+    measure_layer({first, last}, threads, options.repetitions, probes, rows);
+    first = last;
+  }
+  print_roofs(probes);
+  return rows;
+}
+
+}  // namespace
+}  // namespace moe::bench
+
+int main(int argc, char** argv) {
+  moe::bench::Options options;
+  CLI::App app("Speed of Mixture-of-Experts layers, as a share of what this machine allows.");
+  app.add_option("--json", options.json, "Write the rows to this file");
+  app.add_option("--filter", options.filter,
+                 "Regular expression that type/pass/shape/tokens/routing has to contain");
+  app.add_option("--threads", options.threads, "Threads; 0 for OpenMP's default")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--repetitions", options.repetitions, "Timed runs of each case")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  try {
+    nlohmann::ordered_json json = nlohmann::ordered_json::array();
+    for (const moe::bench::Row& row : moe::bench::measure_selection(options)) {
+      json.push_back(to_json(row));
+    }
+    if (!options.json.empty()) {
+      std::ofstream file(options.json);
+      file << json.dump(1) << '\n';
+      file.close();
+      if (!file) {
+        throw std::runtime_error("moe_speed: cannot write " + options.json);
+      }
+    }
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+}

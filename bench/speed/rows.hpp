@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows as text and as JSON.
+#pragma once
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "measure.hpp"
+
+namespace moe::bench {
+
+/// Of the whole time; the experts are what the other stages leave.
+struct StageShares {
+  double route, plan, experts, combine;
+
+  StageShares(const Stages& s, double whole)
+      : route(s.route / whole),
+        plan(s.plan / whole),
+        experts(1 - (s.route + s.plan + s.combine) / whole),
+        combine(s.combine / whole) {}
+};
+
+inline nlohmann::ordered_json to_json(const Row& row) {
+  nlohmann::ordered_json json{{"type", row.c.type_name()},
+                              {"pass", row.c.pass_name()},
+                              {"shape", row.c.shape()},
+                              {"tokens", row.c.tokens},
+                              {"routing", row.c.routing_name()},
+                              {"gflops", row.gflops},
+                              {"weight_gbs", row.weight_gbs},
+                              {"roof", row.roof},
+                              {"share", row.share},
+                              {"stages", nullptr}};
+  if (row.stages) {
+    const StageShares s(*row.stages, row.seconds);
+    json["stages"] = {
+        {"route", s.route}, {"plan", s.plan}, {"experts", s.experts}, {"combine", s.combine}};
+  }
+  return json;
+}
+
+inline void print_head() {
+  std::printf("%-4s %-7s %-20s %6s %-7s %9s %8s %6s %6s   %s\n", "type", "pass", "shape", "tokens",
+              "routing", "GFLOP/s", "GB/s", "roof", "share", "route plan experts combine, %");
+}
+
+inline void print(const Row& row) {
+  std::printf("%-4s %-7s %-20s %6td %-7s %9.1f %8.2f %6s %6.3f", row.c.type_name().c_str(),
+              row.c.pass_name().c_str(), row.c.shape().c_str(), row.c.tokens,
+              row.c.routing_name().c_str(), row.gflops, row.weight_gbs, row.roof.c_str(),
+              row.share);
+  if (row.stages) {
+    const StageShares s(*row.stages, row.seconds);
+    std::printf("   %5.1f %4.1f %7.1f %7.1f", 100 * s.route, 100 * s.plan, 100 * s.experts,
+                100 * s.combine);
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+inline void print_roofs(const Probes& probes) {
+  std::printf("Roofs, median (least to most):");
+  for (const auto& [unit, values] : probes.seen()) {
+    const auto [least, most] = std::minmax_element(values.begin(), values.end());
+    std::printf("  %s %.1f (%.1f to %.1f)", unit.c_str(), median(values), *least, *most);
+  }
+  std::printf("\n");
+}
+
+}  // namespace moe::bench
