@@ -259,7 +259,6 @@ RoutingLoss<T> load_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
 /// The mean of log(sum_e exp(logit_e))^2 (Zoph 2022, ST-MoE, eq. 5).
 template <Real T>
 RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
-  using std::exp;
   const detail::CountedTokens<T> counted(table, mask);
   const Index num_experts = table.logits.cols();
   RoutingLoss<T> loss;
@@ -272,9 +271,8 @@ RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
     }
     const T share = T(1.0 / static_cast<double>(counted.count()));
     loss.value += share * sum * sum;
-    for (Index e = 0; e < num_experts; ++e) {
-      loss.gradient.logits(t, e) = T(2) * share * sum * exp(logits[e] - sum);
-    }
+    kernels::softmax(logits, num_experts, &loss.gradient.logits(t, 0));
+    loss.gradient.logits.row(t) *= T(2) * share * sum;
   }
   return loss;
 }
