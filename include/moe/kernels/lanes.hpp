@@ -61,9 +61,12 @@ struct Lanes {
   friend Lanes operator-(const Lanes& a) {
     return of(Eigen::internal::pxor(a.packet, Lanes(T(-0.0)).packet));
   }
-  /// The larger; where one of them is NaN, either.
+  /// The larger and the smaller; where one of them is NaN, either.
   friend Lanes max(const Lanes& a, const Lanes& b) {
     return of(Eigen::internal::pmax(a.packet, b.packet));
+  }
+  friend Lanes min(const Lanes& a, const Lanes& b) {
+    return of(Eigen::internal::pmin(a.packet, b.packet));
   }
   friend Lanes abs(const Lanes& a) { return of(Eigen::internal::pabs(a.packet)); }
   /// The magnitude, which is not negative, with the sign of `sign`.
@@ -73,6 +76,9 @@ struct Lanes {
   }
 
   // Comparisons with NaN are false.
+  friend Mask operator==(const Lanes& a, const Lanes& b) {
+    return {Eigen::internal::pcmp_eq(a.packet, b.packet)};
+  }
   friend Mask operator<(const Lanes& a, const Lanes& b) {
     return {Eigen::internal::pcmp_lt(a.packet, b.packet)};
   }
@@ -81,6 +87,12 @@ struct Lanes {
   }
   friend Mask operator>(const Lanes& a, const Lanes& b) { return b < a; }
   friend Mask operator>=(const Lanes& a, const Lanes& b) { return b <= a; }
+  friend Mask operator&(const Mask& a, const Mask& b) {
+    return {Eigen::internal::pand(a.packet, b.packet)};
+  }
+
+  /// 0, 1, 2, ...
+  static Lanes numbers() { return of(Eigen::internal::plset<Packet>(T(0))); }
 };
 
 /// a * b + c, rounded once where the machine can.
@@ -125,10 +137,14 @@ T sum_of(const T& value) {
   return value;
 }
 
-/// The largest of the lanes, none of which is NaN.
+/// The largest and the smallest of the lanes, none of which is NaN.
 template <class T>
 T max_of(const Lanes<T>& lanes) {
   return Eigen::internal::predux_max(lanes.packet);
+}
+template <class T>
+T min_of(const Lanes<T>& lanes) {
+  return Eigen::internal::predux_min(lanes.packet);
 }
 template <class T>
 T max_of(const T& value) {
@@ -157,8 +173,7 @@ struct LanePlace {
       if constexpr (masked) {
         const auto inside = Lanes<W>::of(
             Eigen::internal::ploadu<typename Lanes<W>::Packet>(row + begin, first_lanes()));
-        const auto lane = Lanes<W>::of(Eigen::internal::plset<typename Lanes<W>::Packet>(W(0)));
-        return where(lane < Lanes<W>(count), inside, Lanes<W>(pad));
+        return where(Lanes<W>::numbers() < Lanes<W>(count), inside, Lanes<W>(pad));
       }
     }
     W padded[Lanes<W>::size];
