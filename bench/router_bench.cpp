@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Router and DispatchPlan: everything of a layer that is not its experts. The choices are checked
-// once against the plain reference.
+// Everything of a layer that is not its experts: the router with its softmax and top-k, the plan,
+// and combine. The router's choices are checked once against the plain reference.
 #include <benchmark/benchmark.h>
 
 #include <moe/reference.hpp>
@@ -9,6 +9,29 @@
 
 namespace moe::bench {
 namespace {
+
+using benchmark::Counter;
+
+/// Tokens, and as much of a layer as router, plan and combine see of it.
+struct Shape {
+  Index tokens, d_model, num_experts, top_k;
+
+  std::string name() const {
+    return "D" + std::to_string(d_model) + "_E" + std::to_string(num_experts) + "_K" +
+           std::to_string(top_k) + "/" + std::to_string(tokens);
+  }
+  MoEConfig config() const {
+    return {.d_model = d_model, .d_ff = 128, .num_experts = num_experts, .top_k = top_k};
+  }
+};
+
+std::vector<Shape> shapes() {
+  if (smoke()) {
+    return {{8, 32, 4, 2}};
+  }
+  return {{1, 1024, 8, 2},    {2048, 1024, 8, 2},    {1, 2048, 64, 8},     {2048, 2048, 64, 8},
+          {1, 1024, 4096, 8}, {2048, 1024, 4096, 8}, {8192, 1024, 4096, 8}};
+}
 
 /// The first token's choices.
 bool correct(const Router<float>& router, const Matrix<float>& x,
@@ -26,12 +49,10 @@ bool correct(const Router<float>& router, const Matrix<float>& x,
   return true;
 }
 
-void route(benchmark::State& state, const LayerCase& c) {
-  const MoEConfig& config = c.config;
-  const Router<float> router(config.d_model, config.num_experts, config.top_k, config.router, 1);
-  const auto x = random_tokens(c.tokens, config.d_model, 7);
+void route(benchmark::State& state, const Shape& s) {
+  const Router<float> router(s.d_model, s.num_experts, s.top_k, RouterConfig{}, 1);
+  const auto x = random_tokens(s.tokens, s.d_model, 7);
   Router<float>::Table table;
-  DispatchPlan plan;
   router.route(x, {}, table);
   if (!correct(router, x, table)) {
     state.SkipWithError("differs from the reference");
@@ -39,22 +60,99 @@ void route(benchmark::State& state, const LayerCase& c) {
   }
   for (auto _ : state) {
     router.route(x, {}, table);
-    plan.build(table, config.num_experts);
+    benchmark::DoNotOptimize(table.weight.data());
+  }
+  const Work work{s.tokens, s.tokens * s.top_k, 0.0};
+  const auto flops = static_cast<double>(forward_flops(s.config(), work).router.total());
+  state.counters["FLOP/s"] = Counter(flops, Counter::kIsIterationInvariantRate);
+}
+
+/// A table with random choices, no two of a token the same.
+RoutingTable<float> random_table(const Shape& s) {
+  RoutingTable<float> table;
+  table.expert.resize(s.tokens, s.top_k);
+  table.weight.setConstant(s.tokens, s.top_k, 1.0F / static_cast<float>(s.top_k));
+  const detail::CounterRandom random(3, 0);
+  for (Index t = 0; t < s.tokens; ++t) {
+    const auto first = random.bits(static_cast<std::uint64_t>(t));
+    for (Index k = 0; k < s.top_k; ++k) {
+      const auto step = static_cast<std::uint64_t>(k * (s.num_experts / s.top_k));
+      table.expert(t, k) =
+          static_cast<ExpertId>((first + step) % static_cast<std::uint64_t>(s.num_experts));
+    }
+  }
+  return table;
+}
+
+void plan(benchmark::State& state, const Shape& s) {
+  const auto table = random_table(s);
+  DispatchPlan plan;
+  for (auto _ : state) {
+    plan.build(table, s.num_experts);
     benchmark::DoNotOptimize(plan.num_rows());
   }
-  const auto runs = static_cast<double>(state.iterations());
-  const Flops flops = forward_flops(config, executed_work(plan)).router;
-  using benchmark::Counter;
-  state.counters["tokens/s"] = Counter(runs * static_cast<double>(c.tokens), Counter::kIsRate);
-  state.counters["FLOP/s"] = Counter(runs * static_cast<double>(flops.total()), Counter::kIsRate);
+}
+
+void combine(benchmark::State& state, const Shape& s) {
+  const auto table = random_table(s);
+  DispatchPlan plan;
+  plan.build(table, s.num_experts);
+  const auto rows = random_matrix(plan.num_rows(), s.d_model, 5);
+  Matrix<float> y(s.tokens, s.d_model);
+  for (auto _ : state) {
+    combine_rows<float>(rows, plan, &table.weight, nullptr, y, detail::num_threads(0));
+    benchmark::DoNotOptimize(y.data());
+  }
+  const auto bytes = static_cast<double>((rows.size() + y.size()) * Index{sizeof(float)});
+  state.counters["B/s"] = Counter(bytes, Counter::kIsIterationInvariantRate);
+}
+
+/// Rows of logits: enough of them that no branch is learnt by heart.
+Matrix<float> logits(Index num_experts, bool ascending) {
+  Matrix<float> m = random_tokens(std::max<Index>(64, 65536 / num_experts), num_experts, 9);
+  for (Index row = 0; ascending && row < m.rows(); ++row) {
+    std::sort(&m(row, 0), &m(row, 0) + num_experts);
+  }
+  return m;
+}
+
+void softmax(benchmark::State& state, Index num_experts) {
+  const auto logit = logits(num_experts, false);
+  Matrix<float> prob(1, num_experts);
+  Index row = 0;
+  for (auto _ : state) {
+    kernels::softmax(&logit(row, 0), num_experts, prob.data());
+    benchmark::DoNotOptimize(prob.data());
+    row = row + 1 < logit.rows() ? row + 1 : 0;
+  }
+}
+
+void top_k(benchmark::State& state, Index num_experts, Index k, bool ascending) {
+  const auto logit = logits(num_experts, ascending);
+  std::vector<ExpertId> chosen(static_cast<std::size_t>(k));
+  Index row = 0;
+  for (auto _ : state) {
+    kernels::top_k(&logit(row, 0), nullptr, num_experts, k, chosen.data());
+    benchmark::DoNotOptimize(chosen.data());
+    row = row + 1 < logit.rows() ? row + 1 : 0;
+  }
 }
 
 [[maybe_unused]] const bool registered = [] {
-  for (const LayerCase& c : layer_cases()) {
-    const std::string name = "route/D" + std::to_string(c.config.d_model) + "_E" +
-                             std::to_string(c.config.num_experts) + "_K" +
-                             std::to_string(c.config.top_k) + "/" + std::to_string(c.tokens);
-    benchmark::RegisterBenchmark(name.c_str(), route, c)->UseRealTime();
+  for (const Shape& s : shapes()) {
+    benchmark::RegisterBenchmark(("route/" + s.name()).c_str(), route, s)->UseRealTime();
+    benchmark::RegisterBenchmark(("plan/" + s.name()).c_str(), plan, s);
+    benchmark::RegisterBenchmark(("combine/" + s.name()).c_str(), combine, s)->UseRealTime();
+  }
+  for (const auto& [num_experts, k] :
+       {std::pair<Index, Index>{8, 2}, {64, 8}, {128, 8}, {256, 8}, {4096, 8}, {4096, 64}}) {
+    const std::string e = "E" + std::to_string(num_experts), e_k = e + "_K" + std::to_string(k);
+    if (k <= 8) {
+      benchmark::RegisterBenchmark(("softmax/" + e).c_str(), softmax, num_experts);
+    }
+    benchmark::RegisterBenchmark(("top_k/" + e_k).c_str(), top_k, num_experts, k, false);
+    benchmark::RegisterBenchmark(("top_k/" + e_k + "/ascending").c_str(), top_k, num_experts, k,
+                                 true);
   }
   return true;
 }();

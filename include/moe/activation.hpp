@@ -12,7 +12,6 @@
 
 #include "config.hpp"
 #include "kernels/lanes.hpp"
-#include "kernels/softmax.hpp"
 #include "kernels/vector_math.hpp"
 #include "types.hpp"
 

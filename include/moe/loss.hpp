@@ -218,11 +218,13 @@ RoutingLoss<T> load_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
       }
       const T* logits = &table.logits.coeffRef(t, 0);
       kernels::top_k(logits, nullptr, num_experts, std::min(top_k + 1, num_experts), best.data());
+      const ExpertId last = best[static_cast<std::size_t>(top_k - 1)];
       for (Index e = 0; top_k < num_experts && e < num_experts; ++e) {
         if (logits[e] == T(-Eigen::NumTraits<T>::infinity())) {
           continue;  // masked: its load is 0
         }
-        const bool chosen = std::find(best.begin(), best.end() - 1, e) != best.end() - 1;
+        const bool chosen = e == last || kernels::ranks_above(logits[e], logits[last]) ||
+                            (e < last && !kernels::ranks_above(logits[last], logits[e]));
         const Index rival = best[static_cast<std::size_t>(chosen ? top_k : top_k - 1)];
         if (rival == none || logits[rival] == T(-Eigen::NumTraits<T>::infinity())) {
           body(t, e, none, T(Eigen::NumTraits<T>::infinity()));  // chosen whatever its noise
@@ -259,7 +261,6 @@ RoutingLoss<T> load_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
 /// The mean of log(sum_e exp(logit_e))^2 (Zoph 2022, ST-MoE, eq. 5).
 template <Real T>
 RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
-  using std::exp;
   const detail::CountedTokens<T> counted(table, mask);
   const Index num_experts = table.logits.cols();
   RoutingLoss<T> loss;
@@ -272,9 +273,8 @@ RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
     }
     const T share = T(1.0 / static_cast<double>(counted.count()));
     loss.value += share * sum * sum;
-    for (Index e = 0; e < num_experts; ++e) {
-      loss.gradient.logits(t, e) = T(2) * share * sum * exp(logits[e] - sum);
-    }
+    kernels::softmax(logits, num_experts, &loss.gradient.logits(t, 0));
+    loss.gradient.logits.row(t) *= T(2) * share * sum;
   }
   return loss;
 }

@@ -222,8 +222,7 @@ void Router<T>::route_token(Index token, Table& table) const {
   if (config_.score == Score::softmax) {
     kernels::softmax(logits, num_experts, probs);
   } else {
-    std::transform(logits, logits + num_experts, probs,
-                   [](const W& z) { return kernels::sigmoid(z); });
+    kernels::sigmoid(logits, num_experts, probs);
   }
   for (Index e = 0; mask != nullptr && e < num_experts; ++e) {
     if (mask[e] == 0) {
@@ -307,9 +306,7 @@ void Router<T>::backward_token(Index token, const Table& table,
   if (config_.score == Score::softmax) {
     kernels::softmax_backward(probs, num_experts, dprobs);
   } else {
-    for (Index e = 0; e < num_experts; ++e) {
-      dprobs[e] *= probs[e] * (W(1) - probs[e]);
-    }
+    kernels::sigmoid_backward(probs, num_experts, dprobs);
   }
   const std::uint8_t* mask = allowed(token, table);
   for (Index e = 0; e < num_experts; ++e) {

@@ -54,10 +54,51 @@ TYPED_TEST(LanesOf, CalculateAsScalarsDo) {
   both([](auto a, auto b) { return where(a <= b, a, -b); });
   both([](auto a, auto b) { return where(a > b, a, -b); });
   both([](auto a, auto b) { return where(a >= b, a, -b); });
+  both([](auto a, auto b) { return where(a == b, a, -b); });
+  both([](auto a, auto b) { return where((a < b) & (a == a), a, -b); });
   both([](auto a, auto b) { return madd(a, b, b); });
   expect_same<T>([](auto a, auto) { return abs(a); }, [](T a, T) { return std::abs(a); });
   expect_same<T>([](auto a, auto b) { return copysign(abs(a), b); },
                  [](T a, T b) { return std::isnan(a) ? a : std::copysign(a, b); });
+}
+
+TYPED_TEST(LanesOf, HaveALargestASmallestAndASum) {
+  using T = TypeParam;
+  T x[Lanes<T>::size];
+  for (Index i = 0; i < Lanes<T>::size; ++i) {
+    x[i] = T(-2) - static_cast<T>(i);
+  }
+  for (Index at = 0; at < Lanes<T>::size; ++at) {
+    std::swap(x[0], x[at]);
+    EXPECT_EQ(max_of(Lanes<T>::load(x)), T(-2)) << at;
+    EXPECT_EQ(min_of(-Lanes<T>::load(x)), T(2)) << at;
+    std::swap(x[0], x[at]);
+  }
+  EXPECT_EQ(sum_of(Lanes<T>::load(x)),
+            T(-2 * Lanes<T>::size - Lanes<T>::size * (Lanes<T>::size - 1) / 2));
+  T larger[Lanes<T>::size], smaller[Lanes<T>::size];
+  max(Lanes<T>::load(x), Lanes<T>(-2.5)).store(larger);
+  min(Lanes<T>::load(x), Lanes<T>(-2.5)).store(smaller);
+  for (Index i = 0; i < Lanes<T>::size; ++i) {
+    EXPECT_EQ(larger[i], std::max(x[i], T(-2.5)));
+    EXPECT_EQ(smaller[i], std::min(x[i], T(-2.5)));
+  }
+}
+
+TYPED_TEST(LanesOf, ArePaddedBehindTheEnd) {
+  using T = TypeParam;
+  const std::vector<T> row(static_cast<std::size_t>(Lanes<T>::size), T(3));
+  for (Index n = 1; n < Lanes<T>::size; ++n) {
+    for (const T pad : {T(0), T(-7), -std::numeric_limits<T>::infinity()}) {
+      for_lanes<T>(n, [&](auto at) {
+        T x[Lanes<T>::size];
+        at.load(row.data(), pad).store(x);
+        for (Index i = 0; i < Lanes<T>::size; ++i) {
+          EXPECT_EQ(x[i], i < n ? T(3) : pad) << n;
+        }
+      });
+    }
+  }
 }
 
 TYPED_TEST(LanesOf, HaveOneValueEach) {

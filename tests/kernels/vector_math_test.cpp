@@ -280,6 +280,17 @@ TYPED_TEST(VectorMathOf, IsRightAtTheEnds) {
   EXPECT_FALSE(std::signbit(of_one<Sigmoid>(-inf<T>)));
 }
 
+TYPED_TEST(VectorMathOf, HasASigmoidOfScalars) {
+  using T = TypeParam;
+  EXPECT_EQ(sigmoid(T(0)), T(0.5));
+  EXPECT_NEAR(static_cast<double>(sigmoid(T(std::log(3.0)))), 0.75,
+              4.0 * std::numeric_limits<T>::epsilon());
+  EXPECT_EQ(sigmoid(inf<T>), T(1));
+  EXPECT_EQ(sigmoid(-inf<T>), T(0));
+  EXPECT_EQ(sigmoid(std::numeric_limits<T>::lowest()), T(0));
+  EXPECT_TRUE(std::isnan(sigmoid(nan_of<T>)));
+}
+
 TYPED_TEST(VectorMathOf, KeepsNan) {
   const TypeParam nan = nan_of<TypeParam>;
   for (TypeParam x : {nan, -nan, std::numeric_limits<TypeParam>::signaling_NaN()}) {

@@ -62,6 +62,13 @@ struct Lanes {
   friend Lanes operator-(const Lanes& a) {
     return of(Eigen::internal::pxor(a.packet, Lanes(T(-0.0)).packet));
   }
+  /// The larger and the smaller; where one of them is NaN, either.
+  friend Lanes max(const Lanes& a, const Lanes& b) {
+    return of(Eigen::internal::pmax(a.packet, b.packet));
+  }
+  friend Lanes min(const Lanes& a, const Lanes& b) {
+    return of(Eigen::internal::pmin(a.packet, b.packet));
+  }
   friend Lanes abs(const Lanes& a) { return of(Eigen::internal::pabs(a.packet)); }
   /// The magnitude, which is not negative, with the sign of `sign`.
   friend Lanes copysign(const Lanes& magnitude, const Lanes& sign) {
@@ -70,6 +77,9 @@ struct Lanes {
   }
 
   // Comparisons with NaN are false.
+  friend Mask operator==(const Lanes& a, const Lanes& b) {
+    return {Eigen::internal::pcmp_eq(a.packet, b.packet)};
+  }
   friend Mask operator<(const Lanes& a, const Lanes& b) {
     return {Eigen::internal::pcmp_lt(a.packet, b.packet)};
   }
@@ -78,6 +88,12 @@ struct Lanes {
   }
   friend Mask operator>(const Lanes& a, const Lanes& b) { return b < a; }
   friend Mask operator>=(const Lanes& a, const Lanes& b) { return b <= a; }
+  friend Mask operator&(const Mask& a, const Mask& b) {
+    return {Eigen::internal::pand(a.packet, b.packet)};
+  }
+
+  /// 0, 1, 2, ...
+  static Lanes numbers() { return of(Eigen::internal::plset<Packet>(T(0))); }
 };
 
 /// a * b + c, rounded once where the machine can.
@@ -115,20 +131,69 @@ T narrow(const W& value) {
   }
 }
 
+/// What a row of W is computed in: Lanes<W>, or W itself where it has none.
+template <class W>
+struct ComputedIn {
+  using type = W;
+};
+template <Vectorised W>
+struct ComputedIn<W> {
+  using type = Lanes<W>;
+};
+template <class W>
+using LanesOr = typename ComputedIn<W>::type;
+
+/// The sum of the lanes, always in the same order.
+template <class T>
+T sum_of(const Lanes<T>& lanes) {
+  return Eigen::internal::predux(lanes.packet);
+}
+template <class T>
+T sum_of(const T& value) {
+  return value;
+}
+
+/// The largest and the smallest of the lanes, none of which is NaN.
+template <class T>
+T max_of(const Lanes<T>& lanes) {
+  return Eigen::internal::predux_max(lanes.packet);
+}
+template <class T>
+T min_of(const Lanes<T>& lanes) {
+  return Eigen::internal::predux_min(lanes.packet);
+}
+template <class T>
+T max_of(const T& value) {
+  return value;
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+// A false alarm of GCC 12: that a vector type loses its alignment as a template argument.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"
+#endif
+
 /// A place in a row: `count` elements from `begin`, which fill the lanes but at the row's end. The
 /// row may hold a narrower type than the lanes.
 template <class W>
 struct LanePlace {
   Index begin, count;
 
+  /// Lanes behind the row's end are `pad`.
   template <class T>
-  Lanes<W> load(const T* row) const {
+  Lanes<W> load(const T* row, W pad = W(0)) const {
     if constexpr (std::is_same_v<T, W>) {
       if (count == Lanes<W>::size) {
         return Lanes<W>::load(row + begin);
       }
+      if constexpr (masked) {
+        const auto inside = Lanes<W>::of(
+            Eigen::internal::ploadu<typename Lanes<W>::Packet>(row + begin, first_lanes()));
+        return where(Lanes<W>::numbers() < Lanes<W>(count), inside, Lanes<W>(pad));
+      }
     }
-    W padded[Lanes<W>::size] = {};
+    W padded[Lanes<W>::size];
+    std::fill(padded, padded + Lanes<W>::size, pad);
     for (Index i = 0; i < count; ++i) {
       padded[i] = static_cast<W>(row[begin + i]);
     }
@@ -141,6 +206,9 @@ struct LanePlace {
       if (count == Lanes<W>::size) {
         return value.store(row + begin);
       }
+      if constexpr (masked) {
+        return Eigen::internal::pstoreu(row + begin, value.packet, first_lanes());
+      }
     }
     W padded[Lanes<W>::size];
     value.store(padded);
@@ -148,7 +216,18 @@ struct LanePlace {
       row[begin + i] = narrow<T>(padded[i]);
     }
   }
+
+ private:
+  using Traits = Eigen::internal::unpacket_traits<typename Lanes<W>::Packet>;
+  static constexpr bool masked = Traits::masked_load_available && Traits::masked_store_available;
+
+  /// A bit for each lane that is inside the row.
+  auto first_lanes() const { return static_cast<typename Traits::mask_t>((1U << count) - 1U); }
 };
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 /// The place of one element, for scalars without lanes.
 template <class W>
@@ -156,7 +235,7 @@ struct ElementPlace {
   Index begin;
 
   template <class T>
-  W load(const T* row) const {
+  W load(const T* row, const W& = W(0)) const {
     return static_cast<W>(row[begin]);
   }
   template <class T>

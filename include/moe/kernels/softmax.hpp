@@ -1,82 +1,85 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softmax of a row of logits, and sigmoid. One scalar exp per element: the same bits in every
-// place of a row, exactly 0 for -inf, and NaN stays NaN.
+// Softmax and sigmoid of a row of logits, and their backward. An element is computed the same in
+// every place of a row. A sum over the row adds up each lane in order, then the lanes, so that its
+// bits depend on the row alone, and -inf at its end changes nothing. Exactly 0 for -inf, and NaN
+// stays NaN.
+//
+// flatten: GCC would leave exp a function, and pass it each vector through memory.
 #pragma once
 
 #include <cmath>
 
-#include "../types.hpp"
-#include "lanes.hpp"
+#include "vector_math.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// 1 / (1 + exp(-z)). The exponent is never positive, so that a small result is not lost where
-/// exp(-z) overflows. For Lanes there is one in vector_math.hpp.
 template <class T>
-T sigmoid(const T& z) {
-  using std::exp;
-  const T e = exp(where(z < T(0), z, -z));
-  return where(z < T(0), e, T(1)) / (T(1) + e);
+T minus_infinity() {
+  return T(-Eigen::NumTraits<T>::infinity());
 }
 
-/// The largest value, or NaN if there is one; -inf for an empty row.
+/// The largest element, -inf of none. If one is NaN, any of them.
 template <class T>
-T row_max(const T* value, Index size) {
-  using std::isnan;
-  T max(-Eigen::NumTraits<T>::infinity());
-  for (Index i = 0; i < size; ++i) {
-    if (value[i] > max || isnan(value[i])) {
-      max = value[i];
-    }
-    if (isnan(max)) {
-      break;
-    }
-  }
-  return max;
+[[gnu::flatten]] T row_max(const T* value, Index size) {
+  const T lowest = minus_infinity<T>();
+  LanesOr<T> largest(lowest);
+  for_lanes<T>(size, [&](auto at) {
+    using std::max;
+    largest = max(largest, at.load(value, lowest));
+  });
+  return max_of(largest);
 }
 
 /// log(sum(exp(z))), computed from the largest logit down; -inf for a row of nothing but -inf.
 template <class T>
-T log_sum_exp(const T* logit, Index size) {
-  using std::exp;
-  using std::log;
-  const T max = row_max(logit, size);
-  if (max == T(-Eigen::NumTraits<T>::infinity())) {
-    return max;  // -inf - max would be NaN
-  }
-  T sum(0);
-  for (Index i = 0; i < size; ++i) {
-    sum += exp(logit[i] - max);
-  }
-  return max + log(sum);
+[[gnu::flatten]] T log_sum_exp(const T* logit, Index size) {
+  using std::exp, std::log;
+  const T max = row_max(logit, size), lowest = minus_infinity<T>();
+  const T shift = max == lowest ? T(0) : max;  // -inf - -inf would be NaN
+  LanesOr<T> sum(T(0));
+  for_lanes<T>(size, [&](auto at) { sum = sum + exp(at.load(logit, lowest) - LanesOr<T>(shift)); });
+  return shift + log(sum_of(sum));
 }
 
 /// prob = softmax(logit). The two may be the same row.
 template <class T>
-void softmax(const T* logit, Index size, T* prob) {
+[[gnu::flatten]] void softmax(const T* logit, Index size, T* prob) {
   using std::exp;
-  const T max = row_max(logit, size);
-  T sum(0);
-  for (Index i = 0; i < size; ++i) {
-    prob[i] = exp(logit[i] - max);
-    sum += prob[i];
-  }
-  for (Index i = 0; i < size; ++i) {
-    prob[i] /= sum;
-  }
+  const LanesOr<T> max(row_max(logit, size));
+  LanesOr<T> sum(T(0));
+  for_lanes<T>(size, [&](auto at) {
+    const auto e = exp(at.load(logit, minus_infinity<T>()) - max);
+    at.store(prob, e);
+    sum = sum + e;
+  });
+  const LanesOr<T> total(sum_of(sum));
+  for_lanes<T>(size, [&](auto at) { at.store(prob, at.load(prob) / total); });
 }
 
 /// Turns dprob, the gradient of softmax's result prob, into that of its logits, in place:
 /// dlogit_j = prob_j * (dprob_j - sum_i prob_i * dprob_i).
 template <class T>
-void softmax_backward(const T* prob, Index size, T* gradient) {
-  T mean(0);
-  for (Index i = 0; i < size; ++i) {
-    mean += prob[i] * gradient[i];
-  }
-  for (Index i = 0; i < size; ++i) {
-    gradient[i] = prob[i] * (gradient[i] - mean);
-  }
+[[gnu::flatten]] void softmax_backward(const T* prob, Index size, T* gradient) {
+  LanesOr<T> sum(T(0));
+  for_lanes<T>(size, [&](auto at) { sum = madd(at.load(prob), at.load(gradient), sum); });
+  const LanesOr<T> mean(sum_of(sum));
+  for_lanes<T>(size,
+               [&](auto at) { at.store(gradient, at.load(prob) * (at.load(gradient) - mean)); });
+}
+
+/// prob = sigmoid(logit), element by element. The two may be the same row.
+template <class T>
+[[gnu::flatten]] void sigmoid(const T* logit, Index size, T* prob) {
+  for_lanes<T>(size, [&](auto at) { at.store(prob, sigmoid(at.load(logit))); });
+}
+
+/// Turns dprob, the gradient of sigmoid's result prob, into that of its logits, in place.
+template <class T>
+[[gnu::flatten]] void sigmoid_backward(const T* prob, Index size, T* gradient) {
+  for_lanes<T>(size, [&](auto at) {
+    const auto p = at.load(prob);
+    at.store(gradient, at.load(gradient) * (p * (LanesOr<T>(T(1)) - p)));
+  });
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

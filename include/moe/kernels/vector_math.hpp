@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp, sigmoid, tanh and erf of Lanes. Eigen's own are not used: they differ between the lanes and
-// the end of a row, and give 2.9e-39 for exp(-inf).
+// exp, sigmoid, tanh and erf of Lanes, and the sigmoid of scalars. Eigen's own are not used: they
+// differ between the lanes and the end of a row, and give 2.9e-39 for exp(-inf).
 //
 // All stand on one reduction (Cody and Waite 1980): x = n ln2 + r, |r| <= ln2 / 2, with ln2 in two
 // parts of which the first times n is exact, and p(r) = exp(r) - 1 by a polynomial. Polynomials are
@@ -14,7 +14,6 @@
 #include <utility>
 
 #include "lanes.hpp"
-#include "softmax.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -156,8 +155,17 @@ Lanes<T> exp(const Lanes<T>& x) {
   }
 }
 
-/// sigmoid(x): q = 1 / (1 + exp(|x|)) for negative x, else 1 - q. With |x| = n ln2 + r and w =
-/// 2^-n, q = w / (w + exp(r)), which rounds once less than exp and 1 + exp, and cannot overflow.
+/// 1 / (1 + exp(-z)). The exponent is never positive, so that a small result is not lost where
+/// exp(-z) overflows.
+template <class T>
+T sigmoid(const T& z) {
+  using std::exp;
+  const T e = exp(where(z < T(0), z, -z));
+  return where(z < T(0), e, T(1)) / (T(1) + e);
+}
+
+/// The same of Lanes: q = 1 / (1 + exp(|x|)) for negative x, else 1 - q. With |x| = n ln2 + r and w
+/// = 2^-n, q = w / (w + exp(r)), which rounds once less than exp and 1 + exp, and cannot overflow.
 template <class T>
 EIGEN_ALWAYS_INLINE Lanes<T> sigmoid(const Lanes<T>& x) {
   if constexpr (Lanes<T>::size == 1) {
