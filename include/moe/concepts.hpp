@@ -20,7 +20,8 @@ concept ParameterList = std::copyable<P> && requires(P& p) {
   P::for_each([](std::string_view, auto&) {}, p);
 };
 
-/// Chooses experts for tokens. route() is const and writes the whole table: expert, weight, and
+/// Chooses experts for tokens. route() is const, runs on one thread of the layer's parallel region,
+/// and writes the whole table: expert, weight, and
 /// probs and logits if losses are to be taken of it. It honours what CallOptions asks for.
 template <class R, class T>
 concept RouterLike = std::movable<R> &&

@@ -76,11 +76,13 @@ class DenseFfn {
   template <class Memory>
   void forward_tiles(ConstMatrixRef<T> x, MatrixRef<T> y, int threads, Memory& memory) const {
     expert_.reserve(memory.rows, x.rows());
-    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
-      expert_.forward_hidden(x.middleRows(begin, rows), memory.rows, begin, part);
-    });
-    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
-      expert_.forward_output(memory.rows, begin, y.middleRows(begin, rows), part);
+    detail::in_one_region(threads, [&] {
+      for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+        expert_.forward_hidden(x.middleRows(begin, rows), memory.rows, begin, part);
+      });
+      for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+        expert_.forward_output(memory.rows, begin, y.middleRows(begin, rows), part);
+      });
     });
   }
 
@@ -117,15 +119,17 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
   check_like(params(), grads, "DenseFfn: grads");
   const int threads = tape.num_threads;
   expert_.backward_gate(dy, tape.rows, 0);
-  for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
-    expert_.backward_hidden(dy.middleRows(begin, rows), tape.rows, begin, part);
-  });
-  for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
-    expert_.backward_input(tape.rows, begin, dx.middleRows(begin, rows), part);
-  });
-  const Index parts = detail::parts_of_each(1, threads);
-  detail::parallel_for(parts, threads, [&](Index part, int) {
-    expert_.backward_params({x, dy, 0}, tape.rows, grads, Part{part, parts});
+  detail::in_one_region(threads, [&] {
+    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+      expert_.backward_hidden(dy.middleRows(begin, rows), tape.rows, begin, part);
+    });
+    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+      expert_.backward_input(tape.rows, begin, dx.middleRows(begin, rows), part);
+    });
+    const Index parts = detail::parts_of_each(1, threads);
+    detail::parallel_for(parts, threads, [&](Index part, int) {
+      expert_.backward_params({x, dy, 0}, tape.rows, grads, Part{part, parts});
+    });
   });
 }
 

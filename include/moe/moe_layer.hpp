@@ -128,7 +128,7 @@ class MoELayer {
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
   }
-  int prepare(ConstMatrixRef<T> x, const CallOptions& call, Scratch& scratch) const;
+  void prepare(ConstMatrixRef<T> x, const CallOptions& call, int threads, Scratch& scratch) const;
   /// body(tile, part) for every part of every tile.
   template <class Body>
   static void for_parts(const DispatchPlan& plan, int threads, Body&& body);
@@ -201,17 +201,20 @@ template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                                             const CallOptions& call) const {
   check_input(x, y);
-  const int threads = prepare(x, call, scratch);
-  if constexpr (staged) {
-    forward_staged(scratch.experts, threads, scratch);
-  } else {
-    forward_whole(threads, scratch);
-  }
-  if (shared_) {
-    scratch.shared_out.resize(x.rows(), d_out());
-    shared_->forward(x, scratch.shared_out, scratch.shared, call);
-  }
-  combine(scratch, threads, y);
+  const int threads = detail::num_threads(call.num_threads);
+  detail::in_one_region(threads, [&] {
+    prepare(x, call, threads, scratch);
+    if constexpr (staged) {
+      forward_staged(scratch.experts, threads, scratch);
+    } else {
+      forward_whole(threads, scratch);
+    }
+    if (shared_) {
+      scratch.shared_out.resize(x.rows(), d_out());
+      shared_->forward(x, scratch.shared_out, scratch.shared, call);
+    }
+    combine(scratch, threads, y);
+  });
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
@@ -221,24 +224,27 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   check_input(x, y);
   detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
   tape.owner = nullptr;
-  tape.num_threads = prepare(x, call, tape);
-  if constexpr (staged) {
-    forward_staged(tape.expert_tapes, tape.num_threads, tape);
-  } else {
-    forward_whole(tape);
-  }
-  if (shared_) {
-    tape.shared_out.resize(x.rows(), d_out());
-    shared_->forward(x, tape.shared_out, tape.shared_tape, call);
-  }
-  combine(tape, tape.num_threads, y);
+  tape.num_threads = detail::num_threads(call.num_threads);
+  detail::in_one_region(tape.num_threads, [&] {
+    prepare(x, call, tape.num_threads, tape);
+    if constexpr (staged) {
+      forward_staged(tape.expert_tapes, tape.num_threads, tape);
+    } else {
+      forward_whole(tape);
+    }
+    if (shared_) {
+      tape.shared_out.resize(x.rows(), d_out());
+      shared_->forward(x, tape.shared_out, tape.shared_tape, call);
+    }
+    combine(tape, tape.num_threads, y);
+  });
   tape.owner = this;
 }
 
-/// Routes, lays out and gathers the experts' inputs. Returns the number of threads of the call.
+/// Routes, lays out and gathers the experts' inputs.
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOptions& call,
-                                           Scratch& scratch) const {
+void MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOptions& call,
+                                            int threads, Scratch& scratch) const {
   router_.route(x, call, scratch.routing);
   detail::check(scratch.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
                 scratch.routing.num_tokens(), " tokens, expected ", x.rows());
@@ -246,9 +252,7 @@ int MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOption
   const Index choices = scratch.plan.slot().size();
   detail::grow(scratch.rows, choices, d_out());
   detail::grow(scratch.x_rows, choices, detail::spread_width<T>(d_in()));
-  const int threads = detail::num_threads(call.num_threads);
   gather_rows<T>(x, scratch.plan, weight_on(WeightOn::input, scratch), scratch.x_rows, threads);
-  return threads;
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
@@ -318,21 +322,23 @@ void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef
   tape.gradient.assign(losses, tape.routing);
   detail::grow(tape.dx_rows, tape.plan.slot().size(), d_in());
   detail::grow(tape.dy_rows, tape.plan.slot().size(), detail::spread_width<T>(d_out()));
-
-  gather_rows<T>(dy, tape.plan, weight_on(WeightOn::output, tape), tape.dy_rows, tape.num_threads);
-  backward_rows(tape);
-  backward_weights(x, dy, tape);
-  const Index parts = staged ? detail::parts_of_each(tape.plan.num_active(), tape.num_threads) : 1;
-  detail::parallel_for(num_experts() * parts, tape.num_threads, [&](Index item, int) {
-    backward_expert(item / parts, Part{item % parts, parts}, tape, grads);
+  const int threads = tape.num_threads;
+  detail::in_one_region(threads, [&] {
+    gather_rows<T>(dy, tape.plan, weight_on(WeightOn::output, tape), tape.dy_rows, threads);
+    backward_rows(tape);
+    backward_weights(x, dy, tape);
+    const Index parts = staged ? detail::parts_of_each(tape.plan.num_active(), threads) : 1;
+    detail::parallel_for(num_experts() * parts, threads, [&](Index item, int) {
+      backward_expert(item / parts, Part{item % parts, parts}, tape, grads);
+    });
+    router_.backward(x, tape.routing, tape.gradient, dx, grads.router);
+    if (shared_) {
+      tape.shared_dx.resize(x.rows(), d_in());
+      shared_->backward(x, dy, tape.shared_tape, tape.shared_dx, grads.shared);
+      dx += tape.shared_dx;
+    }
+    combine_rows<T>(tape.dx_rows, tape.plan, nullptr, &dx, dx, threads);
   });
-  router_.backward(x, tape.routing, tape.gradient, dx, grads.router);
-  if (shared_) {
-    tape.shared_dx.resize(x.rows(), d_in());
-    shared_->backward(x, dy, tape.shared_tape, tape.shared_dx, grads.shared);
-    dx += tape.shared_dx;
-  }
-  combine_rows<T>(tape.dx_rows, tape.plan, nullptr, &dx, dx, tape.num_threads);
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>

@@ -137,21 +137,23 @@ void PackedLayer<S>::forward(ConstMatrixRef<W> x, MatrixRef<W> y, Scratch& scrat
                              const CallOptions& call) const {
   detail::check_shape(x, x.rows(), d_in(), "PackedLayer: x");
   detail::check_shape(y, x.rows(), d_out(), "PackedLayer: y");
-  router_.route(x, call, scratch.routing);
-  scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
   const int threads = detail::num_threads(call.num_threads);
-  list_inputs(x, threads, scratch);
-  list_jobs(x.rows(), scratch);
-  for_parts(scratch, threads, [](const Job& job, Part part, W* sums) {
-    job.expert->multiply_up(job.input, part, sums, job.first_hidden);
+  detail::in_one_region(threads, [&] {
+    router_.route(x, call, scratch.routing);
+    scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
+    list_inputs(x, threads, scratch);
+    list_jobs(x.rows(), scratch);
+    for_parts(scratch, threads, [](const Job& job, Part part, W* sums) {
+      job.expert->multiply_up(job.input, part, sums, job.first_hidden);
+    });
+    for_parts(scratch, threads, [](const Job& job, Part part, W* sums) {
+      job.expert->multiply_down(job.input, job.hidden, part, sums, job.first_out);
+    });
+    MatrixRef<W> shared_out = scratch.shared_out;
+    combine_rows<W>(scratch.rows, scratch.plan,
+                    options_.weight_on == WeightOn::output ? &scratch.routing.weight : nullptr,
+                    shared_ ? &shared_out : nullptr, y, threads);
   });
-  for_parts(scratch, threads, [](const Job& job, Part part, W* sums) {
-    job.expert->multiply_down(job.input, job.hidden, part, sums, job.first_out);
-  });
-  MatrixRef<W> shared_out = scratch.shared_out;
-  combine_rows<W>(scratch.rows, scratch.plan,
-                  options_.weight_on == WeightOn::output ? &scratch.routing.weight : nullptr,
-                  shared_ ? &shared_out : nullptr, y, threads);
 }
 
 template <Storage S>

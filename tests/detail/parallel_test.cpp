@@ -160,5 +160,63 @@ TEST(NumThreads, IsOneWithoutOpenMp) {
 }
 #endif
 
+TEST(InOneRegion, RunsTheCallOnceAndItsLoopsOnAllThreads) {
+  for (int threads = 1; threads <= 8; ++threads) {
+    int calls = 0;
+    std::vector<int> first(100), second(3);
+    in_one_region(threads, [&] {
+      ++calls;
+      for (int again = 0; again < 50; ++again) {
+        parallel_for(100, threads, [&](std::ptrdiff_t i, int) { first[std::size_t(i)] += 1; });
+        // Reads what other items of the loop before it wrote.
+        parallel_for(3, threads, [&](std::ptrdiff_t i, int) {
+          second[std::size_t(i)] += first[99 - std::size_t(i)];
+        });
+      }
+    });
+    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(first, std::vector<int>(100, 50));
+    EXPECT_EQ(second, std::vector<int>(3, 50 * 51 / 2));
+  }
+}
+
+TEST(InOneRegion, ThrowsWhatTheCallOrAnItemOfALoopThrows) {
+  for (int threads = 1; threads <= 4; ++threads) {
+    const auto call = [&](std::ptrdiff_t bad_item) {
+      in_one_region(threads, [&] {
+        parallel_for(20, threads, [&](std::ptrdiff_t item, int) {
+          if (item == bad_item) {
+            throw std::out_of_range("item");
+          }
+        });
+        throw std::runtime_error("call");
+      });
+    };
+    EXPECT_THROW(call(7), std::out_of_range);
+    EXPECT_THROW(call(-1), std::runtime_error);
+    int done = 0;
+    in_one_region(threads, [&] { ++done; });
+    EXPECT_EQ(done, 1) << "the next call starts afresh";
+  }
+}
+
+TEST(InOneRegion, IsSerialInsideAnItemAndTheSameRegionInsideACall) {
+  std::atomic<int> most = 0;
+  std::atomic<int> items = 0;
+  const int threads = num_threads(4);
+  in_one_region(threads, [&] {
+    EXPECT_EQ(num_threads(0), threads);
+    in_one_region(threads, [&] {
+      parallel_for(8, threads, [&](std::ptrdiff_t, int) {
+        most = std::max(most.load(), num_threads(0));
+        parallel_for(5, 4, [&](std::ptrdiff_t, int) { ++items; });
+      });
+    });
+    EXPECT_EQ(num_threads(0), threads);
+  });
+  EXPECT_EQ(most, 1);
+  EXPECT_EQ(items, 40);
+}
+
 }  // namespace
 }  // namespace moe::detail

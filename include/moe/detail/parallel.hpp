@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
+#include <thread>
 
 #include "../kernels/instruction_set.hpp"
 
@@ -16,19 +17,6 @@
 #endif
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
-
-/// Threads a call may use: as many as requested, or OpenMP's default for 0. One without OpenMP,
-/// and one inside the caller's own parallel region, which already has its threads.
-inline int num_threads([[maybe_unused]] int requested) {
-#ifdef _OPENMP
-  if (omp_in_parallel()) {
-    return 1;
-  }
-  return requested > 0 ? requested : omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
 
 /// Keeps the first exception of a parallel region: one that left the region would end the process.
 class FirstException {
@@ -56,30 +44,149 @@ class FirstException {
   std::atomic<bool> caught_ = false;
 };
 
-/// Calls body(item, worker) once for each item in [0, num_items), worker in [0, threads). Items
-/// are handed out as workers become free, by a counter of ours: LLVM's dynamic schedule allocates
-/// for every item. An exception of an item is thrown again here, and the items that had not begun
-/// are left out.
-template <class Body>
-void parallel_for(std::ptrdiff_t num_items, int threads, Body&& body) {
-  threads = static_cast<int>(std::min<std::ptrdiff_t>(threads, num_items));
+/// A loop's items, which workers take one after the other by a counter: LLVM's dynamic schedule
+/// allocates for every item.
+struct Loop {
+  void (*call)(const void* body, std::ptrdiff_t item, int worker);
+  const void* body;
+  std::ptrdiff_t num_items;
+  int num_workers;
+};
+
+/// The threads of one parallel region, for all loops of a call: a region each would cost more than
+/// the work of a small layer. One thread, the leader, runs the call; the others take part in its
+/// loops. The leader waits only for those that have begun, so that a thread whose core is taken by
+/// another program does not stop each loop.
+class Team {
+ public:
+  int size() const { return size_; }
+  void set_size(int size) { size_ = size; }
+
+  /// By the leader. An exception of an item is thrown again here.
+  void run(const Loop& loop);
+  /// By all others, until the leader ends the call.
+  void follow(int worker);
+  void end() { over_.store(true); }
+
+ private:
+  void work(int worker) {
+    for (std::ptrdiff_t item = next_++; item < loop_.num_items && !first_->caught();
+         item = next_++) {
+      try {
+        loop_.call(loop_.body, item, worker);
+      } catch (...) {
+        first_->capture();
+      }
+    }
+  }
+
+  int size_ = 1;
+  Loop loop_ = {};
+  FirstException* first_ = nullptr;
+  std::atomic<std::ptrdiff_t> next_ = 0;
+  std::atomic<unsigned> phase_ = 0;  // odd: a loop is open
+  std::atomic<int> inside_ = 0;      // followers that may be in the loop
+  std::atomic<bool> over_ = false;
+};
+
+/// The team whose leader this thread is, between its loops.
+inline thread_local Team* current_team = nullptr;
+
+inline void Team::run(const Loop& loop) {
+  FirstException first;
+  loop_ = loop;
+  first_ = &first;
+  next_.store(0);
+  current_team = nullptr;  // an item that is parallel by itself has this thread only
+  phase_.fetch_add(1);
+  work(0);
+  phase_.fetch_add(1);
+  while (inside_.load() != 0) {
+    std::this_thread::yield();
+  }
+  current_team = this;
+  first.rethrow();
+}
+
+inline void Team::follow(int worker) {
+  constexpr int patience = 2000;  // looks before giving the core to others
+  unsigned seen = 0;
+  for (int looks = 0; !over_.load(); ++looks) {
+    const unsigned phase = phase_.load();
+    if (phase % 2 == 1 && phase != seen) {
+      seen = phase;
+      looks = 0;
+      // Having come in, look again: the leader closes a loop first and then waits for all inside.
+      inside_.fetch_add(1);
+      if (phase_.load() == phase && worker < loop_.num_workers) {
+        work(worker);
+      }
+      inside_.fetch_sub(1);
+    } else if (looks > patience) {
+      std::this_thread::yield();
+    }
+  }
+}
+
+/// Threads a call may use: as many as requested, or OpenMP's default for 0. One without OpenMP, and
+/// one inside the caller's own parallel region, which already has its threads.
+inline int num_threads([[maybe_unused]] int requested) {
 #ifdef _OPENMP
-  if (threads > 1) {
+  if (current_team != nullptr) {
+    return current_team->size();
+  }
+  if (omp_in_parallel()) {
+    return 1;
+  }
+  return requested > 0 ? requested : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+/// Runs f, a call with many loops, in one parallel region: its loops share the threads. f itself
+/// runs on one of them, and what it throws comes out of here.
+template <class F>
+void in_one_region([[maybe_unused]] int threads, F&& f) {
+#ifdef _OPENMP
+  if (threads > 1 && current_team == nullptr) {
+    Team team;
     FirstException first;
-    std::atomic<std::ptrdiff_t> next = 0;
 #pragma omp parallel num_threads(threads)
     {
       const int worker = omp_get_thread_num();
-      for (std::ptrdiff_t item = next++; item < num_items && !first.caught(); item = next++) {
+      if (worker == 0) {
+        team.set_size(threads);
+        current_team = &team;
         try {
-          body(item, worker);
+          f();
         } catch (...) {
           first.capture();
         }
+        current_team = nullptr;
+        team.end();
+      } else {
+        team.follow(worker);
       }
     }
     first.rethrow();
     return;
+  }
+#endif
+  f();
+}
+
+/// Calls body(item, worker) once for each item in [0, num_items), worker in [0, threads). Items
+/// are handed out as workers become free. An exception of an item is thrown again here, and the
+/// items that had not begun are left out.
+template <class Body>
+void parallel_for(std::ptrdiff_t num_items, [[maybe_unused]] int threads, const Body& body) {
+#ifdef _OPENMP
+  if (num_items > 1 && threads > 1) {
+    const auto call = [](const void* b, std::ptrdiff_t item, int worker) {
+      (*static_cast<const Body*>(b))(item, worker);
+    };
+    return in_one_region(threads, [&] { current_team->run({call, &body, num_items, threads}); });
   }
 #endif
   for (std::ptrdiff_t item = 0; item < num_items; ++item) {
