@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <moe/moe.hpp>
+#include <string>
 #include <vector>
 
 namespace moe::bench {
@@ -13,6 +14,12 @@ namespace moe::bench {
 inline MoEConfig equal_active(Index d_model, Index active_d_ff, Index num_experts, Index top_k) {
   return {
       .d_model = d_model, .d_ff = active_d_ff / top_k, .num_experts = num_experts, .top_k = top_k};
+}
+
+/// As in d1024-f3584-e8-k2.
+inline std::string shape_name(const MoEConfig& c) {
+  return "d" + std::to_string(c.d_model) + "-f" + std::to_string(c.d_ff) + "-e" +
+         std::to_string(c.num_experts) + "-k" + std::to_string(c.top_k);
 }
 
 /// A dense feed-forward as wide as all experts of the layer together.

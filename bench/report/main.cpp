@@ -9,6 +9,7 @@
 #include "machine.hpp"
 #include "measure.hpp"
 #include "page.hpp"
+#include "peers.hpp"
 #include "yardstick.hpp"
 
 namespace moe::report {
@@ -39,6 +40,7 @@ Report make_report(const Options& options) {
   progress("reference layer in every form");
   report.yardstick = YardstickMeasurement(report.grid, report.machine.threads, roofs).run();
   report.measured = Measurement(report.grid, report.machine.threads, roofs).run(progress);
+  report.peers = read_peers(options.out / "peers.json");
   report.machine.fma_roof = roofs.fma();
   report.machine.read_roof = roofs.read();
   report.seconds = watch.seconds();

@@ -81,6 +81,23 @@ inline std::string counted_table(const Report& report) {
   return table.html();
 }
 
+/// Nothing where moe_peers was not run.
+inline std::string peer_section(const Report& report) {
+  if (report.peers.empty()) {
+    return "";
+  }
+  Table table({"Library", "Pass", "Layer", "Tokens", "ms", "ms of moe", "ratio"});
+  for (const PeerRow& p : report.peers) {
+    table.row({p.peer, p.pass, p.shape, std::to_string(p.tokens), milliseconds(p.peer_seconds),
+               milliseconds(p.our_seconds), fixed(p.ratio, 2)});
+  }
+  return "<h2>Other libraries</h2>\n<p>The same layer in float32, measured by "
+         "<code>moe_peers</code> in turn with ours: the packed layer, or <code>MoELayer</code> in "
+         "training. LibTorch routes by itself, the others take our routing and compute the "
+         "experts; oneDNN has its weights packed once.</p>\n" +
+         table.html();
+}
+
 inline std::string machine_table(const Machine& m) {
   return Table({"CPU", m.cpu})
       .row({"Threads", std::to_string(m.threads)})
@@ -151,6 +168,7 @@ inline std::string page(const Report& report, const std::vector<Picture>& pictur
       "the dense layer of equal total size</summary><pre>" +
       escaped(summary(report)) + "</pre></details>\n<details><summary>All figures</summary>" +
       measured_table(report) + "</details>\n";
+  html += peer_section(report);
   html +=
       "<h2>Counted</h2>\n<p>A layer of a scalar that counts its own operations, against "
       "<code>moe/cost.hpp</code>. Each + - * / and each call of exp, erf, tanh, log or sqrt is "

@@ -93,6 +93,14 @@ struct Counted {
   Index counted_flops = 0, predicted_flops = 0;
 };
 
+/// The same layer through another library.
+struct PeerRow {
+  std::string peer, pass, shape;
+  Index tokens;
+  double peer_seconds, our_seconds;  ///< medians
+  double ratio;                      ///< peer / ours, median of pairs measured in turn
+};
+
 struct Report {
   Machine machine;
   bench::Grid grid;
@@ -101,6 +109,7 @@ struct Report {
   Yardstick yardstick;
   std::vector<Load> loads;
   std::vector<Counted> counted;
+  std::vector<PeerRow> peers;
   bool pictures = false;
   double seconds = 0;
 };

@@ -30,10 +30,7 @@ struct Case {
   std::string routing_name() const {
     return routing == Routing::uniform ? "uniform" : routing == Routing::zipf ? "zipf" : "one";
   }
-  std::string shape() const {
-    return "d" + std::to_string(config.d_model) + "-f" + std::to_string(config.d_ff) + "-e" +
-           std::to_string(config.num_experts) + "-k" + std::to_string(config.top_k);
-  }
+  std::string shape() const { return shape_name(config); }
   std::string name() const {
     return type_name() + '/' + pass_name() + '/' + shape() + '/' + std::to_string(tokens) + '/' +
            routing_name();

@@ -9,15 +9,17 @@
 
 namespace moe::bench {
 
-/// Of the whole time; the experts are what the other stages leave.
+/// Of the whole time; the experts are what the other stages leave, which were timed apart.
 struct StageShares {
   double route, plan, experts, combine;
 
-  StageShares(const Stages& s, double whole)
-      : route(s.route / whole),
-        plan(s.plan / whole),
-        experts(1 - (s.route + s.plan + s.combine) / whole),
-        combine(s.combine / whole) {}
+  StageShares(const Stages& s, double seconds) {
+    const double others = s.route + s.plan + s.combine, whole = std::max(seconds, others);
+    route = s.route / whole;
+    plan = s.plan / whole;
+    experts = 1 - others / whole;
+    combine = s.combine / whole;
+  }
 };
 
 inline nlohmann::ordered_json to_json(const Row& row) {

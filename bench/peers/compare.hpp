@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Our layer and a peer's on the same input: first that they agree, then their times in turn, so
+// that what disturbs the machine disturbs both.
+#pragma once
+
+#include <thread>
+
+#include "../shapes.hpp"
+#include "../timing.hpp"
+#include "peer.hpp"
+
+namespace moe::bench {
+
+struct Comparison {
+  std::string peer, shape;
+  bool train;
+  Index tokens;
+  double our_seconds = 0, peer_seconds = 0;  ///< medians
+  double ratio = 0;                          ///< peer / ours, median of the pairs
+  double our_gflops = 0;
+
+  std::string pass() const { return train ? "train" : "forward"; }
+  std::string name() const {
+    return peer + '/' + pass() + '/' + shape + '/' + std::to_string(tokens);
+  }
+};
+
+/// Nearly every row agrees: where two logits are all but equal, a peer that routes by itself may
+/// choose the other expert.
+inline void expect_equal(const Matrix<float>& ours, const Matrix<float>& peers, const Comparison& c,
+                         const char* what) {
+  Index different = 0;
+  for (Index row = 0; row < ours.rows(); ++row) {
+    const float error = (ours.row(row) - peers.row(row)).norm();
+    different += error <= 1e-4F * ours.row(row).norm() ? 0 : 1;
+  }
+  if (ours.rows() != peers.rows() || 500 * different > ours.rows()) {
+    throw std::runtime_error("moe_peers: " + c.name() + ": " + what + " differs in " +
+                             std::to_string(different) + " rows");
+  }
+}
+
+/// Seconds, after the threads of whatever ran before have gone to sleep.
+template <class F>
+double rested_seconds_of(F&& f) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(smoke() ? 1 : 50));
+  return seconds_of(f);
+}
+
+class Subject {
+ public:
+  Subject(const MoEConfig& config, int threads)
+      : config_(config), call_{.num_threads = threads}, layer_(random_layer(config)) {}
+
+  const MoELayer<float>& layer() const { return layer_; }
+
+  /// Fills the figures of c.
+  void compare(Peer& peer, int repetitions, Comparison& c) {
+    x_ = random_tokens(c.tokens, config_.d_model, 7);
+    y_.resize(c.tokens, config_.d_model);
+    if (c.train) {
+      compare_train(peer, repetitions, c);
+    } else {
+      compare_forward(peer, repetitions, c);
+    }
+  }
+
+ private:
+  void compare_forward(Peer& peer, int repetitions, Comparison& c) {
+    if (!packed_) {
+      packed_.emplace(layer_);
+    }
+    PackedLayer<float>::Scratch scratch;
+    const auto ours = [&] { packed_->forward(x_, y_, scratch, call_); };
+    const auto theirs = [&] { peer.forward(x_, peer_y_); };
+    peer_y_.resize(y_.rows(), y_.cols());
+    ours();
+    theirs();
+    expect_equal(y_, peer_y_, c, "y");
+    time(ours, theirs, repetitions, c);
+    c.our_gflops =
+        1e-9 *
+        static_cast<double>(forward_flops(config_, executed_work(scratch.plan)).sum().matmul) /
+        c.our_seconds;
+  }
+
+  void compare_train(Peer& peer, int repetitions, Comparison& c) {
+    const Matrix<float> dy = random_tokens(c.tokens, config_.d_model, 8);
+    Matrix<float> dx(c.tokens, config_.d_model), peer_dx = dx;
+    MoELayer<float>::Tape tape;
+    auto grads = layer_.zero_grads();
+    const auto ours = [&] {
+      layer_.forward(x_, y_, tape, call_);
+      layer_.backward(x_, dy, tape, dx, grads);
+    };
+    const auto theirs = [&] { peer.train(x_, dy, peer_y_, peer_dx); };
+    ours();
+    theirs();
+    expect_equal(y_, peer_y_, c, "y");
+    expect_equal(dx, peer_dx, c, "dx");
+    expect_equal(grads.experts[0].down, peer.down_gradient(0), c, "a weight's gradient");
+    time(ours, theirs, repetitions, c);
+    const Work work = executed_work(tape.plan);
+    c.our_gflops =
+        1e-9 *
+        static_cast<double>(
+            (forward_flops(config_, work).sum() + backward_flops(config_, work).sum()).matmul) /
+        c.our_seconds;
+  }
+
+  template <class Ours, class Theirs>
+  static void time(Ours&& ours, Theirs&& theirs, int repetitions, Comparison& c) {
+    std::vector<double> our_seconds, peer_seconds, ratios;
+    for (int i = 0; i < repetitions; ++i) {
+      our_seconds.push_back(rested_seconds_of(ours));
+      peer_seconds.push_back(rested_seconds_of(theirs));
+      ratios.push_back(peer_seconds.back() / our_seconds.back());
+    }
+    c.our_seconds = median(our_seconds);
+    c.peer_seconds = median(peer_seconds);
+    c.ratio = median(ratios);
+  }
+
+  MoEConfig config_;
+  CallOptions call_;
+  MoELayer<float> layer_;
+  std::optional<PackedLayer<float>> packed_;
+  Matrix<float> x_, y_, peer_y_;
+};
+
+}  // namespace moe::bench

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The face of a peer: the same layer through another library. Each peer is one source file that
+// adds itself to the list, built where its library is installed.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <moe/moe.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace moe::bench {
+
+class Peer {
+ public:
+  virtual ~Peer() = default;
+
+  /// y (N, D) = layer(x (N, D)).
+  virtual void forward(const Matrix<float>& x, Matrix<float>& y) = 0;
+
+  /// The same, and dx (N, D) and the gradients of all weights from dy (N, D).
+  virtual void train(const Matrix<float>&, const Matrix<float>&, Matrix<float>&, Matrix<float>&) {
+    throw std::logic_error("moe_peers: this peer does not train");
+  }
+  /// The gradient that the trainings so far have added up.
+  virtual Matrix<float> down_gradient(Index) const { return {}; }
+};
+
+struct PeerKind {
+  std::string name;
+  bool trains;
+  /// The layer, which the peer may refer to, and the number of threads.
+  std::function<std::unique_ptr<Peer>(const MoELayer<float>&, int)> make;
+};
+
+inline std::vector<PeerKind>& peer_kinds() {
+  static std::vector<PeerKind> kinds;
+  return kinds;
+}
+
+inline bool add_peer(PeerKind kind) {
+  peer_kinds().push_back(std::move(kind));
+  return true;
+}
+
+/// A peer that is a library of matrix products: it takes our routing, our gather and our combine,
+/// whose time counts as its own, and computes the experts.
+class ProductPeer : public Peer {
+ public:
+  ProductPeer(const MoELayer<float>& layer, int threads) : layer_(layer), threads_(threads) {}
+
+  void forward(const Matrix<float>& x, Matrix<float>& y) final {
+    layer_.router().route(x, {.num_threads = threads_}, table_);
+    plan_.build(table_, layer_.num_experts());
+    x_rows_.resize(plan_.num_rows(), x.cols());
+    y_rows_.resize(plan_.num_rows(), y.cols());
+    detail::for_blocks(plan_.num_rows(), threads_, [&](Index row) {
+      x_rows_.row(row) = x.row(plan_.token()[static_cast<std::size_t>(row)]);
+    });
+    compute_experts();
+    combine_rows<float>(y_rows_, plan_, &table_.weight, nullptr, y, threads_);
+  }
+
+ protected:
+  /// y_rows = the experts of x_rows, both in expert order.
+  virtual void compute_experts() = 0;
+
+  const ExpertParams<float>& params(Index expert) const {
+    return layer_.experts()[static_cast<std::size_t>(expert)].params();
+  }
+  Index first_row(Index expert) const { return plan_.offset()[static_cast<std::size_t>(expert)]; }
+
+  const MoELayer<float>& layer_;
+  int threads_;
+  DispatchPlan plan_;
+  Matrix<float> x_rows_, y_rows_;
+
+ private:
+  Router<float>::Table table_;
+};
+
+/// SwiGLU: gate = silu(gate) * up.
+inline void multiply_activated(MatrixRef<float> gate, const Matrix<float>& up) {
+  gate = gate.array() * gate.array().logistic() * up.array();
+}
+
+}  // namespace moe::bench
