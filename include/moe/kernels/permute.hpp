@@ -3,19 +3,17 @@
 // gathers what belongs to it, so nothing is ever scattered.
 #pragma once
 
-#include <algorithm>
 #include <span>
 
-#include "../types.hpp"
+#include "lanes.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// row (size) *= weight
 template <class T>
 void scale_row(Wide<T> weight, Index size, T* row) {
-  for (Index col = 0; col < size; ++col) {
-    row[col] = static_cast<T>(weight * static_cast<Wide<T>>(row[col]));
-  }
+  using W = Wide<T>;
+  for_lanes<W>(size, [&](auto at) { at.store(row, LanesOr<W>(weight) * at.load(row)); });
 }
 
 /// y (D) = base (D, or null for zero) + the sum of weight[i] * rows.row(slot[i]) over the slots in
@@ -24,26 +22,18 @@ void scale_row(Wide<T> weight, Index size, T* row) {
 template <class T>
 void combine_row(const Matrix<T>& rows, std::span<const Index> slot, const Wide<T>* weight,
                  const T* base, T* y) {
-  constexpr Index block = 64;
-  for (Index col = 0; col < rows.cols(); col += block) {
-    const Index size = std::min(block, rows.cols() - col);
-    Wide<T> sum[block];
-    std::fill(sum, sum + size, Wide<T>(0));
+  using W = Wide<T>;
+  for_lanes<W>(rows.cols(), [&](auto at) {
+    LanesOr<W> sum(W(0));
     for (std::size_t i = 0; i < slot.size(); ++i) {
       if (slot[i] == dropped) {
         continue;
       }
-      const T* row = &rows.coeffRef(slot[i], col);
-      for (Index j = 0; j < size; ++j) {
-        const Wide<T> value = static_cast<Wide<T>>(row[j]);
-        sum[j] += weight == nullptr ? value : weight[i] * value;
-      }
+      const auto value = at.load(&rows.coeffRef(slot[i], 0));
+      sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[i]), value, sum);
     }
-    for (Index j = 0; j < size; ++j) {
-      y[col + j] =
-          static_cast<T>(base == nullptr ? sum[j] : static_cast<Wide<T>>(base[col + j]) + sum[j]);
-    }
-  }
+    at.store(y, base == nullptr ? sum : at.load(base) + sum);
+  });
 }
 
 /// The sum of a[i] * b[i], in order.
