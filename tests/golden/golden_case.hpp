@@ -310,4 +310,8 @@ std::vector<Error> check_file(const io::SafeTensors& file) {
   return Case<T>(file).run();
 }
 
+// Compiled once, in golden_case.cpp.
+extern template std::vector<Error> check_file<float>(const io::SafeTensors& file);
+extern template std::vector<Error> check_file<double>(const io::SafeTensors& file);
+
 }  // namespace moe::golden
