@@ -21,8 +21,8 @@ concept ParameterList = std::copyable<P> && requires(P& p) {
 };
 
 /// Chooses experts for tokens. route() is const, runs on one thread of the layer's parallel region,
-/// and writes the whole table: expert, weight, and
-/// probs and logits if losses are to be taken of it. It honours what CallOptions asks for.
+/// and writes the whole table: expert, weight, and probs and logits if losses are to be taken of
+/// it. It honours what CallOptions asks for.
 template <class R, class T>
 concept RouterLike = std::movable<R> &&
     std::derived_from<typename R::Table, RoutingTable<Wide<T>>> &&
