@@ -9,6 +9,7 @@
 
 #include "moe/reference.hpp"
 #include "support/count_allocations.hpp"
+#include "support/guarded.hpp"
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 #include "support/throws.hpp"
@@ -150,6 +151,24 @@ TYPED_TEST(PackedLayerOf, WritesOverItsInputWithTheSameBits) {
   packed.forward(x, y, scratch);
   packed.forward(x, x, scratch);
   EXPECT_TRUE(same_bits(x, y));
+}
+
+TYPED_TEST(PackedLayerOf, TouchesNoMemoryOutsideItsInputAndOutput) {
+  using W = Wide<TypeParam>;
+  for (const MoEConfig& config : configs()) {
+    const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(config));
+    for (const Index rows : {1, 7, 30}) {
+      const Matrix<W> x = random_matrix<W>(rows, packed.d_in(), 3);
+      Matrix<W> want(rows, packed.d_out());
+      typename PackedLayer<TypeParam>::Scratch scratch;
+      packed.forward(x, want, scratch);
+      for (const testing::Flush flush : {testing::Flush::front, testing::Flush::back}) {
+        testing::Guarded<W> guarded_x(x, flush), y(Matrix<W>::Zero(rows, packed.d_out()), flush);
+        packed.forward(guarded_x.map(), y.map(), scratch);
+        EXPECT_TRUE(same_bits(y.map(), want)) << rows << " rows";
+      }
+    }
+  }
 }
 
 TYPED_TEST(PackedLayerOf, NanReachesItsOwnRowAndMovesNoOther) {

@@ -229,6 +229,26 @@ TYPED_TEST(Gemm, TouchesNoMemoryOutsideItsOperands) {
   }
 }
 
+// Rows an odd number of cache lines apart are not packed; the last columns always are.
+TYPED_TEST(Gemm, ReadsBWhereItIsWithTheBitsOfPackedB) {
+  using T = TypeParam;
+  const Index cols = GemmTile<T>::cols + GemmTile<T>::line;
+  for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
+    const Matrix<T> a = random_matrix<T>(13, depth, 16), b = random_matrix<T>(depth, cols, 17);
+    Matrix<T> wider = Matrix<T>::Zero(depth, cols + GemmTile<T>::line);
+    wider.leftCols(cols) = b;
+    ASSERT_TRUE(readable_in_place(view(b)));
+    ASSERT_FALSE(readable_in_place(view(wider)));
+    Matrix<T> packed(13, cols);
+    gemm<T>(view(a), view(wider.leftCols(cols)), packed, Update::assign);
+    testing::Guarded<T> guarded(b, testing::Flush::back);
+    Matrix<T> in_place(13, cols);
+    gemm<T>(view(a), view(guarded.map()), in_place, Update::assign);
+    ASSERT_TRUE(same_bits(in_place, packed)) << depth;
+    ASSERT_TRUE(same_bits(in_place, product(a, b))) << depth;
+  }
+}
+
 TYPED_TEST(Gemm, MakesZerosOrKeepsCWithoutDepth) {
   using T = TypeParam;
   const Matrix<T> a(3, 0), b(0, 70), start = random_matrix<T>(3, 70, 13);

@@ -247,17 +247,18 @@ TYPED_TEST(Softmax, SigmoidOfARowIsThatOfEachElement) {
 TEST(SoftmaxOfScalarsWithoutLanes, IsInPlainLoops) {
   using T = long double;
   const T log2 = std::log(T(2)), inf = std::numeric_limits<T>::infinity();
-  std::vector<T> row{0, log2, -inf, log2};
+  Matrix<T> row(1, 4), gradient(1, 4);
+  row << 0, log2, -inf, log2;
   EXPECT_NEAR(static_cast<double>(log_sum_exp(row.data(), 4)), std::log(5.0), 1e-15);
   softmax(row.data(), 4, row.data());
-  EXPECT_NEAR(static_cast<double>(row[0]), 0.2, 1e-15);
-  EXPECT_NEAR(static_cast<double>(row[3]), 0.4, 1e-15);
-  EXPECT_EQ(row[2], T(0));
-  std::vector<T> gradient{5, 0, 7, 0};  // mean = 0.2 * 5 = 1
+  EXPECT_NEAR(static_cast<double>(row(0, 0)), 0.2, 1e-15);
+  EXPECT_NEAR(static_cast<double>(row(0, 3)), 0.4, 1e-15);
+  EXPECT_EQ(row(0, 2), T(0));
+  gradient << 5, 0, 7, 0;  // mean = 0.2 * 5 = 1
   softmax_backward(row.data(), 4, gradient.data());
-  EXPECT_NEAR(static_cast<double>(gradient[0]), 0.8, 1e-15);
-  EXPECT_NEAR(static_cast<double>(gradient[1]), -0.4, 1e-15);
-  EXPECT_EQ(gradient[2], T(0));
+  EXPECT_NEAR(static_cast<double>(gradient(0, 0)), 0.8, 1e-15);
+  EXPECT_NEAR(static_cast<double>(gradient(0, 1)), -0.4, 1e-15);
+  EXPECT_EQ(gradient(0, 2), T(0));
 }
 
 TEST(SoftmaxBackward, IsTheGradient) {
