@@ -16,29 +16,16 @@
 
 namespace moe::bench {
 
-/// body(thread) once on each thread.
-template <class Body>
-void on_all_threads([[maybe_unused]] int threads, Body&& body) {
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
-  body(omp_get_thread_num());
-#else
-  body(0);
-#endif
-}
-
+/// The work is handed out in pieces, as a layer's is: a core that is busy with other work slows a
+/// probe no more than it slows a layer.
 class Roofs {
  public:
   Roofs(int threads, bool quick)
       : threads_(threads),
-        steps_(quick ? 20'000 : 1'000'000),
-        floats_per_thread_(buffer_bytes(quick) / sizeof(float) / static_cast<std::size_t>(threads)),
-        buffers_(static_cast<std::size_t>(threads)),
+        steps_(quick ? 2'000 : 60'000),
+        buffer_(static_cast<Index>(buffer_bytes(quick) / sizeof(float))),
         sink_(static_cast<std::size_t>(threads) * 64) {
-    floats_per_thread_ -= floats_per_thread_ % (streams * 64);
-    on_all_threads(threads_, [&](int t) {  // the thread that reads it writes it first
-      buffers_[static_cast<std::size_t>(t)].setOnes(static_cast<Index>(floats_per_thread_));
-    });
+    buffer_.setOnes();
   }
 
   /// Probes FLOP/s of multiply-adds of float or double, or of bfloat16 pairs summed in float.
@@ -59,12 +46,11 @@ class Roofs {
   /// Probes bytes/s read from memory.
   double read() {
     const Stopwatch watch;
-    on_all_threads(threads_, [&](int t) {
-      const auto i = static_cast<std::size_t>(t);
-      sink_[i * 64] = sum(buffers_[i].data(), floats_per_thread_ / streams,
+    detail::parallel_for(buffer_.size() / piece_floats, threads_, [&](Index piece, int worker) {
+      sink(worker) += sum(buffer_.data() + piece * piece_floats, piece_floats / streams,
                           std::make_index_sequence<streams>());
     });
-    return static_cast<double>(floats_per_thread_ * sizeof(float)) * threads_ / watch.seconds();
+    return static_cast<double>(buffer_.size()) * sizeof(float) / watch.seconds();
   }
 
  private:
@@ -72,7 +58,9 @@ class Roofs {
   using Packet = typename Eigen::internal::packet_traits<T>::type;
   // Enough chains to hide the latency of a multiply-add, few enough for the registers.
   static constexpr int chains = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 24 : 12;
-  static constexpr std::size_t streams = 8;
+  static constexpr Index streams = 8;
+  static constexpr Index piece_floats = Index{1} << 18;  // 1 MiB
+  static constexpr int pieces_per_thread = 16;
 
   static std::size_t buffer_bytes(bool quick) {
     std::size_t bytes = std::size_t{256} << 20;
@@ -88,18 +76,18 @@ class Roofs {
   /// FLOP/s of a step of so many FLOPs per lane.
   template <class T, class Step>
   double rate(int flops, Step step) {
+    const Index pieces = pieces_per_thread * threads_;
     const Stopwatch watch;
-    on_all_threads(threads_, [&](int t) {
-      run_chains<T>(steps_, step, &sink_[static_cast<std::size_t>(t) * 64],
-                    std::make_index_sequence<chains>());
+    detail::parallel_for(pieces, threads_, [&](Index, int worker) {
+      sink(worker) += run_chains<T>(steps_, step, std::make_index_sequence<chains>());
     });
     constexpr int lanes = static_cast<int>(sizeof(Packet<T>) / sizeof(T));
-    return static_cast<double>(steps_) * flops * lanes * chains * threads_ / watch.seconds();
+    return static_cast<double>(pieces * steps_ * flops * lanes * chains) / watch.seconds();
   }
 
   /// x = step(a, b, x), `chains` times side by side: nothing leaves the registers.
   template <class T, class Step, std::size_t... I>
-  static void run_chains(Index steps, Step step, float* sink, std::index_sequence<I...>) {
+  static float run_chains(Index steps, Step step, std::index_sequence<I...>) {
     namespace ei = Eigen::internal;
     volatile T unknown = T(0.5);  // to the compiler, so that no two chains are the same to it
     const Packet<T> a = ei::pset1<Packet<T>>(T(unknown)), b = ei::pset1<Packet<T>>(T(unknown));
@@ -109,26 +97,30 @@ class Roofs {
     }
     Packet<T> sum = ei::pset1<Packet<T>>(T(0));
     ((sum = ei::padd(sum, x[I])), ...);
-    *sink = static_cast<float>(ei::predux(sum));
+    return static_cast<float>(ei::predux(sum));
   }
 
   /// Several streams side by side: one alone does not fill the memory bus.
   template <std::size_t... I>
-  static float sum(const float* data, std::size_t size, std::index_sequence<I...>) {
+  static float sum(const float* data, Index size, std::index_sequence<I...>) {
     namespace ei = Eigen::internal;
-    constexpr std::size_t lanes = sizeof(Packet<float>) / sizeof(float);
+    constexpr Index lanes = sizeof(Packet<float>) / sizeof(float);
     Packet<float> total[] = {((void)I, ei::pset1<Packet<float>>(0.0F))...};
-    for (std::size_t i = 0; i < size; i += lanes) {
-      ((total[I] = ei::padd(total[I], ei::ploadu<Packet<float>>(data + I * size + i))), ...);
+    for (Index i = 0; i < size; i += lanes) {
+      ((total[I] =
+            ei::padd(total[I], ei::ploadu<Packet<float>>(data + static_cast<Index>(I) * size + i))),
+       ...);
     }
     return (ei::predux(total[I]) + ...);
   }
 
+  /// Keeps results, so that nothing is optimised away; a cache line for each thread.
+  float& sink(int worker) { return sink_[static_cast<std::size_t>(worker) * 64]; }
+
   int threads_;
-  Index steps_;
-  std::size_t floats_per_thread_;
-  std::vector<Eigen::VectorXf> buffers_;
-  std::vector<float> sink_;  // one cache line for each thread
+  Index steps_;  // of a piece
+  Eigen::VectorXf buffer_;
+  std::vector<float> sink_;
 };
 
 }  // namespace moe::bench
