@@ -255,12 +255,9 @@ struct ElementPlace {
 template <class W, class Body>
 void for_lanes(Index size, Body&& body) {
   if constexpr (Vectorised<W>) {
-    Index begin = 0;
-    for (; begin + Lanes<W>::size <= size; begin += Lanes<W>::size) {
-      body(LanePlace<W>{begin, Lanes<W>::size});
-    }
-    if (begin < size) {
-      body(LanePlace<W>{begin, size - begin});
+    // One copy of the body for whole lanes and the end: in two, the sign of a NaN could differ.
+    for (Index begin = 0; begin < size; begin += Lanes<W>::size) {
+      body(LanePlace<W>{begin, std::min(Lanes<W>::size, size - begin)});
     }
   } else {
     for (Index begin = 0; begin < size; ++begin) {
