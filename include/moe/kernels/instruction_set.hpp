@@ -3,9 +3,10 @@
 // namespace of that name, so that units compiled with different flags can be linked into one
 // program: each has code of its own, and neither runs the other's instructions.
 //
-// Eigen is not in that namespace: such units have to be compiled with the same EIGEN_MAX_ALIGN_BYTES,
-// on which its allocation depends, and pass no Eigen objects to each other; and the linker may keep
-// the copy of an Eigen function for the widest set, so the program needs a CPU that has it.
+// Eigen is not in that namespace: such units have to be compiled with the same
+// EIGEN_MAX_ALIGN_BYTES, on which its allocation depends, and pass no Eigen objects to each other;
+// and the linker may keep the copy of an Eigen function for the widest set, so the program needs a
+// CPU that has it.
 #pragma once
 
 #if defined(__AVX512BF16__)
