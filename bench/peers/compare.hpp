@@ -3,6 +3,7 @@
 // that what disturbs the machine disturbs both.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "../shapes.hpp"
@@ -24,6 +25,17 @@ struct Comparison {
     return peer + '/' + pass() + '/' + shape + '/' + std::to_string(tokens);
   }
 };
+
+inline nlohmann::ordered_json to_json(const Comparison& c) {
+  return {{"peer", c.peer},
+          {"pass", c.pass()},
+          {"shape", c.shape},
+          {"tokens", c.tokens},
+          {"peer_seconds", c.peer_seconds},
+          {"our_seconds", c.our_seconds},
+          {"our_gflops", c.our_gflops},
+          {"ratio", c.ratio}};
+}
 
 /// Nearly every row agrees: where two logits are all but equal, a peer that routes by itself may
 /// choose the other expert.

@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // moe_peers: how many times longer other libraries take for the same layer, float32. Ours is the
 // packed layer, or MoELayer in training; LibTorch routes by itself, the others take our routing.
-#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <regex>
 
+#include "../run_options.hpp"
 #include "compare.hpp"
 
 namespace moe::bench {
 namespace {
-
-struct Options {
-  std::string json, filter;
-  int threads = 0;
-  int repetitions = smoke() ? 1 : 5;
-};
 
 struct PeerCase {
   MoEConfig config;
@@ -42,7 +34,7 @@ void print(const Comparison& c) {
 }
 
 /// The cases of one peer, which is made anew for each: gradients begin at zero.
-void compare_peer(const PeerKind& kind, const Options& options, int threads,
+void compare_peer(const PeerKind& kind, const RunOptions& options, int threads,
                   std::vector<Comparison>& rows) {
   const std::regex filter(options.filter);
   std::optional<Subject> subject;
@@ -66,41 +58,14 @@ void compare_peer(const PeerKind& kind, const Options& options, int threads,
   }
 }
 
-void write_json(const std::vector<Comparison>& rows, const std::string& path) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::array();
-  for (const Comparison& c : rows) {
-    json.push_back({{"peer", c.peer},
-                    {"pass", c.pass()},
-                    {"shape", c.shape},
-                    {"tokens", c.tokens},
-                    {"peer_seconds", c.peer_seconds},
-                    {"our_seconds", c.our_seconds},
-                    {"our_gflops", c.our_gflops},
-                    {"ratio", c.ratio}});
-  }
-  std::ofstream file(path);
-  file << json.dump(1) << '\n';
-  file.close();
-  if (!file) {
-    throw std::runtime_error("moe_peers: cannot write " + path);
-  }
-}
-
 }  // namespace
 }  // namespace moe::bench
 
 int main(int argc, char** argv) {
   using namespace moe::bench;
-  Options options;
+  RunOptions options;
   CLI::App app("Other libraries' time for the same layer, over ours.");
-  app.add_option("--json", options.json, "Write the rows to this file");
-  app.add_option("--filter", options.filter,
-                 "Regular expression that peer/pass/shape/tokens has to contain");
-  app.add_option("--threads", options.threads, "Threads; 0 for OpenMP's default")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--repetitions", options.repetitions, "Timed runs of each case")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  options.add_to(app, "peer/pass/shape/tokens");
   CLI11_PARSE(app, argc, argv);
   try {
     const int threads = moe::detail::num_threads(options.threads);
@@ -113,9 +78,7 @@ int main(int argc, char** argv) {
     for (const PeerKind& kind : peer_kinds()) {
       compare_peer(kind, options, threads, rows);
     }
-    if (!options.json.empty()) {
-      write_json(rows, options.json);
-    }
+    options.write(rows);
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return 1;

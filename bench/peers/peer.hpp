@@ -55,9 +55,7 @@ class ProductPeer : public Peer {
     plan_.build(table_, layer_.num_experts());
     x_rows_.resize(plan_.num_rows(), x.cols());
     y_rows_.resize(plan_.num_rows(), y.cols());
-    detail::for_blocks(plan_.num_rows(), threads_, [&](Index row) {
-      x_rows_.row(row) = x.row(plan_.token()[static_cast<std::size_t>(row)]);
-    });
+    gather_rows<float>(x, plan_, nullptr, x_rows_, threads_);
     compute_experts();
     combine_rows<float>(y_rows_, plan_, &table_.weight, nullptr, y, threads_);
   }
@@ -84,5 +82,39 @@ class ProductPeer : public Peer {
 inline void multiply_activated(MatrixRef<float> gate, const Matrix<float>& up) {
   gate = gate.array() * gate.array().logistic() * up.array();
 }
+
+/// A library whose products run on one thread: a parallel loop over the experts.
+class ProductLoopPeer : public ProductPeer {
+ public:
+  using ProductPeer::ProductPeer;
+
+ protected:
+  /// c (rows of x, rows of w) = x w^T.
+  virtual void multiply(ConstMatrixRef<float> x, const Matrix<float>& w,
+                        MatrixRef<float> c) const = 0;
+
+  void compute_experts() override {
+    workers_.resize(static_cast<std::size_t>(threads_));
+    detail::parallel_for(layer_.num_experts(), threads_, [&](Index e, int number) {
+      Worker& worker = workers_[static_cast<std::size_t>(number)];
+      const ExpertParams<float>& p = params(e);
+      const Index rows = plan_.kept(e);
+      const auto x = x_rows_.middleRows(first_row(e), rows);
+      worker.gate.resize(rows, p.gate.rows());
+      worker.up.resize(rows, p.up.rows());
+      multiply(x, p.gate, worker.gate);
+      multiply(x, p.up, worker.up);
+      multiply_activated(worker.gate, worker.up);
+      multiply(worker.gate, p.down, y_rows_.middleRows(first_row(e), rows));
+    });
+  }
+
+ private:
+  struct Worker {
+    Matrix<float> gate, up;
+  };
+
+  std::vector<Worker> workers_;
+};
 
 }  // namespace moe::bench

@@ -1,22 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // moe_speed: GFLOP/s, GB/s and the share of the machine's roof for layers of many shapes, packed
 // forward and training, with the roofs probed beside every repetition.
-#include <CLI/CLI.hpp>
-#include <fstream>
 #include <iostream>
 #include <regex>
 #include <span>
 
+#include "../run_options.hpp"
 #include "rows.hpp"
 
 namespace moe::bench {
 namespace {
-
-struct Options {
-  std::string json, filter;
-  int threads = 0;
-  int repetitions = smoke() ? 1 : 5;
-};
 
 template <class Subject>
 void measure_all(Subject& subject, std::span<const Case> cases, int repetitions, Probes& probes,
@@ -48,7 +41,7 @@ void measure_layer(std::span<const Case> cases, int threads, int repetitions, Pr
                                 : forward(float());
 }
 
-std::vector<Row> measure_selection(const Options& options) {
+std::vector<Row> measure_selection(const RunOptions& options) {
   std::vector<Case> cases = speed_cases();
   const std::regex filter(options.filter);
   std::erase_if(cases, [&](const Case& c) { return !std::regex_search(c.name(), filter); });
@@ -71,30 +64,12 @@ std::vector<Row> measure_selection(const Options& options) {
 }  // namespace moe::bench
 
 int main(int argc, char** argv) {
-  moe::bench::Options options;
+  moe::bench::RunOptions options;
   CLI::App app("Speed of Mixture-of-Experts layers, as a share of what this machine allows.");
-  app.add_option("--json", options.json, "Write the rows to this file");
-  app.add_option("--filter", options.filter,
-                 "Regular expression that type/pass/shape/tokens/routing has to contain");
-  app.add_option("--threads", options.threads, "Threads; 0 for OpenMP's default")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--repetitions", options.repetitions, "Timed runs of each case")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  options.add_to(app, "type/pass/shape/tokens/routing");
   CLI11_PARSE(app, argc, argv);
   try {
-    nlohmann::ordered_json json = nlohmann::ordered_json::array();
-    for (const moe::bench::Row& row : moe::bench::measure_selection(options)) {
-      json.push_back(to_json(row));
-    }
-    if (!options.json.empty()) {
-      std::ofstream file(options.json);
-      file << json.dump(1) << '\n';
-      file.close();
-      if (!file) {
-        throw std::runtime_error("moe_speed: cannot write " + options.json);
-      }
-    }
+    options.write(moe::bench::measure_selection(options));
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return 1;
