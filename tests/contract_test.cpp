@@ -92,6 +92,30 @@ TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {
   }
 }
 
+// Every expert gets every token, in two tiles that the threads share.
+TYPED_TEST(Contract, BitsDoNotDependOnWhereAnExpertIsCutIntoTiles) {
+  using T = TypeParam;
+  const Index tokens = DispatchPlan::tile_rows + 5, border = tokens / 2;
+  const MoELayer<T> layer =
+      make_layer<T>({.d_model = 11, .d_ff = 13, .num_experts = 2, .top_k = 2}, 6);
+  const Matrix<T> x = random_matrix<T>(tokens, layer.d_in(), 7);
+  typename MoELayer<T>::Tape tape;
+  const auto whole = run_step(layer, x, {.num_threads = 1}, &tape);
+  ASSERT_EQ(tape.plan.tiles().size(), 4u);
+  for (const Index begin : {Index(0), border - 3, border, tokens - 9}) {
+    Matrix<T> part(9, layer.d_out());
+    typename MoELayer<T>::Scratch scratch;
+    layer.forward(x.middleRows(begin, 9), part, scratch);
+    EXPECT_TRUE(same_bits(part, whole.y.middleRows(begin, 9))) << begin;
+  }
+  for (const int threads : {2, 3, 8}) {
+    const auto many = run_step(layer, x, {.num_threads = threads});
+    EXPECT_TRUE(same_bits(many.y, whole.y)) << threads;
+    EXPECT_TRUE(same_bits(many.dx, whole.dx)) << threads;
+    EXPECT_TRUE(same_grads(layer, many.grads, whole.grads)) << threads;
+  }
+}
+
 TYPED_TEST(Contract, NaNAndInfReachTheirOwnRowAndNeverMoveAnotherTokensRow) {
   using T = TypeParam;
   for (const auto score : {Score::softmax, Score::sigmoid}) {

@@ -130,6 +130,24 @@ TYPED_TEST(PackedLayerOf, RowHasTheSameBitsAloneAndInABatch) {
   }
 }
 
+TYPED_TEST(PackedLayerOf, BitsDoNotDependOnWhereAnExpertIsCutIntoTiles) {
+  using W = Wide<TypeParam>;
+  const Index tokens = DispatchPlan::tile_rows + 5, border = tokens / 2;
+  const PackedLayer<TypeParam> packed =
+      pack<TypeParam>(random_layer<W>({.d_model = 11, .d_ff = 13, .num_experts = 2, .top_k = 2}));
+  const Matrix<W> x = random_matrix<W>(tokens, packed.d_in(), 3);
+  Matrix<W> all(tokens, packed.d_out()), again = all, part(9, packed.d_out());
+  typename PackedLayer<TypeParam>::Scratch scratch;
+  packed.forward(x, all, scratch, {.num_threads = 1});
+  ASSERT_EQ(scratch.plan.tiles().size(), 4u);
+  packed.forward(x, again, scratch, {.num_threads = 3});
+  EXPECT_TRUE(same_bits(again, all));
+  for (const Index begin : {Index(0), border - 3, border, tokens - 9}) {
+    packed.forward(x.middleRows(begin, 9), part, scratch);
+    EXPECT_TRUE(same_bits(part, Matrix<W>(all.middleRows(begin, 9)))) << begin;
+  }
+}
+
 TYPED_TEST(PackedLayerOf, BitsDoNotDependOnTheNumberOfThreads) {
   using W = Wide<TypeParam>;
   const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(configs()[3]));

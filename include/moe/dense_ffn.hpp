@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// DenseFfn<T>: one expert that every token takes, its tokens shared among threads. The dense
-// baseline, and the shared expert beside the routed ones.
+// DenseFfn<T>: one expert that every token takes, shared among threads by tiles of tokens and by
+// columns. The dense baseline, and the shared expert beside the routed ones.
 #pragma once
 
 #include <optional>
-#include <vector>
 
 #include "concepts.hpp"
 #include "detail/parallel.hpp"
@@ -61,14 +60,12 @@ class DenseFfn {
     detail::check(!detail::overlap(x, y), "DenseFfn: y overlaps x, expected memory of its own");
   }
 
-  /// body(begin, rows, part) for each tile of num_tokens and each of its parts.
+  /// body(begin, rows, part) for every part of every tile of num_tokens.
   template <class Body>
-  static void for_parts(Index num_tokens, int threads, Body&& body) {
-    const Index tiles = (num_tokens + tile_rows - 1) / tile_rows;
-    const Index parts = detail::parts_of_each(tiles, threads);
-    detail::parallel_for(tiles * parts, threads, [&](Index item, int) {
-      const Index begin = item / parts * tile_rows;
-      body(begin, std::min(tile_rows, num_tokens - begin), Part{item % parts, parts});
+  static void for_stage(Index num_tokens, int threads, Body&& body) {
+    for_parts((num_tokens + tile_rows - 1) / tile_rows, threads, [&](Index tile, Part part, int) {
+      const Index begin = tile * tile_rows;
+      body(begin, std::min(tile_rows, num_tokens - begin), part);
     });
   }
 
@@ -77,10 +74,10 @@ class DenseFfn {
   void forward_tiles(ConstMatrixRef<T> x, MatrixRef<T> y, int threads, Memory& memory) const {
     expert_.reserve(memory.rows, x.rows());
     detail::in_one_region(threads, [&] {
-      for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+      for_stage(x.rows(), threads, [&](Index begin, Index rows, Part part) {
         expert_.forward_hidden(x.middleRows(begin, rows), memory.rows, begin, part);
       });
-      for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+      for_stage(x.rows(), threads, [&](Index begin, Index rows, Part part) {
         expert_.forward_output(memory.rows, begin, y.middleRows(begin, rows), part);
       });
     });
@@ -120,15 +117,14 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
   const int threads = tape.num_threads;
   expert_.backward_gate(dy, tape.rows, 0);
   detail::in_one_region(threads, [&] {
-    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+    for_stage(x.rows(), threads, [&](Index begin, Index rows, Part part) {
       expert_.backward_hidden(dy.middleRows(begin, rows), tape.rows, begin, part);
     });
-    for_parts(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+    for_stage(x.rows(), threads, [&](Index begin, Index rows, Part part) {
       expert_.backward_input(tape.rows, begin, dx.middleRows(begin, rows), part);
     });
-    const Index parts = detail::parts_of_each(1, threads);
-    detail::parallel_for(parts, threads, [&](Index part, int) {
-      expert_.backward_params({x, dy, 0}, tape.rows, grads, Part{part, parts});
+    for_parts(1, threads, [&](Index, Part part, int) {
+      expert_.backward_params({x, dy, 0}, tape.rows, grads, part);
     });
   });
 }

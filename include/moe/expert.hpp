@@ -18,6 +18,7 @@
 #include "kernels/gemm.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/permute.hpp"
+#include "part.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -112,8 +113,12 @@ class Expert {
   void forward_hidden(ConstMatrixRef<T> x, Tape& tape, Index first, Part part) const {
     hidden_columns(x, tape, tape.hidden, first, part);
   }
-  void forward_output(Scratch& scratch, Index first, MatrixRef<T> y, Part part) const;
-  void forward_output(Tape& tape, Index first, MatrixRef<T> y, Part part) const;
+  void forward_output(Scratch& scratch, Index first, MatrixRef<T> y, Part part) const {
+    output_columns(scratch, scratch.up, first, y, part);
+  }
+  void forward_output(Tape& tape, Index first, MatrixRef<T> y, Part part) const {
+    output_columns(tape, tape.hidden, first, y, part);
+  }
 
   /// dx (n, d_in) = the gradient of x, and the tape keeps the gradients of the pre-activations.
   void backward_input(ConstMatrixRef<T>, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx) const {
@@ -185,6 +190,11 @@ class Expert {
     forward_output(memory, 0, y, Part{});
   }
   void hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>& hidden, Index first,
+                      Part part) const;
+
+  /// Memory is a Scratch, or a Tape, which keeps y before the output gate.
+  template <class Memory>
+  void output_columns(Memory& memory, const Matrix<T>& hidden, Index first, MatrixRef<T> y,
                       Part part) const;
 
   /// The gradient behind the output gate: dy itself where there is none.
@@ -284,26 +294,18 @@ void Expert<T>::hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>&
 }
 
 template <Real T>
-void Expert<T>::forward_output(Scratch& scratch, Index first, MatrixRef<T> y, Part part) const {
+template <class Memory>
+void Expert<T>::output_columns(Memory& memory, const Matrix<T>& hidden, Index first, MatrixRef<T> y,
+                               Part part) const {
   for_panels(d_out(), part, [&](Index begin, Index columns) {
     auto y_columns = y.middleCols(begin, columns);
-    linear(scratch.up.block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
+    linear(hidden.block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
            y_columns);
     for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
-      y_columns.row(row) *= scratch.factor(first + row, 0);
-    }
-  });
-}
-
-template <Real T>
-void Expert<T>::forward_output(Tape& tape, Index first, MatrixRef<T> y, Part part) const {
-  for_panels(d_out(), part, [&](Index begin, Index columns) {
-    auto y_columns = y.middleCols(begin, columns);
-    linear(tape.hidden.block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
-           y_columns);
-    for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
-      tape.ungated.block(first + row, begin, 1, columns) = y_columns.row(row);
-      y_columns.row(row) *= tape.factor(first + row, 0);
+      if constexpr (std::same_as<Memory, Tape>) {
+        memory.ungated.block(first + row, begin, 1, columns) = y_columns.row(row);
+      }
+      y_columns.row(row) *= memory.factor(first + row, 0);
     }
   });
 }

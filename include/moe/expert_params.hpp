@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parameters of an Expert, and the shares in which threads divide work on them.
+// The parameters of an Expert.
 #pragma once
 
-#include <algorithm>
 #include <string_view>
 
 #include "types.hpp"
@@ -25,20 +24,6 @@ struct ExpertParams {
     visit(std::string_view("up_bias"), p.up_bias...);
     visit(std::string_view("down_bias"), p.down_bias...);
     visit(std::string_view("output_gate"), p.output_gate...);
-  }
-};
-
-/// A share of something's rows or columns, so that several threads can work on one expert. With a
-/// `step`, shares begin at its multiples.
-struct Part {
-  Index number = 0, count = 1;
-
-  Index begin(Index size, Index step = 1) const { return border(number, size, step); }
-  Index end(Index size, Index step = 1) const { return border(number + 1, size, step); }
-
- private:
-  Index border(Index n, Index size, Index step) const {
-    return std::min(size, (size + step - 1) / step * n / count * step);
   }
 };
 

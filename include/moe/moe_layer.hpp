@@ -8,27 +8,10 @@
 
 #include "combine.hpp"
 #include "dense_ffn.hpp"
+#include "expert_rows.hpp"
 #include "router.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
-
-/// The expert works in stages that threads share by columns, as Expert does: one expert with many
-/// rows, or one row, then keeps all of them busy. Its memory holds the rows of all experts.
-template <class E, class T>
-concept StagedExpert = TrainableExpert<E, T> &&
-    requires(const E& expert, ConstMatrixRef<T> x, MatrixRef<T> y, typename E::Scratch& scratch,
-             typename E::Tape& tape, typename E::Params& grads) {
-  expert.reserve(scratch, Index{});
-  expert.forward_hidden(x, scratch, Index{}, Part{});
-  expert.forward_output(scratch, Index{}, y, Part{});
-  expert.reserve(tape, Index{});
-  expert.forward_hidden(x, tape, Index{}, Part{});
-  expert.forward_output(tape, Index{}, y, Part{});
-  expert.backward_gate(x, tape, Index{});
-  expert.backward_hidden(x, tape, Index{}, Part{});
-  expert.backward_input(tape, Index{}, y, Part{});
-  expert.backward_params({x, x, Index{}}, tape, grads, Part{});
-};
 
 /// How a layer uses its parts.
 struct LayerOptions {
@@ -51,8 +34,8 @@ class MoELayer {
    private:
     friend class MoELayer;
     Matrix<T> x_rows;  // (S, D_in) inputs of the experts, in expert order
-    std::vector<typename ExpertT::Scratch> experts;  // one, or one for each thread
-    Matrix<T> shared_out;                            // (N, D_out)
+    std::vector<typename ExpertT::Scratch> experts;
+    Matrix<T> shared_out;  // (N, D_out)
     typename DenseFfn<T>::Scratch shared;
   };
 
@@ -60,7 +43,7 @@ class MoELayer {
   struct Tape : Scratch {
    private:
     friend class MoELayer;
-    std::vector<typename ExpertT::Tape> expert_tapes;  // one, or one for each tile
+    std::vector<typename ExpertT::Tape> expert_tapes;
     typename DenseFfn<T>::Tape shared_tape;
     RoutingGradient<W> gradient;
     Matrix<T> dx_rows;    // (S, D_in) gradients of the experts' inputs
@@ -122,31 +105,14 @@ class MoELayer {
   void for_each_parameter(Visit&& visit, G&... grads);
 
  private:
-  static constexpr bool staged = StagedExpert<ExpertT, T>;
-
   void check_input(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
   }
   void prepare(ConstMatrixRef<T> x, const CallOptions& call, int threads, Scratch& scratch) const;
-  /// body(tile, part) for every part of every tile.
-  template <class Body>
-  static void for_parts(const DispatchPlan& plan, int threads, Body&& body);
-  /// The rows of one tile in a matrix of all rows, which is d_in or d_out wide, or wider.
-  MatrixRef<T> inputs_of(const Tile& tile, Matrix<T>& rows) const {
-    return rows.block(tile.begin, 0, tile.rows(), d_in());
+  ExpertRows<T, ExpertT> expert_rows(const Scratch& scratch, int threads) const {
+    return {experts_, scratch.plan, threads};
   }
-  MatrixRef<T> outputs_of(const Tile& tile, Matrix<T>& rows) const {
-    return rows.block(tile.begin, 0, tile.rows(), d_out());
-  }
-  const ExpertT& expert_of(const Tile& tile) const {
-    return experts_[static_cast<std::size_t>(tile.expert)];
-  }
-  /// rows = expert(x_rows) in stages; Memory is the expert's Scratch or Tape.
-  template <class Memory>
-  void forward_staged(std::vector<Memory>& memory, int threads, Scratch& scratch) const;
-  void forward_whole(int threads, Scratch& scratch) const;
-  void forward_whole(Tape& tape) const;
   /// y = what the shared expert wrote + the routed rows.
   void combine(Scratch& scratch, int threads, MatrixRef<T> y) const {
     MatrixRef<T> shared_out = scratch.shared_out;
@@ -159,9 +125,7 @@ class MoELayer {
   }
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy, const Tape& tape,
                       const MatrixRef<T>& dx, const Grads& grads) const;
-  void backward_rows(Tape& tape) const;
   void backward_weights(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape) const;
-  void backward_expert(Index expert, Part part, Tape& tape, Grads& grads) const;
 
   RouterT router_;
   std::vector<ExpertT> experts_;
@@ -204,11 +168,7 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   const int threads = detail::num_threads(call.num_threads);
   detail::in_one_region(threads, [&] {
     prepare(x, call, threads, scratch);
-    if constexpr (staged) {
-      forward_staged(scratch.experts, threads, scratch);
-    } else {
-      forward_whole(threads, scratch);
-    }
+    expert_rows(scratch, threads).forward(scratch.x_rows, scratch.rows, scratch.experts);
     if (shared_) {
       scratch.shared_out.resize(x.rows(), d_out());
       shared_->forward(x, scratch.shared_out, scratch.shared, call);
@@ -224,19 +184,15 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   check_input(x, y);
   detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
   tape.owner = nullptr;
-  tape.num_threads = detail::num_threads(call.num_threads);
-  detail::in_one_region(tape.num_threads, [&] {
-    prepare(x, call, tape.num_threads, tape);
-    if constexpr (staged) {
-      forward_staged(tape.expert_tapes, tape.num_threads, tape);
-    } else {
-      forward_whole(tape);
-    }
+  const int threads = tape.num_threads = detail::num_threads(call.num_threads);
+  detail::in_one_region(threads, [&] {
+    prepare(x, call, threads, tape);
+    expert_rows(tape, threads).forward_taped(tape.x_rows, tape.rows, tape.expert_tapes);
     if (shared_) {
       tape.shared_out.resize(x.rows(), d_out());
       shared_->forward(x, tape.shared_out, tape.shared_tape, call);
     }
-    combine(tape, tape.num_threads, y);
+    combine(tape, threads, y);
   });
   tape.owner = this;
 }
@@ -256,64 +212,6 @@ void MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOptio
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-template <class Body>
-void MoELayer<T, RouterT, ExpertT>::for_parts(const DispatchPlan& plan, int threads, Body&& body) {
-  const auto tiles = plan.tiles();
-  const Index parts = detail::parts_of_each(static_cast<Index>(tiles.size()), threads);
-  detail::parallel_for(static_cast<Index>(tiles.size()) * parts, threads, [&](Index item, int) {
-    body(tiles[static_cast<std::size_t>(item / parts)], Part{item % parts, parts});
-  });
-}
-
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-template <class Memory>
-void MoELayer<T, RouterT, ExpertT>::forward_staged(std::vector<Memory>& memory, int threads,
-                                                   Scratch& scratch) const {
-  memory.resize(1);
-  for (const ExpertT& expert : experts_) {  // they may differ in width
-    expert.reserve(memory.front(), scratch.plan.slot().size());
-  }
-  for_parts(scratch.plan, threads, [&](const Tile& tile, Part part) {
-    expert_of(tile).forward_hidden(inputs_of(tile, scratch.x_rows), memory.front(), tile.begin,
-                                   part);
-  });
-  for_parts(scratch.plan, threads, [&](const Tile& tile, Part part) {
-    expert_of(tile).forward_output(memory.front(), tile.begin, outputs_of(tile, scratch.rows),
-                                   part);
-  });
-}
-
-/// An expert that is not staged takes a tile as a whole.
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-void MoELayer<T, RouterT, ExpertT>::forward_whole(int threads, Scratch& scratch) const {
-  detail::grow(scratch.experts, threads);
-  if constexpr (requires { experts_.front().reserve(scratch.experts.front(), Index{}); }) {
-    // All at once: a worker may meet its largest tile many calls from now.
-    for (auto& memory : scratch.experts) {
-      experts_.front().reserve(memory,
-                               std::min(scratch.plan.slot().rows(), DispatchPlan::tile_rows));
-    }
-  }
-  const auto tiles = scratch.plan.tiles();
-  detail::parallel_for(static_cast<Index>(tiles.size()), threads, [&](Index i, int worker) {
-    const Tile& tile = tiles[static_cast<std::size_t>(i)];
-    expert_of(tile).forward(inputs_of(tile, scratch.x_rows), outputs_of(tile, scratch.rows),
-                            scratch.experts[static_cast<std::size_t>(worker)]);
-  });
-}
-
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-void MoELayer<T, RouterT, ExpertT>::forward_whole(Tape& tape) const {
-  const auto tiles = tape.plan.tiles();
-  detail::grow(tape.expert_tapes, static_cast<Index>(tiles.size()));
-  detail::parallel_for(static_cast<Index>(tiles.size()), tape.num_threads, [&](Index i, int) {
-    const Tile& tile = tiles[static_cast<std::size_t>(i)];
-    expert_of(tile).forward(inputs_of(tile, tape.x_rows), outputs_of(tile, tape.rows),
-                            tape.expert_tapes[static_cast<std::size_t>(i)]);
-  });
-}
-
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape,
                                              MatrixRef<T> dx, Grads& grads,
                                              const RoutingGradient<W>& losses) const requires
@@ -325,12 +223,10 @@ void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef
   const int threads = tape.num_threads;
   detail::in_one_region(threads, [&] {
     gather_rows<T>(dy, tape.plan, weight_on(WeightOn::output, tape), tape.dy_rows, threads);
-    backward_rows(tape);
+    const auto rows = expert_rows(tape, threads);
+    rows.backward(tape.x_rows, tape.dy_rows, tape.dx_rows, tape.expert_tapes);
+    rows.backward_params(tape.x_rows, tape.dy_rows, tape.expert_tapes, grads.experts);
     backward_weights(x, dy, tape);
-    const Index parts = staged ? detail::parts_of_each(tape.plan.num_active(), threads) : 1;
-    detail::parallel_for(num_experts() * parts, threads, [&](Index item, int) {
-      backward_expert(item / parts, Part{item % parts, parts}, tape, grads);
-    });
     router_.backward(x, tape.routing, tape.gradient, dx, grads.router);
     if (shared_) {
       tape.shared_dx.resize(x.rows(), d_in());
@@ -363,31 +259,6 @@ void MoELayer<T, RouterT, ExpertT>::check_backward(const ConstMatrixRef<T>& x,
   }
 }
 
-/// dx_rows, the gradients of the experts' inputs.
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-void MoELayer<T, RouterT, ExpertT>::backward_rows(Tape& tape) const {
-  const auto tiles = tape.plan.tiles();
-  if constexpr (staged) {
-    auto& memory = tape.expert_tapes.front();
-    for (const Tile& tile : tiles) {
-      expert_of(tile).backward_gate(outputs_of(tile, tape.dy_rows), memory, tile.begin);
-    }
-    for_parts(tape.plan, tape.num_threads, [&](const Tile& tile, Part part) {
-      expert_of(tile).backward_hidden(outputs_of(tile, tape.dy_rows), memory, tile.begin, part);
-    });
-    for_parts(tape.plan, tape.num_threads, [&](const Tile& tile, Part part) {
-      expert_of(tile).backward_input(memory, tile.begin, inputs_of(tile, tape.dx_rows), part);
-    });
-  } else {
-    detail::parallel_for(static_cast<Index>(tiles.size()), tape.num_threads, [&](Index i, int) {
-      const Tile& tile = tiles[static_cast<std::size_t>(i)];
-      expert_of(tile).backward_input(inputs_of(tile, tape.x_rows), outputs_of(tile, tape.dy_rows),
-                                     tape.expert_tapes[static_cast<std::size_t>(i)],
-                                     inputs_of(tile, tape.dx_rows));
-    });
-  }
-}
-
 /// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 void MoELayer<T, RouterT, ExpertT>::backward_weights(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
@@ -404,24 +275,6 @@ void MoELayer<T, RouterT, ExpertT>::backward_weights(ConstMatrixRef<T> x, ConstM
       kernels::scale_row(tape.routing.weight(token, choice), d_in(), dx_row);
     }
   });
-}
-
-/// Adds one expert's parameter gradients over its tiles, in their order.
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-void MoELayer<T, RouterT, ExpertT>::backward_expert(Index expert, Part part, Tape& tape,
-                                                    Grads& grads) const {
-  const auto e = static_cast<std::size_t>(expert);
-  const auto [first, last] = tape.plan.tiles_of(expert);
-  for (std::size_t number = first; number < last; ++number) {
-    const Tile& tile = tape.plan.tiles()[number];
-    const auto x_rows = inputs_of(tile, tape.x_rows), dy_rows = outputs_of(tile, tape.dy_rows);
-    if constexpr (staged) {
-      experts_[e].backward_params({x_rows, dy_rows, tile.begin}, tape.expert_tapes.front(),
-                                  grads.experts[e], part);
-    } else {
-      experts_[e].backward_params(x_rows, dy_rows, tape.expert_tapes[number], grads.experts[e]);
-    }
-  }
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>

@@ -73,7 +73,7 @@ class PackedLayer {
                       Scratch& scratch);
   /// body(job, part of its panels, sums) for all jobs, in enough parts to keep every thread busy.
   template <class Body>
-  static void for_parts(Scratch& scratch, int threads, Body&& body);
+  static void for_jobs(Scratch& scratch, int threads, Body&& body);
 
   Router<W> router_;
   std::vector<PackedExpert<S>> experts_;
@@ -143,10 +143,10 @@ void PackedLayer<S>::forward(ConstMatrixRef<W> x, MatrixRef<W> y, Scratch& scrat
     scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
     list_inputs(x, threads, scratch);
     list_jobs(x.rows(), scratch);
-    for_parts(scratch, threads, [](const Job& job, Part part, W* sums) {
+    for_jobs(scratch, threads, [](const Job& job, Part part, W* sums) {
       job.expert->multiply_up(job.input, part, sums, job.first_hidden);
     });
-    for_parts(scratch, threads, [](const Job& job, Part part, W* sums) {
+    for_jobs(scratch, threads, [](const Job& job, Part part, W* sums) {
       job.expert->multiply_down(job.input, job.hidden, part, sums, job.first_out);
     });
     MatrixRef<W> shared_out = scratch.shared_out;
@@ -240,17 +240,16 @@ void PackedLayer<S>::add_job(const PackedExpert<S>& expert, Index begin, Index r
 
 template <Storage S>
 template <class Body>
-void PackedLayer<S>::for_parts(Scratch& scratch, int threads, Body&& body) {
-  const auto jobs = static_cast<Index>(scratch.jobs.size());
-  const Index parts = detail::parts_of_each(jobs, threads);
+void PackedLayer<S>::for_jobs(Scratch& scratch, int threads, Body&& body) {
   detail::grow(scratch.sums, threads);
   for (Matrix<W>& sums : scratch.sums) {
     sums.resize(DispatchPlan::tile_rows, kernels::PackedMatrix<S>::cols);
   }
-  detail::parallel_for(jobs * parts, threads, [&](Index item, int worker) {
-    body(scratch.jobs[static_cast<std::size_t>(item / parts)], Part{item % parts, parts},
-         scratch.sums[static_cast<std::size_t>(worker)].data());
-  });
+  for_parts(static_cast<Index>(scratch.jobs.size()), threads,
+            [&](Index job, Part part, int worker) {
+              body(scratch.jobs[static_cast<std::size_t>(job)], part,
+                   scratch.sums[static_cast<std::size_t>(worker)].data());
+            });
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

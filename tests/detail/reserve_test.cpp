@@ -34,31 +34,6 @@ TEST(Grow, KeepsTheMemoryOfAMatrixThatIsHighEnough) {
   EXPECT_TRUE((m.array() == 3.0f).all());
 }
 
-TEST(GrowInSteps, RoundsTheHeightUpToAPowerOfTwo) {
-  const auto height = [](Index rows) {
-    Matrix<float> m;
-    grow_in_steps(m, rows, 2);
-    return m.rows();
-  };
-  EXPECT_EQ(height(1), 1);
-  EXPECT_EQ(height(2), 2);
-  EXPECT_EQ(height(3), 4);
-  EXPECT_EQ(height(64), 64);
-  EXPECT_EQ(height(65), 128);
-}
-
-TEST(GrowInSteps, SeldomMovesWhileHeightsCreepUp) {
-  Matrix<float> m;
-  int moves = 0;
-  for (Index rows = 1; rows <= 1000; ++rows) {
-    const Index before = m.rows();
-    grow_in_steps(m, rows, 2);
-    ASSERT_GE(m.rows(), rows);
-    moves += m.rows() != before;
-  }
-  EXPECT_EQ(moves, 11);
-}
-
 TEST(Grow, KeepsTheElementsOfAVector) {
   std::vector<Matrix<float>> v;
   grow(v, 2);
@@ -71,7 +46,7 @@ TEST(Grow, KeepsTheElementsOfAVector) {
   EXPECT_EQ(v[1].data(), memory) << "buffers inside move along, they are not copied";
 }
 
-TEST(Reserve, GrowsHeightAndWidthToTheMostAskedFor) {
+TEST(GrowBoth, GrowsHeightAndWidthToTheMostAskedFor) {
   Matrix<float> m(3, 8);
   grow_both(m, 2, 5);
   EXPECT_EQ(m.rows(), 3);
@@ -84,7 +59,7 @@ TEST(Reserve, GrowsHeightAndWidthToTheMostAskedFor) {
   EXPECT_EQ(m.cols(), 9);
 }
 
-TEST(Reserve, SpreadsRowsByAnOddNumberOfCacheLines) {
+TEST(SpreadWidth, SetsRowsApartByAnOddNumberOfCacheLines) {
   for (std::ptrdiff_t cols = 0; cols < 200; ++cols) {
     const std::ptrdiff_t width = spread_width<float>(cols);
     EXPECT_GE(width, cols);

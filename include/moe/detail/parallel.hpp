@@ -59,8 +59,9 @@ struct Loop {
 /// another program does not stop each loop.
 class Team {
  public:
+  explicit Team(int size) : size_(size) {}
+
   int size() const { return size_; }
-  void set_size(int size) { size_ = size; }
 
   /// By the leader. An exception of an item is thrown again here.
   void run(const Loop& loop);
@@ -80,7 +81,7 @@ class Team {
     }
   }
 
-  int size_ = 1;
+  int size_;
   Loop loop_ = {};
   FirstException* first_ = nullptr;
   std::atomic<std::ptrdiff_t> next_ = 0;
@@ -150,13 +151,12 @@ template <class F>
 void in_one_region([[maybe_unused]] int threads, F&& f) {
 #ifdef _OPENMP
   if (threads > 1 && current_team == nullptr) {
-    Team team;
+    Team team(threads);
     FirstException first;
 #pragma omp parallel num_threads(threads)
     {
       const int worker = omp_get_thread_num();
       if (worker == 0) {
-        team.set_size(threads);
         current_team = &team;
         try {
           f();
@@ -192,13 +192,6 @@ void parallel_for(std::ptrdiff_t num_items, [[maybe_unused]] int threads, const 
   for (std::ptrdiff_t item = 0; item < num_items; ++item) {
     body(item, 0);
   }
-}
-
-/// Parts into which to cut each of `num_pieces` of work, so that all threads are busy to the end.
-inline std::ptrdiff_t parts_of_each(std::ptrdiff_t num_pieces, int threads) {
-  constexpr std::ptrdiff_t items_per_thread = 32;
-  const std::ptrdiff_t wanted = threads == 1 ? 1 : threads * items_per_thread;
-  return num_pieces == 0 ? 1 : (wanted + num_pieces - 1) / num_pieces;
 }
 
 /// Calls body(row) for each row in [0, num_rows), in blocks of rows that are worth a hand-over.

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <vector>
 
@@ -29,13 +28,6 @@ void grow(M& m, std::ptrdiff_t rows, std::ptrdiff_t cols) {
   if (m.cols() != cols || m.rows() < rows) {
     m.resize(rows, cols);
   }
-}
-
-/// The same in powers of two, for heights that creep up from call to call.
-template <class M>
-void grow_in_steps(M& m, std::ptrdiff_t rows, std::ptrdiff_t cols) {
-  const auto step = static_cast<std::ptrdiff_t>(std::bit_ceil(static_cast<std::size_t>(rows)));
-  grow(m, rows == 0 ? 0 : step, cols);
 }
 
 /// At least `rows` high and `cols` wide. What it held is lost if it grows.

@@ -5,7 +5,8 @@
 // Bits must not depend on where an element stands. GCC fuses a product with the sum that uses it
 // or not, as it likes, also in intrinsics: therefore a formula writes every such pair as madd,
 // and a function whose result may be added to something does not end in a product. Nothing is
-// then left to the compiler, and each lane of each copy of the code computes the same.
+// then left to the compiler but the sign of a NaN: each lane of each copy of the code computes the
+// same number.
 #pragma once
 
 #include <algorithm>
@@ -121,11 +122,11 @@ T where(bool condition, const T& a, const T& b) {
 template <class T, class W>
 T narrow(const W& value) {
   if constexpr (std::is_same_v<T, bf16> && std::is_same_v<W, float>) {
+    namespace impl = Eigen::bfloat16_impl;
     const auto bits = std::bit_cast<std::uint32_t>(value);
-    const std::uint32_t nearest = bits + 0x7fffu + ((bits >> 16) & 1u);
-    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    const std::uint32_t chosen = is_nan ? bits | 0x400000u : nearest;
-    return Eigen::bfloat16_impl::raw_uint16_to_bfloat16(static_cast<std::uint16_t>(chosen >> 16));
+    const auto quiet = static_cast<std::uint16_t>((bits | 0x400000u) >> 16);
+    const std::uint16_t nearest = impl::float_to_bfloat16_rtne<true>(value).value;
+    return impl::raw_uint16_to_bfloat16((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
   } else {
     return static_cast<T>(value);
   }
@@ -251,7 +252,7 @@ struct ElementPlace {
 };
 
 /// Calls body(place) along a row of `size` elements; the body loads, computes in W or Lanes<W> and
-/// stores. The end of a row runs the same body on a padded copy: nothing behind it is touched.
+/// stores. The end of a row runs the same body, with padded lanes: nothing behind it is touched.
 template <class W, class Body>
 void for_lanes(Index size, Body&& body) {
   if constexpr (Vectorised<W>) {
