@@ -9,6 +9,7 @@
 #include "kernels/gemm.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/topk.hpp"
+#include "part.hpp"
 #include "router_params.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -76,11 +77,13 @@ class Router {
   }
 
   void size_table(Index num_tokens, const CallOptions& call, Table& table) const;
-  void write_input(ConstMatrixRef<T> x, Index begin, Index rows, Table& table) const;
+  void write_input(ConstMatrixRef<T> x, Table& table) const;
   template <class Input>
-  void write_logits(const Input& input, Index begin, Table& table) const;
-  template <class Input>
-  void add_noise(const Input& input, Index begin, Table& table) const;
+  void write_logits(const Input& input, Table& table) const;
+  /// For the tokens of input, from `token` on, and `count` experts from `first` on.
+  void write_logits(ConstMatrixRef<W> input, Index token, Index first, Index count,
+                    Table& table) const;
+  void add_noise(Index token, Index first, Index count, Table& table) const;
   void route_token(Index token, Table& table) const;
 
   void backward_token(Index token, const Table& table, RoutingGradient<W>& gradient) const;
@@ -122,18 +125,15 @@ void Router<T>::route(ConstMatrixRef<T> x, const CallOptions& call, Table& table
                   num_tokens, ", ", num_experts(), ")");
   }
   size_table(num_tokens, call, table);
-  const Index blocks = (num_tokens + block_rows - 1) / block_rows;
-  detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_rows, rows = std::min(block_rows, num_tokens - begin);
+  detail::in_one_region(table.num_threads, [&] {
     if (projects_x(call.noise_seed)) {
-      write_logits(x.middleRows(begin, rows), begin, table);
+      write_logits(x, table);
     } else {
-      write_input(x, begin, rows, table);
-      write_logits(table.input.middleRows(begin, rows), begin, table);
+      write_input(x, table);
+      write_logits(table.input, table);
     }
-    for (Index token = begin; token < begin + rows; ++token) {
-      route_token(token, table);
-    }
+    detail::for_blocks(num_tokens, table.num_threads,
+                       [&](Index token) { route_token(token, table); });
   });
 }
 
@@ -157,50 +157,66 @@ void Router<T>::size_table(Index num_tokens, const CallOptions& call, Table& tab
 }
 
 template <Real T>
-void Router<T>::write_input(ConstMatrixRef<T> x, Index begin, Index rows, Table& table) const {
-  for (Index token = begin; token < begin + rows; ++token) {
+void Router<T>::write_input(ConstMatrixRef<T> x, Table& table) const {
+  detail::for_blocks(x.rows(), table.num_threads, [&](Index token) {
     for (Index col = 0; col < d_model(); ++col) {
       table.input(token, col) = static_cast<W>(x(token, col));
       if (has_jitter(table.noise_seed)) {
         table.input(token, col) *= jitter(*table.noise_seed, token, col);
       }
     }
-  }
+  });
 }
 
 template <Real T>
 template <class Input>
-void Router<T>::write_logits(const Input& input, Index begin, Table& table) const {
+void Router<T>::write_logits(const Input& input, Table& table) const {
   if constexpr (std::is_same_v<typename Input::Scalar, W>) {  // never x itself where T is narrower
-    auto logits = table.logits.middleRows(begin, input.rows());
-    kernels::gemm<W>(kernels::view(input), kernels::view(params_.weight).transpose(), logits,
-                     kernels::Update::assign);
-    for (Index row = 0; config_.bias && row < input.rows(); ++row) {
-      logits.row(row) += params_.bias.row(0);
-    }
-    if (has_noise(table.noise_seed)) {
-      add_noise(input, begin, table);
+    // Many tokens for each reading of the weights, but blocks for every thread.
+    const Index num_tokens = input.rows();
+    const Index size = std::clamp<Index>(num_tokens / (4 * table.num_threads), block_rows, 256);
+    for_parts((num_tokens + size - 1) / size, table.num_threads, [&](Index block, Part part, int) {
+      const Index begin = block * size, rows = std::min(size, num_tokens - begin);
+      const Index step = kernels::columns_at_once<W>(rows);
+      const Index first = part.begin(num_experts(), step), last = part.end(num_experts(), step);
+      if (first < last) {
+        write_logits(input.middleRows(begin, rows), begin, first, last - first, table);
+      }
+    });
+  }
+}
+
+template <Real T>
+void Router<T>::write_logits(ConstMatrixRef<W> input, Index token, Index first, Index count,
+                             Table& table) const {
+  const auto project = [&](const Matrix<W>& weight, Matrix<W>& out) {
+    kernels::gemm<W>(kernels::view(input),
+                     kernels::view(weight.middleRows(first, count)).transpose(),
+                     out.block(token, first, input.rows(), count), kernels::Update::assign);
+  };
+  project(params_.weight, table.logits);
+  if (config_.bias) {
+    table.logits.block(token, first, input.rows(), count).rowwise() +=
+        params_.bias.row(0).segment(first, count);
+  }
+  if (has_noise(table.noise_seed)) {
+    project(params_.noise, table.noise_scale);
+    for (Index row = 0; row < input.rows(); ++row) {
+      add_noise(token + row, first, count, table);
     }
   }
 }
 
 template <Real T>
-template <class Input>
-void Router<T>::add_noise(const Input& input, Index begin, Table& table) const {
+void Router<T>::add_noise(Index token, Index first, Index count, Table& table) const {
   using std::abs, std::exp, std::log1p;
   const detail::CounterRandom random(*table.noise_seed, noise_stream);
-  auto scale = table.noise_scale.middleRows(begin, input.rows());
-  kernels::gemm<W>(kernels::view(input), kernels::view(params_.noise).transpose(), scale,
-                   kernels::Update::assign);
-  for (Index row = 0; row < input.rows(); ++row) {
-    const Index token = begin + row;
-    for (Index e = 0; e < num_experts(); ++e) {
-      const W n = scale(row, e);
-      scale(row, e) = (n > W(0) ? n : W(0)) + log1p(exp(-abs(n)));  // softplus
-      const auto position = static_cast<std::uint64_t>(token * num_experts() + e);
-      table.clean_logits(token, e) = table.logits(token, e);
-      table.logits(token, e) += W(random.normal(position)) * scale(row, e);
-    }
+  for (Index e = first; e < first + count; ++e) {
+    W& scale = table.noise_scale(token, e);
+    scale = (scale > W(0) ? scale : W(0)) + log1p(exp(-abs(scale)));  // softplus
+    const auto position = static_cast<std::uint64_t>(token * num_experts() + e);
+    table.clean_logits(token, e) = table.logits(token, e);
+    table.logits(token, e) += W(random.normal(position)) * scale;
   }
 }
 

@@ -173,17 +173,19 @@ TYPED_TEST(Gemm, KeepsTheBitsOfARowAndAColumnWhereverTheyStand) {
 TYPED_TEST(Gemm, HasTheSameBitsForEveryLayoutOfItsOperands) {
   using T = TypeParam;
   const Index tile = GemmTile<T>::cols;
-  for (const Index cols : {Index(5), tile, tile + 3}) {
+  for (const Index cols : {Index(1), Index(5), tile, tile + 3}) {
     for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
-      const Matrix<T> a = random_matrix<T>(8, depth, 6), b = random_matrix<T>(depth, cols, 7);
-      const Matrix<T> want = product(a, b);
-      for (const Layout layout_a : all_layouts) {
-        for (const Layout layout_b : all_layouts) {
-          const Stored<T> stored_a(a, layout_a), stored_b(b, layout_b);
-          Matrix<T> c(8, cols);
-          gemm<T>(stored_a.view, stored_b.view, c, Update::assign);
-          ASSERT_TRUE(same_bits(c, want))
-              << "layouts " << static_cast<int>(layout_a) << ", " << static_cast<int>(layout_b);
+      const Matrix<T> b = random_matrix<T>(depth, cols, 7);
+      for (const Index rows : {1, 2, 3, 4, 5, 6, 8}) {
+        const Matrix<T> a = random_matrix<T>(rows, depth, 6), want = product(a, b);
+        for (const Layout layout_a : all_layouts) {
+          for (const Layout layout_b : all_layouts) {
+            const Stored<T> stored_a(a, layout_a), stored_b(b, layout_b);
+            Matrix<T> c(rows, cols);
+            gemm<T>(stored_a.view, stored_b.view, c, Update::assign);
+            ASSERT_TRUE(same_bits(c, want))
+                << "layouts " << static_cast<int>(layout_a) << ", " << static_cast<int>(layout_b);
+          }
         }
       }
     }

@@ -9,29 +9,10 @@
 
 #include <algorithm>
 
-#include "../types.hpp"
+#include "few_rows.hpp"
 #include "lanes.hpp"
-#include "micro_kernel.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
-
-/// A read-only matrix with a stride in both directions, in elements.
-template <class T>
-struct View {
-  const T* data;
-  Index rows, cols, row_stride, col_stride;
-
-  View transpose() const { return {data, cols, rows, col_stride, row_stride}; }
-  View block(Index row, Index col, Index num_rows, Index num_cols) const {
-    return {data + row * row_stride + col * col_stride, num_rows, num_cols, row_stride, col_stride};
-  }
-};
-
-/// A view of a row-major matrix or block in memory.
-template <class M>
-View<typename M::Scalar> view(const M& m) {
-  return {m.data(), m.rows(), m.cols(), m.outerStride(), 1};
-}
 
 #if defined(__GNUC__) && !defined(__clang__)
 // Two false alarms of GCC 12: that a vector type loses its alignment as a template argument, and
@@ -125,6 +106,9 @@ bool readable_in_place(View<T> b) {
 template <Vectorised T>
 void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   using Tile = GemmTile<T>;
+  if (a.rows <= Tile::rows && b.row_stride == 1) {
+    return multiply_few_rows<T>(a, b, c, update);
+  }
   alignas(64) T packed[Tile::depth * Tile::cols];
   if (a.cols == 0 && update == Update::assign) {
     c.setZero();
@@ -145,6 +129,17 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
       multiply_panel<T>(a.block(0, k, a.rows, depth), panel, c.middleCols(col, cols),
                         k == 0 ? update : Update::add);
     }
+  }
+}
+
+/// Columns of a transposed B that gemm takes at once for so many rows of A: who shares a product
+/// between threads by columns cuts at its multiples.
+template <class T>
+Index columns_at_once([[maybe_unused]] Index rows) {
+  if constexpr (Vectorised<T>) {
+    return rows <= GemmTile<T>::rows ? GemmTile<T>::packet_size : GemmTile<T>::cols;
+  } else {
+    return 1;
   }
 }
 

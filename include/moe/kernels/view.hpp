@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a product reads: a matrix in memory, whatever its strides.
+#pragma once
+
+#include "../types.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// A read-only matrix with a stride in both directions, in elements.
+template <class T>
+struct View {
+  const T* data;
+  Index rows, cols, row_stride, col_stride;
+
+  View transpose() const { return {data, cols, rows, col_stride, row_stride}; }
+  View block(Index row, Index col, Index num_rows, Index num_cols) const {
+    return {data + row * row_stride + col * col_stride, num_rows, num_cols, row_stride, col_stride};
+  }
+};
+
+/// A view of a row-major matrix or block in memory.
+template <class M>
+View<typename M::Scalar> view(const M& m) {
+  return {m.data(), m.rows(), m.cols(), m.outerStride(), 1};
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
