@@ -15,7 +15,7 @@ set(flow
   "concepts"
   "router routing/* expert"
   "combine dense_ffn expert_rows"
-  "packed_expert"
+  "packed_expert layer_tape"
   "moe_layer"
   "packed_layer"
   "reference loss cost optimizer peers"

@@ -215,7 +215,8 @@ TYPED_TEST(Contract, MaskedStaysExactlyZeroBesideNaN) {
 long steady_state_allocations(const MoEConfig& config, int threads, int steps) {
   const MoELayer<float> layer = make_layer<float>(config, 14);
   MoELayer<float>::Scratch scratch;
-  MoELayer<float>::Tape tape;
+  MoELayer<float>::Tape tape, memory;
+  MoELayer<float>::RecomputingTape recomputing(memory);
   MoELayer<float>::Grads grads = layer.zero_grads();
   RoutingLoss<float> losses;
   const CallOptions call{.num_threads = threads, .noise_seed = 18};
@@ -230,6 +231,8 @@ long steady_state_allocations(const MoEConfig& config, int threads, int steps) {
       layer.forward(x, y, scratch, call);
       layer.forward(x, y, tape, call);
       layer.backward(x, dy, tape, dx, grads, losses.gradient);
+      layer.forward(x, y, recomputing, call);
+      layer.backward(x, dy, recomputing, dx, grads, losses.gradient);
     }
   };
   layer.forward(batches[0], y, tape, call);

@@ -12,6 +12,7 @@
 #include "expert.hpp"
 #include "expert_params.hpp"
 #include "expert_rows.hpp"
+#include "layer_tape.hpp"
 #include "loss.hpp"
 #include "moe_layer.hpp"
 #include "packed_expert.hpp"

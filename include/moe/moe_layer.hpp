@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "combine.hpp"
-#include "dense_ffn.hpp"
 #include "expert_rows.hpp"
+#include "layer_tape.hpp"
 #include "router.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -24,34 +24,9 @@ class MoELayer {
  public:
   using W = Wide<T>;
 
-  /// Memory and results of a call. Reused: it allocates only while it grows. Not for two threads
-  /// at once; the layer itself may be shared.
-  struct Scratch {
-    typename RouterT::Table routing;
-    DispatchPlan plan;
-    Matrix<T> rows;  ///< (S, D_out) outputs of the experts, in expert order
-
-   private:
-    friend class MoELayer;
-    Matrix<T> x_rows;  // (S, D_in) inputs of the experts, in expert order
-    std::vector<typename ExpertT::Scratch> experts;
-    Matrix<T> shared_out;  // (N, D_out)
-    typename DenseFfn<T>::Scratch shared;
-  };
-
-  /// The same, and what backward needs.
-  struct Tape : Scratch {
-   private:
-    friend class MoELayer;
-    std::vector<typename ExpertT::Tape> expert_tapes;
-    typename DenseFfn<T>::Tape shared_tape;
-    RoutingGradient<W> gradient;
-    Matrix<T> dx_rows;    // (S, D_in) gradients of the experts' inputs
-    Matrix<T> dy_rows;    // (S, D_out) and of their outputs
-    Matrix<T> shared_dx;  // (N, D_in)
-    const void* owner = nullptr;
-    int num_threads = 1;
-  };
+  using Scratch = LayerScratch<T, RouterT, ExpertT>;
+  using Tape = LayerTape<T, RouterT, ExpertT>;
+  using RecomputingTape = RecomputingLayerTape<T, RouterT, ExpertT>;
 
   struct Grads {
     typename RouterT::Params router;
@@ -89,11 +64,16 @@ class MoELayer {
   /// Training: the same y, and a tape for backward. y must not overlap x.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                const CallOptions& call = {}) const requires TrainableExpert<ExpertT, T>;
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, RecomputingTape& tape,
+               const CallOptions& call = {}) const requires TrainableExpert<ExpertT, T>;
 
   /// dx (N, d_in) = and grads +=, from dy (N, d_out), the x and the tape of a forward, and the
   /// gradient of losses on tape.routing. The tape may be used again. Throws std::invalid_argument
   /// on other shapes, a tape of another layer (also of a copy), or if dx overlaps x or dy.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
+                Grads& grads, const RoutingGradient<W>& losses = {}) const requires
+      TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T>;
+  void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, RecomputingTape& tape, MatrixRef<T> dx,
                 Grads& grads, const RoutingGradient<W>& losses = {}) const requires
       TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T>;
 
@@ -109,10 +89,12 @@ class MoELayer {
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
   }
-  void prepare(ConstMatrixRef<T> x, const CallOptions& call, int threads, Scratch& scratch) const;
+  void route(ConstMatrixRef<T> x, const CallOptions& call, Scratch& scratch) const;
+  void gather(ConstMatrixRef<T> x, int threads, Scratch& scratch) const;
   ExpertRows<T, ExpertT> expert_rows(const Scratch& scratch, int threads) const {
     return {experts_, scratch.plan, threads};
   }
+  void compute_taped(ConstMatrixRef<T> x, Tape& tape) const;
   /// y = what the shared expert wrote + the routed rows.
   void combine(Scratch& scratch, int threads, MatrixRef<T> y) const {
     MatrixRef<T> shared_out = scratch.shared_out;
@@ -125,6 +107,8 @@ class MoELayer {
   }
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy, const Tape& tape,
                       const MatrixRef<T>& dx, const Grads& grads) const;
+  void backward_taped(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
+                      Grads& grads) const;
   void backward_weights(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape) const;
 
   RouterT router_;
@@ -167,7 +151,8 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   check_input(x, y);
   const int threads = detail::num_threads(call.num_threads);
   detail::in_one_region(threads, [&] {
-    prepare(x, call, threads, scratch);
+    route(x, call, scratch);
+    gather(x, threads, scratch);
     expert_rows(scratch, threads).forward(scratch.x_rows, scratch.rows, scratch.experts);
     if (shared_) {
       scratch.shared_out.resize(x.rows(), d_out());
@@ -186,29 +171,50 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
   tape.owner = nullptr;
   const int threads = tape.num_threads = detail::num_threads(call.num_threads);
   detail::in_one_region(threads, [&] {
-    prepare(x, call, threads, tape);
-    expert_rows(tape, threads).forward_taped(tape.x_rows, tape.rows, tape.expert_tapes);
-    if (shared_) {
-      tape.shared_out.resize(x.rows(), d_out());
-      shared_->forward(x, tape.shared_out, tape.shared_tape, call);
-    }
+    route(x, call, tape);
+    compute_taped(x, tape);
     combine(tape, threads, y);
   });
   tape.owner = this;
 }
 
-/// Routes, lays out and gathers the experts' inputs.
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-void MoELayer<T, RouterT, ExpertT>::prepare(ConstMatrixRef<T> x, const CallOptions& call,
-                                            int threads, Scratch& scratch) const {
+void MoELayer<T, RouterT, ExpertT>::forward(
+    ConstMatrixRef<T> x, MatrixRef<T> y, RecomputingTape& tape,
+    const CallOptions& call) const requires TrainableExpert<ExpertT, T> {
+  typename RecomputingTape::Loan loan(tape);
+  forward(x, y, loan.memory(), call);
+}
+
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::route(ConstMatrixRef<T> x, const CallOptions& call,
+                                          Scratch& scratch) const {
   router_.route(x, call, scratch.routing);
   detail::check(scratch.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
                 scratch.routing.num_tokens(), " tokens, expected ", x.rows());
   scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
+}
+
+/// The experts' inputs, and room for their outputs.
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::gather(ConstMatrixRef<T> x, int threads,
+                                           Scratch& scratch) const {
   const Index choices = scratch.plan.slot().size();
   detail::grow(scratch.rows, choices, d_out());
   detail::grow(scratch.x_rows, choices, detail::spread_width<T>(d_in()));
   gather_rows<T>(x, scratch.plan, weight_on(WeightOn::input, scratch), scratch.x_rows, threads);
+}
+
+/// The outputs of the routed and the shared experts, and all that backward needs of them.
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::compute_taped(ConstMatrixRef<T> x, Tape& tape) const {
+  const int threads = tape.num_threads;
+  gather(x, threads, tape);
+  expert_rows(tape, threads).forward_taped(tape.x_rows, tape.rows, tape.expert_tapes);
+  if (shared_) {
+    tape.shared_out.resize(x.rows(), d_out());
+    shared_->forward(x, tape.shared_out, tape.shared_tape, {.num_threads = threads});
+  }
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
@@ -218,23 +224,43 @@ void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef
     TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T> {
   check_backward(x, dy, tape, dx, grads);
   tape.gradient.assign(losses, tape.routing);
+  detail::in_one_region(tape.num_threads, [&] { backward_taped(x, dy, tape, dx, grads); });
+}
+
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                                             RecomputingTape& tape, MatrixRef<T> dx, Grads& grads,
+                                             const RoutingGradient<W>& losses) const requires
+    TrainableExpert<ExpertT, T> && TrainableRouter<RouterT, T> {
+  typename RecomputingTape::Loan loan(tape);
+  Tape& memory = loan.memory();
+  check_backward(x, dy, memory, dx, grads);
+  memory.gradient.assign(losses, memory.routing);
+  detail::in_one_region(memory.num_threads, [&] {
+    compute_taped(x, memory);
+    backward_taped(x, dy, memory, dx, grads);
+  });
+}
+
+template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
+void MoELayer<T, RouterT, ExpertT>::backward_taped(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                                                   Tape& tape, MatrixRef<T> dx,
+                                                   Grads& grads) const {
+  const int threads = tape.num_threads;
   detail::grow(tape.dx_rows, tape.plan.slot().size(), d_in());
   detail::grow(tape.dy_rows, tape.plan.slot().size(), detail::spread_width<T>(d_out()));
-  const int threads = tape.num_threads;
-  detail::in_one_region(threads, [&] {
-    gather_rows<T>(dy, tape.plan, weight_on(WeightOn::output, tape), tape.dy_rows, threads);
-    const auto rows = expert_rows(tape, threads);
-    rows.backward(tape.x_rows, tape.dy_rows, tape.dx_rows, tape.expert_tapes);
-    rows.backward_params(tape.x_rows, tape.dy_rows, tape.expert_tapes, grads.experts);
-    backward_weights(x, dy, tape);
-    router_.backward(x, tape.routing, tape.gradient, dx, grads.router);
-    if (shared_) {
-      tape.shared_dx.resize(x.rows(), d_in());
-      shared_->backward(x, dy, tape.shared_tape, tape.shared_dx, grads.shared);
-      dx += tape.shared_dx;
-    }
-    combine_rows<T>(tape.dx_rows, tape.plan, nullptr, &dx, dx, threads);
-  });
+  gather_rows<T>(dy, tape.plan, weight_on(WeightOn::output, tape), tape.dy_rows, threads);
+  const auto rows = expert_rows(tape, threads);
+  rows.backward(tape.x_rows, tape.dy_rows, tape.dx_rows, tape.expert_tapes);
+  rows.backward_params(tape.x_rows, tape.dy_rows, tape.expert_tapes, grads.experts);
+  backward_weights(x, dy, tape);
+  router_.backward(x, tape.routing, tape.gradient, dx, grads.router);
+  if (shared_) {
+    tape.shared_dx.resize(x.rows(), d_in());
+    shared_->backward(x, dy, tape.shared_tape, tape.shared_dx, grads.shared);
+    dx += tape.shared_dx;
+  }
+  combine_rows<T>(tape.dx_rows, tape.plan, nullptr, &dx, dx, threads);
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>

@@ -34,6 +34,21 @@ namespace moe::testing {
 /// Allocations since the program began, in all threads.
 inline std::atomic<long> num_allocations = 0;
 
+inline std::atomic<std::size_t> num_bytes = 0;  // that they asked for
+
+inline void count_allocation(std::size_t bytes) {
+  ++num_allocations;
+  num_bytes += bytes;
+}
+
+/// Bytes asked for while f() runs, in all threads, whether or not they were given back.
+template <class F>
+std::size_t count_bytes(F&& f) {
+  const std::size_t before = num_bytes.load();
+  f();
+  return num_bytes.load() - before;
+}
+
 /// Allocations made while f() runs, in all threads.
 template <class F>
 long count_allocations(F&& f) {
@@ -52,32 +67,32 @@ void* __libc_realloc(void* memory, std::size_t size);
 void* __libc_memalign(std::size_t alignment, std::size_t size);
 
 void* malloc(std::size_t size) noexcept {
-  ++moe::testing::num_allocations;
+  moe::testing::count_allocation(size);
   return __libc_malloc(size);
 }
 
 void* calloc(std::size_t count, std::size_t size) noexcept {
-  ++moe::testing::num_allocations;
+  moe::testing::count_allocation(count * size);
   return __libc_calloc(count, size);
 }
 
 void* realloc(void* memory, std::size_t size) noexcept {
-  ++moe::testing::num_allocations;
+  moe::testing::count_allocation(size);
   return __libc_realloc(memory, size);
 }
 
 void* memalign(std::size_t alignment, std::size_t size) noexcept {
-  ++moe::testing::num_allocations;
+  moe::testing::count_allocation(size);
   return __libc_memalign(alignment, size);
 }
 
 void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
-  ++moe::testing::num_allocations;
+  moe::testing::count_allocation(size);
   return __libc_memalign(alignment, size);
 }
 
 int posix_memalign(void** memory, std::size_t alignment, std::size_t size) noexcept {
-  ++moe::testing::num_allocations;
+  moe::testing::count_allocation(size);
   *memory = __libc_memalign(alignment, size);
   return *memory == nullptr && size > 0 ? ENOMEM : 0;
 }
