@@ -252,6 +252,30 @@ TYPED_TEST(Gemm, ReadsBWhereItIsWithTheBitsOfPackedB) {
   }
 }
 
+// As in the gradient of a weight. More rows than are packed at a time, and less than a panel left.
+TYPED_TEST(Gemm, TakesATransposedAWithTheSameBits) {
+  using T = TypeParam;
+  using testing::Flush;
+  using testing::Guarded;
+  const Index cols = detail::spread_width<T>(2 * GemmTile<T>::cols + 1);
+  for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
+    const Matrix<T> b = random_matrix<T>(depth, cols, 18);
+    ASSERT_TRUE(readable_in_place(view(b)));
+    for (const Index rows : {1, 6, 7, 11, 13, 66, 125}) {
+      const Matrix<T> a = random_matrix<T>(rows, depth, 19);
+      const Matrix<T> start = random_matrix<T>(rows, cols, 20);
+      for (const Update update : {Update::assign, Update::add}) {
+        const Matrix<T> want = product(a, b, update, start);
+        for (const Flush flush : {Flush::front, Flush::back}) {
+          Guarded<T> transposed(a.transpose(), flush), gb(b, flush), c(start, flush);
+          gemm<T>(view(transposed.map()).transpose(), view(gb.map()), c.map(), update);
+          ASSERT_TRUE(same_bits(c.map(), want)) << rows << " x " << depth;
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(Gemm, MakesZerosOrKeepsCWithoutDepth) {
   using T = TypeParam;
   const Matrix<T> a(3, 0), b(0, 70), start = random_matrix<T>(3, 70, 13);

@@ -4,12 +4,13 @@
 // Every element of C is one chain of multiply-adds over k = 0, 1, 2, ... whatever the number of
 // rows and columns, so a row of C has the same bits alone and in a batch. B is read where it is if
 // its rows lie well for a cache; else it is packed, a block of k by a panel of columns at a time,
-// into a buffer on the stack: nothing is allocated.
+// into a buffer on the stack: nothing is allocated. A transposed A is packed there too.
 #pragma once
 
 #include <algorithm>
 
 #include "few_rows.hpp"
+#include "gemm_transposed.hpp"
 #include "lanes.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -22,42 +23,47 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-/// panel (b.rows, tile cols) = b, padded with zeros on the right. b has at most tile cols. A block
-/// of the same shape from `ahead` on, which comes next, is asked for from memory.
+/// panel (b.rows, tile cols) = b, of which the columns are contiguous, for whole packets of k.
+/// Returns how many k were packed. Squares are transposed in registers, a run of them along each
+/// column before the next: short steps through many columns would make poor use of the caches.
 template <class T>
-void pack_panel(View<T> b, const T* ahead, T* panel) {
+Index pack_columns(View<T> b, T* panel) {
   namespace ei = Eigen::internal;
   using Tile = GemmTile<T>;
   using Packet = typename Tile::Packet;
-  constexpr Index size = Tile::packet_size;
-  Index packed_rows = 0;
-  if (b.row_stride == 1 && b.cols == Tile::cols) {
-    // The columns of b are contiguous (B is a transposed weight): transpose squares in registers.
-    for (; packed_rows + size <= b.rows; packed_rows += size) {
-      for (Index col = 0; col < Tile::cols; col += size) {
+  constexpr Index size = Tile::packet_size, run = 16 * size;
+  const Index end = b.rows / size * size;
+  for (Index begin = 0; begin < end; begin += run) {
+    for (Index col = 0; col < Tile::cols; col += size) {
+      for (Index k = begin; k < std::min(begin + run, end); k += size) {
+        const T* from = b.data + k + col * b.col_stride;
+        T* to = panel + k * Tile::cols + col;
         ei::PacketBlock<Packet, size> square;
         for (Index i = 0; i < size; ++i) {
-          ei::prefetch(ahead + packed_rows + (col + i) * b.col_stride);
-          square.packet[i] = ei::ploadu<Packet>(b.data + packed_rows + (col + i) * b.col_stride);
+          square.packet[i] = ei::ploadu<Packet>(from + i * b.col_stride);
         }
         ei::ptranspose(square);
         for (Index i = 0; i < size; ++i) {
-          ei::pstore(panel + (packed_rows + i) * Tile::cols + col, square.packet[i]);
+          ei::pstore(to + i * Tile::cols, square.packet[i]);
         }
       }
     }
-  } else if (b.col_stride == 1 && b.cols == Tile::cols) {
-    for (; packed_rows < b.rows; ++packed_rows) {
-      for (Index col = 0; col < Tile::cols; col += size) {
-        ei::prefetch(ahead + packed_rows * b.row_stride + col);
-        ei::pstore(panel + packed_rows * Tile::cols + col,
-                   ei::ploadu<Packet>(b.data + packed_rows * b.row_stride + col));
-      }
-    }
   }
-  for (Index row = packed_rows; row < b.rows; ++row) {
-    const T* from = b.data + row * b.row_stride;
-    T* to = panel + row * Tile::cols;
+  return end;
+}
+
+/// panel (b.rows, tile cols) = b, padded with zeros on the right. b has at most tile cols.
+template <class T>
+void pack_panel(View<T> b, T* panel) {
+  using Tile = GemmTile<T>;
+  const bool transposed = b.row_stride == 1 && b.cols == Tile::cols;
+  for (Index k = transposed ? pack_columns(b, panel) : 0; k < b.rows; ++k) {
+    const T* from = b.data + k * b.row_stride;
+    T* to = panel + k * Tile::cols;
+    if (b.col_stride == 1 && b.cols == Tile::cols) {
+      std::copy_n(from, Tile::cols, to);
+      continue;
+    }
     for (Index col = 0; col < b.cols; ++col) {
       to[col] = from[col * b.col_stride];
     }
@@ -69,37 +75,58 @@ void pack_panel(View<T> b, const T* ahead, T* panel) {
 #pragma GCC diagnostic pop
 #endif
 
+/// A share of the panel that comes after this one, from `first` on, for the tiles of this one to
+/// ask for: as many tiles as a step of the panel has cache lines.
+template <class T>
+struct NextPanel {
+  const T* first;
+  Index step, tile_step;
+
+  Ahead<T> ahead_of(Index tile) const {
+    constexpr Index tiles = GemmTile<T>::cols / GemmTile<T>::line;
+    return tile < tiles ? Ahead<T>{first + tile * tile_step, step} : Ahead<T>{first, 0};
+  }
+};
+
+/// The share that falls to the steps [k, k + depth) of the panel from column `col` on.
+template <class T>
+NextPanel<T> next_panel(View<T> b, Index col, Index k, Index depth) {
+  using Tile = GemmTile<T>;
+  const T* data = b.data + (col + Tile::cols) * b.col_stride;
+  if (b.col_stride == 1) {
+    return {data + k * b.row_stride, b.row_stride, Tile::line};
+  }
+  if (b.row_stride == 1 && b.col_stride == b.rows) {  // the panel lies in one piece
+    return {data + k * Tile::cols, Tile::line, depth * Tile::line};
+  }
+  return {b.data, 0, 0};
+}
+
 /// c (a.rows, cols) = or += a * panel, where only `cols` columns of the panel count.
 template <class T>
-void multiply_panel(View<T> a, Panel<T> panel, MatrixRef<T> c, Update update) {
+void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next, MatrixRef<T> c,
+                    Update update) {
   using Tile = GemmTile<T>;
-  Index rows = 0;
-  for (Index row = 0; row < a.rows; row += rows) {
+  Index rows = 0, tile = 0;
+  for (Index row = 0; row < a.rows; row += rows, ++tile) {
     rows = next_tile_rows(a.rows - row, Tile::rows);
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
       pointer[r] = a.data + (row + r) * a.row_stride;
     }
-    const RowPointers<T> block{pointer, a.col_stride};
+    const auto multiply = [&](const Sums<T>& sums) {
+      micro_kernel<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums, next.ahead_of(tile));
+    };
     if (c.cols() == Tile::cols) {
-      micro_kernel<T>(rows, block, panel, a.cols, {&c.coeffRef(row, 0), c.outerStride(), update},
-                      panel.data);
+      multiply({&c.coeffRef(row, 0), c.outerStride(), update});
       continue;
     }
     T padded[Tile::rows * Tile::cols] = {};
-    Eigen::Map<Matrix<T>> whole(padded, rows, Tile::cols);
-    auto part = whole.leftCols(c.cols());
+    auto part = Eigen::Map<Matrix<T>>(padded, rows, Tile::cols).leftCols(c.cols());
     part = c.middleRows(row, rows);
-    micro_kernel<T>(rows, block, panel, a.cols, {padded, Tile::cols, update}, panel.data);
+    multiply({padded, Tile::cols, update});
     c.middleRows(row, rows) = part;
   }
-}
-
-/// Whether the tile may read B where it is: its rows are contiguous and an odd number of cache
-/// lines apart, so that they do not compete for the same places of a cache.
-template <class T>
-bool readable_in_place(View<T> b) {
-  return b.col_stride == 1 && b.row_stride % (2 * GemmTile<T>::line) == GemmTile<T>::line;
 }
 
 /// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
@@ -113,7 +140,12 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   if (a.cols == 0 && update == Update::assign) {
     c.setZero();
   }
-  for (Index col = 0; col < b.cols; col += Tile::cols) {
+  Index col = 0;
+  if (a.row_stride == 1 && readable_in_place(b)) {
+    col = b.cols / Tile::cols * Tile::cols;
+    multiply_transposed<T>(a, b.block(0, 0, b.rows, col), c.leftCols(col), update, packed);
+  }
+  for (; col < b.cols; col += Tile::cols) {
     const Index cols = std::min(Tile::cols, b.cols - col);
     for (Index k = 0; k < a.cols; k += Tile::depth) {
       const Index depth = std::min(Tile::depth, a.cols - k);
@@ -122,12 +154,10 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
       if (cols == Tile::cols && readable_in_place(b)) {
         panel = {block.data, b.row_stride};
       } else {
-        const T* next_k = block.data + depth * b.row_stride;
-        const T* next_col = b.data + (col + cols) * b.col_stride;
-        pack_panel(block, k + depth < a.cols ? next_k : next_col, packed);
+        pack_panel(block, packed);
       }
-      multiply_panel<T>(a.block(0, k, a.rows, depth), panel, c.middleCols(col, cols),
-                        k == 0 ? update : Update::add);
+      multiply_panel<T>(a.block(0, k, a.rows, depth), panel, next_panel(b, col, k, depth),
+                        c.middleCols(col, cols), k == 0 ? update : Update::add);
     }
   }
 }

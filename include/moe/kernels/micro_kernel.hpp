@@ -48,6 +48,14 @@ struct RowPointers {
   Index stride;
 };
 
+/// What comes next from memory: a tile asks for one cache line at each step of k, `step` scalars
+/// apart. Any address will do.
+template <class T>
+struct Ahead {
+  const T* data;
+  Index step = GemmTile<T>::line;
+};
+
 /// Rows in the next tile when `left` are left: tiles as even as possible, as a small one reads the
 /// panel for little work.
 inline Index next_tile_rows(Index left, Index most) { return left / ((left + most - 1) / most); }
@@ -78,10 +86,9 @@ Packet multiply_add_group(const Packet& a, const Packet& b, const Packet& sum) {
 #define MOE_UNROLL
 #endif
 
-/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols). `ahead` is what comes
-/// next from memory: each step of k asks for one of its cache lines. Any address will do.
+/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols).
 template <class T, int Rows>
-void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c, const T* ahead) {
+void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c, Ahead<T> ahead) {
   namespace ei = Eigen::internal;
   using Tile = GemmTile<T>;
   using Packet = typename Tile::Packet;
@@ -96,8 +103,8 @@ void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c, cons
     }
   }
   for (Index k = 0; k < depth; k += Tile::group, panel.data += panel.stride) {
-    ei::prefetch(ahead);
-    ahead += Tile::line;
+    ei::prefetch(ahead.data);
+    ahead.data += ahead.step;
     Packet b[Tile::packets];
     MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
       b[p] = load_group<Packet>(panel.data + p * Tile::packet_size * Tile::group);
@@ -120,7 +127,7 @@ void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c, cons
 /// The same for a number of rows known at run time, 1 to GemmTile::rows.
 template <class T>
 void micro_kernel(Index rows, RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c,
-                  const T* ahead) {
+                  Ahead<T> ahead) {
   switch (rows) {
     case 1:
       return micro_kernel<T, 1>(a, panel, depth, c, ahead);

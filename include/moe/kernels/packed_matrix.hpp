@@ -101,7 +101,7 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
         }
         Wide<S>* tile_sums = sums + row * sums_step;
         micro_kernel<S>(count, {tile_rows, 1}, {data}, depth,
-                        {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add}, ahead);
+                        {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add}, {ahead});
         // Each tile fetches a part of the next block, one after the other, then from the start
         // again.
         ahead += depth / Tile::group * Tile::line;

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The product with a transposed A, as in the gradient of a weight, dz^T x. A's rows lie across
+// memory, each step of k in another page, so a block of them is packed; B is read where it is.
+#pragma once
+
+#include <algorithm>
+
+#include "micro_kernel.hpp"
+#include "view.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// Whether the tile may read B where it is: its rows are contiguous and an odd number of cache
+/// lines apart, so that they do not compete for the same places of a cache.
+template <class T>
+bool readable_in_place(View<T> b) {
+  return b.col_stride == 1 && b.row_stride % (2 * GemmTile<T>::line) == GemmTile<T>::line;
+}
+
+/// packed = the tiles of a one after the other, each k by k.
+template <class T>
+void pack_tiles(View<T> a, T* packed) {
+  Index rows = 0;
+  for (Index row = 0; row < a.rows; row += rows) {
+    rows = next_tile_rows(a.rows - row, GemmTile<T>::rows);
+    for (Index k = 0; k < a.cols; ++k, packed += rows) {
+      const T* step = a.data + row + k * a.col_stride;
+      if (rows == GemmTile<T>::rows) {  // a constant makes a few moves of it
+        std::copy_n(step, GemmTile<T>::rows, packed);
+      } else {
+        std::copy_n(step, rows, packed);
+      }
+    }
+  }
+}
+
+/// c (a.rows, tile cols) = or += a * panel. `packed` holds a's tiles, `panel` lies in B.
+template <class T>
+void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c, Update update) {
+  using Tile = GemmTile<T>;
+  Index rows = 0, line = 0;
+  for (Index row = 0; row < c.rows(); row += rows, line += Tile::line) {
+    rows = next_tile_rows(c.rows() - row, Tile::rows);
+    const T* pointer[Tile::rows];
+    for (Index r = 0; r < rows; ++r) {
+      pointer[r] = packed + row * depth + r;
+    }
+    // The first tiles ask for the panel that comes next; each, for the sums of the tile after it.
+    const Ahead<T> ahead = line < Tile::cols
+                               ? Ahead<T>{panel.data + Tile::cols + line, panel.stride}
+                               : Ahead<T>{panel.data, 0};
+    const Index next = row + rows;
+    for (Index r = next; r < std::min(next + Tile::rows, c.rows()); ++r) {
+      for (Index col = 0; col < Tile::cols; col += Tile::line) {
+        Eigen::internal::prefetch(&c.coeffRef(r, col));
+      }
+    }
+    micro_kernel<T>(rows, {pointer, rows}, panel, depth,
+                    {&c.coeffRef(row, 0), c.outerStride(), update}, ahead);
+  }
+}
+
+/// c (M, N) = or += a (M, K) * b (K, N) for a.row_stride == 1, b readable in place, and N a
+/// multiple of tile cols. packed has room for tile depth * tile cols.
+template <class T>
+void multiply_transposed(View<T> a, View<T> b, MatrixRef<T> c, Update update, T* packed) {
+  using Tile = GemmTile<T>;
+  constexpr Index size = Tile::depth * Tile::cols;
+  constexpr Index block = std::min(Tile::depth, size / (4 * Tile::rows));  // room for four tiles
+  for (Index k = 0; k < a.cols; k += block) {
+    const Index depth = std::min(block, a.cols - k);
+    const Index room = size / depth / Tile::rows * Tile::rows;
+    for (Index row = 0; row < a.rows; row += room) {
+      const Index rows = std::min(room, a.rows - row);
+      pack_tiles(a.block(row, k, rows, depth), packed);
+      for (Index col = 0; col < b.cols; col += Tile::cols) {
+        multiply_tiles<T>(packed, depth, {b.data + k * b.row_stride + col, b.row_stride},
+                          c.block(row, col, rows, Tile::cols), k == 0 ? update : Update::add);
+      }
+    }
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
