@@ -1,14 +1,15 @@
 # How our own tests, benches and examples are compiled. Nothing here reaches a user of moe::moe.
-option(MOE_NATIVE "Compile for this machine's instruction set" ${PROJECT_IS_TOP_LEVEL})
+set(arch "")
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CROSSCOMPILING)
+  set(arch native)
+endif()
+set(MOE_ARCH ${arch} CACHE STRING "Instruction set, as -march: native, x86-64-v3; empty: the least")
 option(MOE_WERROR "Warnings are errors" ${PROJECT_IS_TOP_LEVEL})
 set(MOE_SANITIZE "" CACHE STRING "Sanitizers of -fsanitize=: address,undefined or thread")
 
 if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release)
 endif()
-
-include(CheckCXXCompilerFlag)
-check_cxx_compiler_flag(-march=native MOE_HAS_MARCH_NATIVE)
 
 add_library(moe_dev INTERFACE)
 target_link_libraries(moe_dev INTERFACE moe::moe)
@@ -23,8 +24,8 @@ if(NOT MSVC)
     target_compile_options(moe_dev INTERFACE -Werror)
   endif()
 endif()
-if(MOE_NATIVE AND MOE_HAS_MARCH_NATIVE)
-  target_compile_options(moe_dev INTERFACE -march=native)
+if(MOE_ARCH)
+  target_compile_options(moe_dev INTERFACE -march=${MOE_ARCH})
 endif()
 if(MOE_SANITIZE)
   target_compile_options(moe_dev INTERFACE -fsanitize=${MOE_SANITIZE} -fno-sanitize-recover=all
