@@ -78,8 +78,16 @@ class Router {
 
   void size_table(Index num_tokens, const CallOptions& call, Table& table) const;
   void write_input(ConstMatrixRef<T> x, Table& table) const;
-  template <class Input>
-  void write_logits(const Input& input, Table& table) const;
+  /// What the gate multiplies: x itself, or its copy in the table, wider or with jitter.
+  static ConstMatrixRef<W> gate_input(const ConstMatrixRef<T>& x, const Table& table) {
+    if constexpr (std::is_same_v<T, W>) {
+      if (table.input.size() == 0) {
+        return x;
+      }
+    }
+    return table.input;
+  }
+  void write_logits(ConstMatrixRef<W> input, Table& table) const;
   /// For the tokens of input, from `token` on, and `count` experts from `first` on.
   void write_logits(ConstMatrixRef<W> input, Index token, Index first, Index count,
                     Table& table) const;
@@ -126,12 +134,10 @@ void Router<T>::route(ConstMatrixRef<T> x, const CallOptions& call, Table& table
   }
   size_table(num_tokens, call, table);
   detail::in_one_region(table.num_threads, [&] {
-    if (projects_x(call.noise_seed)) {
-      write_logits(x, table);
-    } else {
+    if (!projects_x(call.noise_seed)) {
       write_input(x, table);
-      write_logits(table.input, table);
     }
+    write_logits(gate_input(x, table), table);
     detail::for_blocks(num_tokens, table.num_threads,
                        [&](Index token) { route_token(token, table); });
   });
@@ -169,21 +175,18 @@ void Router<T>::write_input(ConstMatrixRef<T> x, Table& table) const {
 }
 
 template <Real T>
-template <class Input>
-void Router<T>::write_logits(const Input& input, Table& table) const {
-  if constexpr (std::is_same_v<typename Input::Scalar, W>) {  // never x itself where T is narrower
-    // Many tokens for each reading of the weights, but blocks for every thread.
-    const Index num_tokens = input.rows();
-    const Index size = std::clamp<Index>(num_tokens / (4 * table.num_threads), block_rows, 256);
-    for_parts((num_tokens + size - 1) / size, table.num_threads, [&](Index block, Part part, int) {
-      const Index begin = block * size, rows = std::min(size, num_tokens - begin);
-      const Index step = kernels::columns_at_once<W>(rows);
-      const Index first = part.begin(num_experts(), step), last = part.end(num_experts(), step);
-      if (first < last) {
-        write_logits(input.middleRows(begin, rows), begin, first, last - first, table);
-      }
-    });
-  }
+void Router<T>::write_logits(ConstMatrixRef<W> input, Table& table) const {
+  // Many tokens for each reading of the weights, but blocks for every thread.
+  const Index num_tokens = input.rows();
+  const Index size = std::clamp<Index>(num_tokens / (4 * table.num_threads), block_rows, 256);
+  for_parts((num_tokens + size - 1) / size, table.num_threads, [&](Index block, Part part, int) {
+    const Index begin = block * size, rows = std::min(size, num_tokens - begin);
+    const Index step = kernels::columns_at_once<W>(rows);
+    const Index first = part.begin(num_experts(), step), last = part.end(num_experts(), step);
+    if (first < last) {
+      write_logits(input.middleRows(begin, rows), begin, first, last - first, table);
+    }
+  });
 }
 
 template <Real T>
@@ -373,25 +376,19 @@ void Router<T>::write_dx(Index begin, Index rows, const Table& table,
 template <Real T>
 void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
                           const RoutingGradient<W>& gradient, Params& grads) const {
-  const auto add = [&](const auto& input) {
-    constexpr Index block_cols = 64;
-    const Index blocks = (d_model() + block_cols - 1) / block_cols;
-    detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-      const Index begin = block * block_cols, cols = std::min(block_cols, d_model() - begin);
-      const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
-      multiply_back(table, kernels::view(gradient.logits).transpose(), columns,
-                    grads.weight.middleCols(begin, cols), kernels::Update::add);
-      if (gradient.noise_scale.size() > 0) {
-        multiply_back(table, kernels::view(gradient.noise_scale).transpose(), columns,
-                      grads.noise.middleCols(begin, cols), kernels::Update::add);
-      }
-    });
-  };
-  if (table.input.size() > 0) {
-    add(table.input);
-  } else if constexpr (std::is_same_v<T, W>) {
-    add(x);
-  }
+  const ConstMatrixRef<W> input = gate_input(x, table);
+  constexpr Index block_cols = 64;
+  const Index blocks = (d_model() + block_cols - 1) / block_cols;
+  detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
+    const Index begin = block * block_cols, cols = std::min(block_cols, d_model() - begin);
+    const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
+    multiply_back(table, kernels::view(gradient.logits).transpose(), columns,
+                  grads.weight.middleCols(begin, cols), kernels::Update::add);
+    if (gradient.noise_scale.size() > 0) {
+      multiply_back(table, kernels::view(gradient.noise_scale).transpose(), columns,
+                    grads.noise.middleCols(begin, cols), kernels::Update::add);
+    }
+  });
   for (Index token = 0; config_.bias && token < table.num_tokens(); ++token) {
     grads.bias.row(0) += gradient.logits.row(token);
   }

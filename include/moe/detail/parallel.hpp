@@ -9,6 +9,7 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 
 #include "../kernels/instruction_set.hpp"
 
@@ -145,10 +146,14 @@ inline int num_threads([[maybe_unused]] int requested) {
 #endif
 }
 
-/// Runs f, a call with many loops, in one parallel region: its loops share the threads. f itself
-/// runs on one of them, and what it throws comes out of here.
-template <class F>
-void in_one_region([[maybe_unused]] int threads, F&& f) {
+/// A function to call, whose type the two functions below need not know: they are compiled once,
+/// and so is what they call.
+struct Function {
+  void (*call)(void* f);
+  void* f;
+};
+
+inline void run_in_one_region([[maybe_unused]] int threads, const Function& function) {
 #ifdef _OPENMP
   if (threads > 1 && current_team == nullptr) {
     Team team(threads);
@@ -159,7 +164,7 @@ void in_one_region([[maybe_unused]] int threads, F&& f) {
       if (worker == 0) {
         current_team = &team;
         try {
-          f();
+          function.call(function.f);
         } catch (...) {
           first.capture();
         }
@@ -173,25 +178,37 @@ void in_one_region([[maybe_unused]] int threads, F&& f) {
     return;
   }
 #endif
-  f();
+  function.call(function.f);
+}
+
+/// Runs f, a call with many loops, in one parallel region: its loops share the threads. f itself
+/// runs on one of them, and what it throws comes out of here.
+template <class F>
+void in_one_region(int threads, F&& f) {
+  using Callable = std::remove_reference_t<F>;
+  run_in_one_region(threads, {[](void* callable) { (*static_cast<Callable*>(callable))(); }, &f});
+}
+
+inline void run_loop(const Loop& loop) {
+#ifdef _OPENMP
+  if (loop.num_items > 1 && loop.num_workers > 1) {
+    return in_one_region(loop.num_workers, [&] { current_team->run(loop); });
+  }
+#endif
+  for (std::ptrdiff_t item = 0; item < loop.num_items; ++item) {
+    loop.call(loop.body, item, 0);
+  }
 }
 
 /// Calls body(item, worker) once for each item in [0, num_items), worker in [0, threads). Items
 /// are handed out as workers become free. An exception of an item is thrown again here, and the
 /// items that had not begun are left out.
 template <class Body>
-void parallel_for(std::ptrdiff_t num_items, [[maybe_unused]] int threads, const Body& body) {
-#ifdef _OPENMP
-  if (num_items > 1 && threads > 1) {
-    const auto call = [](const void* b, std::ptrdiff_t item, int worker) {
-      (*static_cast<const Body*>(b))(item, worker);
-    };
-    return in_one_region(threads, [&] { current_team->run({call, &body, num_items, threads}); });
-  }
-#endif
-  for (std::ptrdiff_t item = 0; item < num_items; ++item) {
-    body(item, 0);
-  }
+void parallel_for(std::ptrdiff_t num_items, int threads, const Body& body) {
+  const auto call = [](const void* b, std::ptrdiff_t item, int worker) {
+    (*static_cast<const Body*>(b))(item, worker);
+  };
+  run_loop({call, &body, num_items, threads});
 }
 
 /// Calls body(row) for each row in [0, num_rows), in blocks of rows that are worth a hand-over.

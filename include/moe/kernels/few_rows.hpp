@@ -6,17 +6,10 @@
 #include <algorithm>
 
 #include "micro_kernel.hpp"
+#include "transpose.hpp"
 #include "view.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
-
-#if defined(__GNUC__) && !defined(__clang__)
-// Two false alarms of GCC 12: that a vector type loses its alignment as a template argument, and
-// that its own AVX-512 shuffles read an undefined register.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wignored-attributes"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 
 /// sums (Rows, packet) += a (Rows, K) * b (K, at most a packet of contiguous columns), k by k.
 template <class T, int Rows>
@@ -40,12 +33,12 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
   };
   Index k = 0;
   for (; k + size <= a.cols; k += size) {
-    ei::PacketBlock<Packet, size> square;
+    const T* from[size];
     for (Index i = 0; i < size; ++i) {
-      ei::prefetch(column[i] + k + size * b.col_stride);  // of the columns that come next
-      square.packet[i] = ei::ploadu<Packet>(column[i] + k);
+      from[i] = column[i] + k;
+      ei::prefetch(from[i] + size * b.col_stride);  // of the columns that come next
     }
-    ei::ptranspose(square);
+    const Square<T> square = load_transposed<T>(from);
     for (Index i = 0; i < size; ++i) {
       add_step(square.packet[i], k + i);
     }
@@ -62,44 +55,22 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
   }
 }
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
-/// c (M, N) = or += a (M, K) * b (K, N) for M = Rows, where the columns of b are contiguous.
-template <class T, int Rows>
-void multiply_few_rows(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
-  constexpr Index size = GemmTile<T>::packet_size;
-  for (Index col = 0; col < b.cols; col += size) {
-    const Index cols = std::min(size, b.cols - col);
-    T padded[Rows * size] = {};
-    auto sums = Eigen::Map<Matrix<T>>(padded, Rows, size).leftCols(cols);
-    if (update == Update::add) {
-      sums = c.middleCols(col, cols);
-    }
-    multiply_columns<T, Rows>(a, b.block(0, col, b.rows, cols), padded);
-    c.middleCols(col, cols) = sums;
-  }
-}
-
-/// The same for M known at run time, 0 to GemmTile::rows.
+/// c (M, N) = or += a (M, K) * b (K, N) for M up to GemmTile::rows, where the columns of b are
+/// contiguous.
 template <class T>
 void multiply_few_rows(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
-  switch (a.rows) {
-    case 0:
-      return;
-    case 1:
-      return multiply_few_rows<T, 1>(a, b, c, update);
-    case 2:
-      return multiply_few_rows<T, 2>(a, b, c, update);
-    case 3:
-      return multiply_few_rows<T, 3>(a, b, c, update);
-    case 4:
-      return multiply_few_rows<T, 4>(a, b, c, update);
-    case 5:
-      return multiply_few_rows<T, 5>(a, b, c, update);
-    default:
-      return multiply_few_rows<T, 6>(a, b, c, update);
+  constexpr Index size = GemmTile<T>::packet_size;
+  for (Index col = 0; a.rows > 0 && col < b.cols; col += size) {
+    const Index cols = std::min(size, b.cols - col);
+    T sums[GemmTile<T>::rows * size] = {};
+    const auto part = c.middleCols(col, cols);
+    if (update == Update::add) {
+      copy_rows(view(part), sums, size);
+    }
+    with_tile_rows(a.rows, [&](auto rows) {
+      multiply_columns<T, rows()>(a, b.block(0, col, b.rows, cols), sums);
+    });
+    copy_rows<T>({sums, a.rows, cols, size, 1}, &c.coeffRef(0, col), c.outerStride());
   }
 }
 

@@ -12,39 +12,28 @@
 #include "few_rows.hpp"
 #include "gemm_transposed.hpp"
 #include "lanes.hpp"
+#include "transpose.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
-
-#if defined(__GNUC__) && !defined(__clang__)
-// Two false alarms of GCC 12: that a vector type loses its alignment as a template argument, and
-// that its own AVX-512 shuffles read an undefined register.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wignored-attributes"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 
 /// panel (b.rows, tile cols) = b, of which the columns are contiguous, for whole packets of k.
 /// Returns how many k were packed. Squares are transposed in registers, a run of them along each
 /// column before the next: short steps through many columns would make poor use of the caches.
 template <class T>
 Index pack_columns(View<T> b, T* panel) {
-  namespace ei = Eigen::internal;
   using Tile = GemmTile<T>;
-  using Packet = typename Tile::Packet;
   constexpr Index size = Tile::packet_size, run = 16 * size;
   const Index end = b.rows / size * size;
   for (Index begin = 0; begin < end; begin += run) {
     for (Index col = 0; col < Tile::cols; col += size) {
       for (Index k = begin; k < std::min(begin + run, end); k += size) {
-        const T* from = b.data + k + col * b.col_stride;
-        T* to = panel + k * Tile::cols + col;
-        ei::PacketBlock<Packet, size> square;
+        const T* from[size];
         for (Index i = 0; i < size; ++i) {
-          square.packet[i] = ei::ploadu<Packet>(from + i * b.col_stride);
+          from[i] = b.data + k + (col + i) * b.col_stride;
         }
-        ei::ptranspose(square);
+        const Square<T> square = load_transposed<T>(from);
         for (Index i = 0; i < size; ++i) {
-          ei::pstore(to + i * Tile::cols, square.packet[i]);
+          Eigen::internal::pstore(panel + (k + i) * Tile::cols + col, square.packet[i]);
         }
       }
     }
@@ -70,10 +59,6 @@ void pack_panel(View<T> b, T* panel) {
     std::fill(to + b.cols, to + Tile::cols, T(0));
   }
 }
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 
 /// A share of the panel that comes after this one, from `first` on, for the tiles of this one to
 /// ask for: as many tiles as a step of the panel has cache lines.
@@ -122,10 +107,11 @@ void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next, MatrixR
       continue;
     }
     T padded[Tile::rows * Tile::cols] = {};
-    auto part = Eigen::Map<Matrix<T>>(padded, rows, Tile::cols).leftCols(c.cols());
-    part = c.middleRows(row, rows);
+    if (update == Update::add) {
+      copy_rows(view(c.middleRows(row, rows)), padded, Tile::cols);
+    }
     multiply({padded, Tile::cols, update});
-    c.middleRows(row, rows) = part;
+    copy_rows<T>({padded, rows, c.cols(), Tile::cols, 1}, &c.coeffRef(row, 0), c.outerStride());
   }
 }
 

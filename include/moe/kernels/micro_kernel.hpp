@@ -3,6 +3,8 @@
 // registers, one multiply-add after the other over k.
 #pragma once
 
+#include <type_traits>
+
 #include "../types.hpp"
 #include "dot_bf16.hpp"
 
@@ -124,24 +126,29 @@ void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c, Ahea
 }
 #undef MOE_UNROLL
 
-/// The same for a number of rows known at run time, 1 to GemmTile::rows.
-template <class T>
-void micro_kernel(Index rows, RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c,
-                  Ahead<T> ahead) {
+/// f(std::integral_constant<int, rows>()) for rows known at run time, 1 to GemmTile::rows.
+template <class F>
+void with_tile_rows(Index rows, F&& f) {
   switch (rows) {
     case 1:
-      return micro_kernel<T, 1>(a, panel, depth, c, ahead);
+      return f(std::integral_constant<int, 1>());
     case 2:
-      return micro_kernel<T, 2>(a, panel, depth, c, ahead);
+      return f(std::integral_constant<int, 2>());
     case 3:
-      return micro_kernel<T, 3>(a, panel, depth, c, ahead);
+      return f(std::integral_constant<int, 3>());
     case 4:
-      return micro_kernel<T, 4>(a, panel, depth, c, ahead);
+      return f(std::integral_constant<int, 4>());
     case 5:
-      return micro_kernel<T, 5>(a, panel, depth, c, ahead);
+      return f(std::integral_constant<int, 5>());
     default:
-      return micro_kernel<T, 6>(a, panel, depth, c, ahead);
+      return f(std::integral_constant<int, 6>());
   }
+}
+
+template <class T>
+void micro_kernel(Index num_rows, RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c,
+                  Ahead<T> ahead) {
+  with_tile_rows(num_rows, [&](auto rows) { micro_kernel<T, rows()>(a, panel, depth, c, ahead); });
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

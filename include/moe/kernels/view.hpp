@@ -2,6 +2,8 @@
 // What a product reads: a matrix in memory, whatever its strides.
 #pragma once
 
+#include <algorithm>
+
 #include "../types.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -22,6 +24,14 @@ struct View {
 template <class M>
 View<typename M::Scalar> view(const M& m) {
   return {m.data(), m.rows(), m.cols(), m.outerStride(), 1};
+}
+
+/// Copies a matrix with contiguous rows to memory whose rows are `to_stride` apart.
+template <class T>
+void copy_rows(View<T> from, T* to, Index to_stride) {
+  for (Index row = 0; row < from.rows; ++row) {
+    std::copy_n(from.data + row * from.row_stride, from.cols, to + row * to_stride);
+  }
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
