@@ -9,6 +9,7 @@
 #include "expert.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/packed_matrix.hpp"
+#include "kernels/permute.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -54,30 +55,43 @@ struct PackedExpert {
     return Expert<W>(std::move(p), config);
   }
 
+  /// The rows of a tile: where they come from and go to.
+  struct Rows {
+    std::span<const S* const> input;   ///< a row of x each
+    std::span<const S* const> hidden;  ///< a row of hidden each
+    S* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
+    W* factor;                         ///< sigmoid(x . output_gate) of each row, if there is one
+    W* first_out;                      ///< and so do outputs, D_out wide
+  };
+
   /// hidden = act(x up^T) for a part of the panels; sums has room for (rows, tile cols).
-  void multiply_up(std::span<const S* const> x, Part part, W* sums, S* hidden) const {
+  void multiply_up(const Rows& rows, Part part, W* sums) const {
     const Index panels = up.num_panels();
-    kernels::multiply_panels<S>(x, up, part.begin(panels), part.end(panels), sums,
+    kernels::multiply_panels<S>(rows.input, up, part.begin(panels), part.end(panels), sums,
                                 [&](Index row, Index count, Index panel, W* done) {
-                                  finish_up(panel, count, done, hidden + row * down.depth());
+                                  finish_up(panel, count, done,
+                                            rows.first_hidden + row * down.depth());
                                 });
+    for (std::size_t row = 0; config.output_gate && part.number == 0 && row < rows.input.size();
+         ++row) {
+      rows.factor[row] =
+          kernels::sigmoid(kernels::dot(rows.input[row], output_gate.data(), output_gate.cols()));
+    }
   }
 
-  /// out (rows, D_out) = hidden down^T for a part of the panels; x is for the output gate.
-  void multiply_down(std::span<const S* const> x, std::span<const S* const> hidden, Part part,
-                     W* sums, W* out) const {
+  /// out (rows, D_out) = hidden down^T for a part of the panels, after all parts of multiply_up.
+  void multiply_down(const Rows& rows, Part part, W* sums) const {
     const Index panels = down.num_panels();
-    kernels::multiply_panels<S>(hidden, down, part.begin(panels), part.end(panels), sums,
+    kernels::multiply_panels<S>(rows.hidden, down, part.begin(panels), part.end(panels), sums,
                                 [&](Index row, Index count, Index panel, W* done) {
-                                  finish_down(x.subspan(static_cast<std::size_t>(row)), panel,
-                                              count, done, out + row * down.num_outputs());
+                                  finish_down(rows.factor + row, panel, count, done,
+                                              rows.first_out + row * down.num_outputs());
                                 });
   }
 
  private:
   void finish_up(Index panel, Index count, const W* sums, S* hidden) const;
-  void finish_down(std::span<const S* const> x, Index panel, Index count, const W* sums,
-                   W* out) const;
+  void finish_down(const W* factor, Index panel, Index count, const W* sums, W* out) const;
 };
 
 template <Storage S>
@@ -110,25 +124,21 @@ void PackedExpert<S>::finish_up(Index panel, Index count, const W* sums, S* hidd
 }
 
 template <Storage S>
-void PackedExpert<S>::finish_down(std::span<const S* const> x, Index panel, Index count,
-                                  const W* sums, W* out) const {
+void PackedExpert<S>::finish_down(const W* factor, Index panel, Index count, const W* sums,
+                                  W* out) const {
   const Index begin = panel * down.cols;
   const Index size = std::min(down.cols, down.num_outputs() - begin);
   for (Index row = 0; row < count; ++row, sums += down.cols, out += down.num_outputs()) {
-    W factor(1);
-    if (config.output_gate) {
-      W sum(0);
-      for (Index k = 0; k < output_gate.cols(); ++k) {
-        sum += static_cast<W>(x[static_cast<std::size_t>(row)][k]) * output_gate(0, k);
+    kernels::for_lanes<W>(size, [&](auto at) {
+      auto value = at.load(sums);
+      if (config.bias) {
+        value = value + at.load(down_bias.data() + begin);
       }
-      factor = kernels::sigmoid(sum);
-    }
-    for (Index i = 0; i < size; ++i) {
-      out[begin + i] = config.bias ? sums[i] + down_bias(0, begin + i) : sums[i];
       if (config.output_gate) {
-        out[begin + i] *= factor;
+        value = value * kernels::Lanes<W>(factor[row]);
       }
-    }
+      at.store(out + begin, value);
+    });
   }
 }
 

@@ -28,18 +28,15 @@ class PackedLayer {
 
    private:
     friend class PackedLayer;
-    /// Consecutive rows of one expert: where they come from and go to.
     struct Job {
       const PackedExpert<S>* expert;
-      std::span<const S* const> input;   // a row of x each
-      std::span<const S* const> hidden;  // a row of hidden each
-      S* first_hidden;
-      W* first_out;
+      typename PackedExpert<S>::Rows rows;
     };
     std::vector<Job> jobs;
     // Pointers to rows of x and of hidden: first for each routed row, then, with a shared expert,
     // for each token.
     std::vector<const S*> input_rows, hidden_rows;
+    std::vector<W> factors;           // of the output gate, for each of these rows
     Matrix<S> stored_x;               // x as S, where x itself is not
     Matrix<S> hidden, shared_hidden;  // (S, F) and (N, F of the shared expert)
     Matrix<W> shared_out;             // (N, D_out)
@@ -144,10 +141,10 @@ void PackedLayer<S>::forward(ConstMatrixRef<W> x, MatrixRef<W> y, Scratch& scrat
     list_inputs(x, threads, scratch);
     list_jobs(x.rows(), scratch);
     for_jobs(scratch, threads, [](const Job& job, Part part, W* sums) {
-      job.expert->multiply_up(job.input, part, sums, job.first_hidden);
+      job.expert->multiply_up(job.rows, part, sums);
     });
     for_jobs(scratch, threads, [](const Job& job, Part part, W* sums) {
-      job.expert->multiply_down(job.input, job.hidden, part, sums, job.first_out);
+      job.expert->multiply_down(job.rows, part, sums);
     });
     MatrixRef<W> shared_out = scratch.shared_out;
     combine_rows<W>(scratch.rows, scratch.plan,
@@ -207,6 +204,7 @@ void PackedLayer<S>::list_jobs(Index num_tokens, Scratch& scratch) const {
   detail::grow(scratch.hidden, choices, depth);
   scratch.jobs.clear();
   scratch.hidden_rows.resize(scratch.input_rows.size());
+  scratch.factors.resize(scratch.input_rows.size());
   for (const Tile& tile : scratch.plan.tiles()) {
     add_job(experts_[static_cast<std::size_t>(tile.expert)], tile.begin, tile.rows(),
             scratch.hidden.data() + tile.begin * depth, scratch.rows.data() + tile.begin * d_out(),
@@ -232,10 +230,11 @@ void PackedLayer<S>::add_job(const PackedExpert<S>& expert, Index begin, Index r
     scratch.hidden_rows[first + row] = hidden + static_cast<Index>(row) * expert.down.depth();
   }
   scratch.jobs.push_back({&expert,
-                          {scratch.input_rows.data() + first, size},
-                          {scratch.hidden_rows.data() + first, size},
-                          hidden,
-                          out});
+                          {.input = {scratch.input_rows.data() + first, size},
+                           .hidden = {scratch.hidden_rows.data() + first, size},
+                           .first_hidden = hidden,
+                           .factor = scratch.factors.data() + first,
+                           .first_out = out}});
 }
 
 template <Storage S>

@@ -36,14 +36,13 @@ void combine_row(const Matrix<T>& rows, std::span<const Index> slot, const Wide<
   });
 }
 
-/// The sum of a[i] * b[i], in order.
-template <class T>
-Wide<T> dot(const T* a, const T* b, Index size) {
-  Wide<T> sum(0);
-  for (Index i = 0; i < size; ++i) {
-    sum += static_cast<Wide<T>>(a[i]) * static_cast<Wide<T>>(b[i]);
-  }
-  return sum;
+/// The sum of a[i] * b[i]: a sum for each lane, in order, and then their sum.
+template <class A, class B>
+Wide<A> dot(const A* a, const B* b, Index size) {
+  using W = Wide<A>;
+  LanesOr<W> sums(W(0));
+  for_lanes<W>(size, [&](auto at) { sums = madd(at.load(a), at.load(b), sums); });
+  return sum_of(sums);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
