@@ -11,7 +11,7 @@ set(flow
   "types version"
   "config"
   "kernels/*"
-  "activation routing_table dispatch_plan router_params expert_params part peers"
+  "activation routing_table dispatch_plan router_params router_noise expert_params part peers"
   "concepts"
   "router routing/* expert"
   "combine dense_ffn expert_rows"

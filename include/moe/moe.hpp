@@ -19,6 +19,7 @@
 #include "packed_layer.hpp"
 #include "part.hpp"
 #include "router.hpp"
+#include "router_noise.hpp"
 #include "router_params.hpp"
 #include "routing_table.hpp"
 #include "types.hpp"

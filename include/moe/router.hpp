@@ -5,11 +5,11 @@
 
 #include "concepts.hpp"
 #include "detail/parallel.hpp"
-#include "detail/random.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/topk.hpp"
 #include "part.hpp"
+#include "router_noise.hpp"
 #include "router_params.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -61,19 +61,10 @@ class Router {
                 MatrixRef<T> dx, Params& grads) const;
 
  private:
-  using Seed = std::optional<std::uint64_t>;
-  enum Stream : std::uint64_t { jitter_stream = 1, noise_stream = 2 };
   static constexpr Index block_rows = 64;  // tokens of one work item
 
-  bool has_jitter(const Seed& seed) const { return seed && config_.input_jitter > 0.0; }
-  bool has_noise(const Seed& seed) const { return seed && config_.noisy; }
-  bool projects_x(const Seed& seed) const { return std::is_same_v<T, W> && !has_jitter(seed); }
-
-  /// The factor of one element of the input.
-  W jitter(std::uint64_t seed, Index token, Index col) const {
-    const detail::CounterRandom random(seed, jitter_stream);
-    const auto position = static_cast<std::uint64_t>(token * d_model() + col);
-    return W(1.0 + config_.input_jitter * (2.0 * random.uniform(position) - 1.0));
+  RouterNoise<W> noise_of(const std::optional<std::uint64_t>& seed) const {
+    return RouterNoise<W>(config_, seed);
   }
 
   void size_table(Index num_tokens, const CallOptions& call, Table& table) const;
@@ -134,7 +125,7 @@ void Router<T>::route(ConstMatrixRef<T> x, const CallOptions& call, Table& table
   }
   size_table(num_tokens, call, table);
   detail::in_one_region(table.num_threads, [&] {
-    if (!projects_x(call.noise_seed)) {
+    if (table.input.size() > 0) {
       write_input(x, table);
     }
     write_logits(gate_input(x, table), table);
@@ -145,14 +136,16 @@ void Router<T>::route(ConstMatrixRef<T> x, const CallOptions& call, Table& table
 
 template <Real T>
 void Router<T>::size_table(Index num_tokens, const CallOptions& call, Table& table) const {
-  const bool noise = has_noise(call.noise_seed);
+  const RouterNoise<W> noise = noise_of(call.noise_seed);
+  const Index noisy_tokens = noise.on_logits() ? num_tokens : 0;
+  const bool projects_x = std::is_same_v<T, W> && !noise.on_input();
   table.expert.resize(num_tokens, top_k_);
   table.weight.resize(num_tokens, top_k_);
   table.probs.resize(num_tokens, num_experts());
   table.logits.resize(num_tokens, num_experts());
-  table.clean_logits.resize(noise ? num_tokens : 0, num_experts());
-  table.noise_scale.resize(noise ? num_tokens : 0, num_experts());
-  table.input.resize(projects_x(call.noise_seed) ? 0 : num_tokens, d_model());
+  table.clean_logits.resize(noisy_tokens, num_experts());
+  table.noise_scale.resize(noisy_tokens, num_experts());
+  table.input.resize(projects_x ? 0 : num_tokens, d_model());
   table.noise_seed = call.noise_seed;
   table.num_threads = detail::num_threads(call.num_threads);
   if (call.expert_mask != nullptr) {
@@ -164,11 +157,12 @@ void Router<T>::size_table(Index num_tokens, const CallOptions& call, Table& tab
 
 template <Real T>
 void Router<T>::write_input(ConstMatrixRef<T> x, Table& table) const {
+  const RouterNoise<W> noise = noise_of(table.noise_seed);
   detail::for_blocks(x.rows(), table.num_threads, [&](Index token) {
     for (Index col = 0; col < d_model(); ++col) {
       table.input(token, col) = static_cast<W>(x(token, col));
-      if (has_jitter(table.noise_seed)) {
-        table.input(token, col) *= jitter(*table.noise_seed, token, col);
+      if (noise.on_input()) {
+        table.input(token, col) *= noise.factor(token, col, d_model());
       }
     }
   });
@@ -202,7 +196,7 @@ void Router<T>::write_logits(ConstMatrixRef<W> input, Index token, Index first, 
     table.logits.block(token, first, input.rows(), count).rowwise() +=
         params_.bias.row(0).segment(first, count);
   }
-  if (has_noise(table.noise_seed)) {
+  if (table.noise_scale.size() > 0) {
     project(params_.noise, table.noise_scale);
     for (Index row = 0; row < input.rows(); ++row) {
       add_noise(token + row, first, count, table);
@@ -213,13 +207,12 @@ void Router<T>::write_logits(ConstMatrixRef<W> input, Index token, Index first, 
 template <Real T>
 void Router<T>::add_noise(Index token, Index first, Index count, Table& table) const {
   using std::abs, std::exp, std::log1p;
-  const detail::CounterRandom random(*table.noise_seed, noise_stream);
+  const RouterNoise<W> noise = noise_of(table.noise_seed);
   for (Index e = first; e < first + count; ++e) {
     W& scale = table.noise_scale(token, e);
     scale = (scale > W(0) ? scale : W(0)) + log1p(exp(-abs(scale)));  // softplus
-    const auto position = static_cast<std::uint64_t>(token * num_experts() + e);
     table.clean_logits(token, e) = table.logits(token, e);
-    table.logits(token, e) += W(random.normal(position)) * scale;
+    table.logits(token, e) += noise.normal(token, e, num_experts()) * scale;
   }
 }
 
@@ -334,11 +327,10 @@ void Router<T>::backward_token(Index token, const Table& table,
   if (gradient.noise_scale.size() > 0) {
     // logits = clean + normal * scale, scale = softplus(n), and softplus'(n) = 1 - exp(-scale).
     using std::exp;
-    const detail::CounterRandom random(*table.noise_seed, noise_stream);
+    const RouterNoise<W> noise = noise_of(table.noise_seed);
     for (Index e = 0; e < num_experts; ++e) {
-      const auto position = static_cast<std::uint64_t>(token * num_experts + e);
       W& dscale = gradient.noise_scale(token, e);
-      dscale = (dscale + dlogits[e] * W(random.normal(position))) *
+      dscale = (dscale + dlogits[e] * noise.normal(token, e, num_experts)) *
                (W(1) - exp(-table.noise_scale(token, e)));
     }
   }
@@ -363,12 +355,11 @@ void Router<T>::write_dx(Index begin, Index rows, const Table& table,
     project_back(wide);
     dx_rows = wide.template cast<T>();
   }
-  if (has_jitter(table.noise_seed)) {
-    for (Index row = 0; row < rows; ++row) {
-      for (Index col = 0; col < d_model(); ++col) {
-        dx_rows(row, col) = static_cast<T>(static_cast<W>(dx_rows(row, col)) *
-                                           jitter(*table.noise_seed, begin + row, col));
-      }
+  const RouterNoise<W> noise = noise_of(table.noise_seed);
+  for (Index row = 0; noise.on_input() && row < rows; ++row) {
+    for (Index col = 0; col < d_model(); ++col) {
+      dx_rows(row, col) = static_cast<T>(static_cast<W>(dx_rows(row, col)) *
+                                         noise.factor(begin + row, col, d_model()));
     }
   }
 }
