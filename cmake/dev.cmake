@@ -1,9 +1,11 @@
 # How our own tests, benches and examples are compiled. Nothing here reaches a user of moe::moe.
-set(arch "")
-if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CROSSCOMPILING)
-  set(arch native)
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-march=native MOE_HAS_MARCH_NATIVE)
+set(default_arch "")
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CROSSCOMPILING AND MOE_HAS_MARCH_NATIVE)
+  set(default_arch native)
 endif()
-set(MOE_ARCH ${arch} CACHE STRING "Instruction set, as -march: native, x86-64-v3; empty: the least")
+set(MOE_ARCH "${default_arch}" CACHE STRING "Instruction set, as -march: native, x86-64-v3; empty: the least")
 option(MOE_WERROR "Warnings are errors" ${PROJECT_IS_TOP_LEVEL})
 set(MOE_SANITIZE "" CACHE STRING "Sanitizers of -fsanitize=: address,undefined or thread")
 

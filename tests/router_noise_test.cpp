@@ -52,6 +52,10 @@ TEST(RouterNoise, IsTheSameForASeedAndAnotherForAnotherOne) {
       const Table again = route(router, x, {.num_threads = threads, .noise_seed = 7});
       EXPECT_TRUE(same_bits(again.logits, first.logits));
       EXPECT_EQ(again.expert, first.expert);
+      // Threads share the experts of few tokens.
+      const Table few = route(router, x.topRows(3), {.num_threads = threads, .noise_seed = 7});
+      EXPECT_TRUE(same_bits(few.logits, first.logits.topRows(3)));
+      EXPECT_TRUE(same_bits(few.noise_scale, first.noise_scale.topRows(few.noise_scale.rows())));
     }
     EXPECT_FALSE(same_bits(route(router, x, {.noise_seed = 8}).logits, first.logits));
   }

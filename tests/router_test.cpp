@@ -231,7 +231,8 @@ TYPED_TEST_SUITE(RouterBits, Scalars);
 
 TYPED_TEST(RouterBits, OfARowAreTheSameAloneInAnyBatchAndForAnyThreads) {
   using T = TypeParam;
-  const Router<T> router(70, 37, 4, {.bias = true}, 5);
+  Router<T> router(70, 37, 4, {.bias = true}, 5);
+  testing::randomise(router.params(), 7);
   const Matrix<T> x = random_matrix<T>(200, 70, 6);
   typename Router<T>::Table all, part;
   router.route(x, {.num_threads = 1}, all);

@@ -146,8 +146,7 @@ inline int num_threads([[maybe_unused]] int requested) {
 #endif
 }
 
-/// A function to call, whose type the two functions below need not know: they are compiled once,
-/// and so is what they call.
+/// A function to call without knowing its type: whoever takes it is compiled once, and so is f.
 struct Function {
   void (*call)(void* f);
   void* f;

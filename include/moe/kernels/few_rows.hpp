@@ -63,9 +63,8 @@ void multiply_few_rows(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   for (Index col = 0; a.rows > 0 && col < b.cols; col += size) {
     const Index cols = std::min(size, b.cols - col);
     T sums[GemmTile<T>::rows * size] = {};
-    const auto part = c.middleCols(col, cols);
     if (update == Update::add) {
-      copy_rows(view(part), sums, size);
+      copy_rows(view(c.middleCols(col, cols)), sums, size);
     }
     with_tile_rows(a.rows, [&](auto rows) {
       multiply_columns<T, rows()>(a, b.block(0, col, b.rows, cols), sums);

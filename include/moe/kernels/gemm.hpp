@@ -60,19 +60,6 @@ void pack_panel(View<T> b, T* panel) {
   }
 }
 
-/// A share of the panel that comes after this one, from `first` on, for the tiles of this one to
-/// ask for: as many tiles as a step of the panel has cache lines.
-template <class T>
-struct NextPanel {
-  const T* first;
-  Index step, tile_step;
-
-  Ahead<T> ahead_of(Index tile) const {
-    constexpr Index tiles = GemmTile<T>::cols / GemmTile<T>::line;
-    return tile < tiles ? Ahead<T>{first + tile * tile_step, step} : Ahead<T>{first, 0};
-  }
-};
-
 /// The share that falls to the steps [k, k + depth) of the panel from column `col` on.
 template <class T>
 NextPanel<T> next_panel(View<T> b, Index col, Index k, Index depth) {

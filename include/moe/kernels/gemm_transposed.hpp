@@ -38,17 +38,15 @@ void pack_tiles(View<T> a, T* packed) {
 template <class T>
 void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c, Update update) {
   using Tile = GemmTile<T>;
-  Index rows = 0, line = 0;
-  for (Index row = 0; row < c.rows(); row += rows, line += Tile::line) {
+  const NextPanel<T> next_panel{panel.data + Tile::cols, panel.stride, Tile::line};
+  Index rows = 0, tile = 0;
+  for (Index row = 0; row < c.rows(); row += rows, ++tile) {
     rows = next_tile_rows(c.rows() - row, Tile::rows);
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
       pointer[r] = packed + row * depth + r;
     }
-    // The first tiles ask for the panel that comes next; each, for the sums of the tile after it.
-    const Ahead<T> ahead = line < Tile::cols
-                               ? Ahead<T>{panel.data + Tile::cols + line, panel.stride}
-                               : Ahead<T>{panel.data, 0};
+    // The sums are a gradient, which comes from memory: ask for those of the next tile.
     const Index next = row + rows;
     for (Index r = next; r < std::min(next + Tile::rows, c.rows()); ++r) {
       for (Index col = 0; col < Tile::cols; col += Tile::line) {
@@ -56,7 +54,7 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
       }
     }
     micro_kernel<T>(rows, {pointer, rows}, panel, depth,
-                    {&c.coeffRef(row, 0), c.outerStride(), update}, ahead);
+                    {&c.coeffRef(row, 0), c.outerStride(), update}, next_panel.ahead_of(tile));
   }
 }
 

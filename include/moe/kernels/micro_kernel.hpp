@@ -58,6 +58,19 @@ struct Ahead {
   Index step = GemmTile<T>::line;
 };
 
+/// A share of the panel that comes after this one, from `first` on, for the tiles of this one to
+/// ask for: as many tiles as a step of the panel has cache lines.
+template <class T>
+struct NextPanel {
+  const T* first;
+  Index step, tile_step;
+
+  Ahead<T> ahead_of(Index tile) const {
+    constexpr Index tiles = GemmTile<T>::cols / GemmTile<T>::line;
+    return tile < tiles ? Ahead<T>{first + tile * tile_step, step} : Ahead<T>{first, 0};
+  }
+};
+
 /// Rows in the next tile when `left` are left: tiles as even as possible, as a small one reads the
 /// panel for little work.
 inline Index next_tile_rows(Index left, Index most) { return left / ((left + most - 1) / most); }
