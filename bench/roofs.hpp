@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include <moe/detail/parallel.hpp>
-#include <moe/kernels/dot_bf16.hpp>
+#include <moe/kernels/bfloat16.hpp>
 #include <type_traits>
 #include <utility>
 

@@ -172,16 +172,6 @@ TEST(ForLanes, WorksInPlaceAndWidensNarrowScalars) {
   }
 }
 
-TEST(Narrow, RoundsToBfloat16AsEigenDoesAndKeepsNan) {
-  for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 0x0fff) {
-    const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
-    const auto got = static_cast<float>(narrow<Eigen::bfloat16>(value));
-    EXPECT_TRUE(same_value(got, static_cast<float>(static_cast<Eigen::bfloat16>(value)))) << value;
-  }
-  EXPECT_TRUE(std::isnan(
-      static_cast<float>(narrow<Eigen::bfloat16>(std::numeric_limits<float>::signaling_NaN()))));
-}
-
 TEST(ForLanes, TakesScalarsWithoutLanesOneByOne) {
   std::vector<long double> x = {1.0L, -2.0L, 3.0L};
   for_lanes<long double>(3, [&](auto at) {

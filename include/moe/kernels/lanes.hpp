@@ -10,10 +10,9 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <type_traits>
 
-#include "../types.hpp"
+#include "bfloat16.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -117,21 +116,6 @@ T where(bool condition, const T& a, const T& b) {
   return condition ? a : b;
 }
 
-/// static_cast<T>, which for bfloat16 is to the nearest, ties to even, NaN kept. Eigen's own cast
-/// branches on NaN, and a loop of it is not vectorised.
-template <class T, class W>
-T narrow(const W& value) {
-  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<W, float>) {
-    namespace impl = Eigen::bfloat16_impl;
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    const auto quiet = static_cast<std::uint16_t>((bits | 0x400000u) >> 16);
-    const std::uint16_t nearest = impl::float_to_bfloat16_rtne<true>(value).value;
-    return impl::raw_uint16_to_bfloat16((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
-  } else {
-    return static_cast<T>(value);
-  }
-}
-
 /// What a row of W is computed in: Lanes<W>, or W itself where it has none.
 template <class W>
 struct ComputedIn {
@@ -217,11 +201,12 @@ struct LanePlace {
         return Eigen::internal::pstoreu(row + begin, value.packet, first_lanes());
       }
     }
-    W padded[Lanes<W>::size];
-    value.store(padded);
-    for (Index i = 0; i < count; ++i) {
-      row[begin + i] = narrow<T>(padded[i]);
+    if (count == Lanes<W>::size) {
+      return narrow_packet(value.packet, row + begin);
     }
+    T narrowed[Lanes<W>::size];
+    narrow_packet(value.packet, narrowed);
+    std::copy_n(narrowed, count, row + begin);
   }
 
  private:

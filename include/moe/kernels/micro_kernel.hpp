@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "../types.hpp"
-#include "dot_bf16.hpp"
+#include "bfloat16.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -75,7 +75,7 @@ struct NextPanel {
 /// panel for little work.
 inline Index next_tile_rows(Index left, Index most) { return left / ((left + most - 1) / most); }
 
-// One step of the tile. For bfloat16 it takes pairs of k: see dot_bf16.hpp.
+// One step of the tile. For bfloat16 it takes pairs of k: see bfloat16.hpp.
 template <class Packet, class T>
 Packet load_group(const T* panel) {
   return Eigen::internal::ploadu<Packet>(panel);

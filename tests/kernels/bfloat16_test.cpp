@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bfloat16 register tile against sums in double, over every remainder.
-#include "moe/kernels/dot_bf16.hpp"
+// Rounding to bfloat16, against Eigen's; the register tile against sums in double, over every
+// remainder.
+#include "moe/kernels/bfloat16.hpp"
 
 #include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
 
 #include "moe/kernels/packed_matrix.hpp"
 #include "support/matrix_near.hpp"
@@ -12,6 +17,37 @@ namespace moe::kernels {
 namespace {
 
 using moe::testing::random_matrix;
+
+TEST(Narrow, RoundsAsEigenDoesAndKeepsNan) {
+  for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 0x0fff) {
+    const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+    const bf16 got = narrow<bf16>(value), eigen(value);
+    const bool both_nan = std::isnan(value) && std::isnan(static_cast<float>(got));
+    EXPECT_TRUE(both_nan || got.value == eigen.value) << value;
+  }
+  EXPECT_TRUE(
+      std::isnan(static_cast<float>(narrow<bf16>(std::numeric_limits<float>::signaling_NaN()))));
+}
+
+// The bits of NaN, too. A denormal may be taken for a zero of its sign.
+TEST(Narrow, RoundsEachLaneOfAPacketAsItDoesAScalar) {
+  using Packet = GemmTile<float>::Packet;
+  constexpr Index lanes = GemmTile<float>::packet_size;
+  float value[lanes];
+  bf16 got[lanes];
+  for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 0x0ffd * lanes) {
+    for (Index i = 0; i < lanes; ++i) {
+      value[i] = std::bit_cast<float>(static_cast<std::uint32_t>(bits) +
+                                      0x0ffd * static_cast<std::uint32_t>(i));
+    }
+    narrow_packet(Eigen::internal::ploadu<Packet>(value), got);
+    for (Index i = 0; i < lanes; ++i) {
+      const auto sign = static_cast<std::uint16_t>(std::signbit(value[i]) ? 0x8000 : 0);
+      const bool zero = std::fpclassify(value[i]) == FP_SUBNORMAL && got[i].value == sign;
+      ASSERT_TRUE(zero || got[i].value == narrow<bf16>(value[i]).value) << value[i];
+    }
+  }
+}
 
 TEST(DotBf16, PairsAreLowThenHighAndSumInFloat) {
   using Packet = GemmTile<bf16>::Packet;

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// bfloat16: rounding to it, and products of pairs summed in float. The only file with intrinsics.
+//
+// A packet of floats stands for as many pairs (k, k + 1), the lower half of each 32 bits first.
+// With AVX512_BF16 one instruction adds both products of a pair, and takes denormals for zero.
+// Elsewhere the halves are widened and added one after the other. The sums differ by the rounding
+// of single additions: at most about depth * 2^-24 of the sum of absolute products.
+#pragma once
+
+#include <bit>
+#include <cstring>
+#include <type_traits>
+
+#include "../types.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// static_cast<T>, which for bfloat16 is to the nearest, ties to even, NaN kept. Eigen's own cast
+/// branches on NaN, and a loop of it is not vectorised.
+template <class T, class W>
+T narrow(const W& value) {
+  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<W, float>) {
+    namespace impl = Eigen::bfloat16_impl;
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const auto quiet = static_cast<std::uint16_t>((bits | 0x400000u) >> 16);
+    const std::uint16_t nearest = impl::float_to_bfloat16_rtne<true>(value).value;
+    return impl::raw_uint16_to_bfloat16((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
+/// The same of each lane. Rounding in one instruction, AVX512_BF16 takes denormals for zero, as its
+/// products do in any case.
+template <class Packet, class T>
+void narrow_packet(const Packet& value, T* to) {
+  using Traits = Eigen::internal::unpacket_traits<Packet>;
+#ifdef __AVX512BF16__
+  if constexpr (Traits::size == 16 && std::is_same_v<T, bf16>) {
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(value));
+  }
+#endif
+  typename Traits::type wide[Traits::size];
+  Eigen::internal::pstoreu(wide, value);
+  for (int i = 0; i < Traits::size; ++i) {
+    to[i] = narrow<T>(wide[i]);
+  }
+}
+
+/// sum + a.low * b.low + a.high * b.high, lane by lane.
+template <class Packet>
+Packet dot_pairs(const Packet& a, const Packet& b, const Packet& sum) {
+  namespace ei = Eigen::internal;
+#ifdef __AVX512BF16__
+  if constexpr (sizeof(Packet) == 64) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+  }
+#endif
+  using Bits = typename ei::unpacket_traits<Packet>::integer_packet;
+  const auto low = [](const Packet& v) {
+    return ei::preinterpret<Packet>(ei::plogical_shift_left<16>(ei::preinterpret<Bits>(v)));
+  };
+  const Packet mask = ei::pset1frombits<Packet>(0xffff0000u);
+  return ei::pmadd(ei::pand(a, mask), ei::pand(b, mask), ei::pmadd(low(a), low(b), sum));
+}
+
+template <class Packet>
+Packet load_group(const Eigen::bfloat16* panel) {
+  return Eigen::internal::pload<Packet>(reinterpret_cast<const float*>(panel));
+}
+
+template <class Packet>
+Packet broadcast_group(const Eigen::bfloat16* pair) {
+  float bits;
+  std::memcpy(&bits, pair, sizeof(bits));
+  return Eigen::internal::pset1<Packet>(bits);
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
