@@ -101,9 +101,11 @@ Packet multiply_add_group(const Packet& a, const Packet& b, const Packet& sum) {
 #define MOE_UNROLL
 #endif
 
-/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols).
+/// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols). A function of its own:
+/// the loop needs all general registers, too.
 template <class T, int Rows>
-void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c, Ahead<T> ahead) {
+EIGEN_DONT_INLINE void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c,
+                                    Ahead<T> ahead) {
   namespace ei = Eigen::internal;
   using Tile = GemmTile<T>;
   using Packet = typename Tile::Packet;
