@@ -36,7 +36,7 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
     const T* from[size];
     for (Index i = 0; i < size; ++i) {
       from[i] = column[i] + k;
-      ei::prefetch(from[i] + size * b.col_stride);  // of the columns that come next
+      prefetch(from[i] + size * b.col_stride);  // of the columns that come next
     }
     const Square<T> square = load_transposed<T>(from);
     for (Index i = 0; i < size; ++i) {
