@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times a case between probes of the roofs. A repetition's share is its rate over the mean of the
-// probes right before and right after it; a row reports medians.
+// probes right before and right after it. Where the two disagree, others use the machine and the
+// share means little: a row reports the medians of the steadiest repetitions.
 #pragma once
 
+#include <algorithm>
 #include <map>
 
 #include "../roofs.hpp"
@@ -33,13 +35,20 @@ class Probes {
  public:
   Probes(int threads, bool quick) : roofs_(threads, quick) {}
 
-  /// Reading comes last: it clears the caches. Left out where weights need not be cold.
+  /// Computes for at least so many seconds. Reading comes last: it clears the caches. Left out
+  /// where weights need not be cold.
   template <class S>
-  Probe probe(bool cold) {
+  Probe probe(bool cold, double seconds) {
     constexpr const char* unit = std::is_same_v<S, bf16>    ? "bf16 dot"
                                  : std::is_same_v<S, float> ? "f32 fma"
                                                             : "f64 fma";
-    Probe p{roofs_.multiply_add<S>(), 0};
+    double inverse_rates = 0, rounds = 0;
+    const Stopwatch watch;
+    do {
+      inverse_rates += 1 / roofs_.multiply_add<S>();
+      ++rounds;
+    } while (watch.seconds() < seconds);
+    Probe p{rounds / inverse_rates, 0};
     seen_[unit + std::string(" GFLOP/s")].push_back(1e-9 * p.compute);
     if (cold) {
       p.read = roofs_.read();
@@ -55,18 +64,47 @@ class Probes {
   std::map<std::string, std::vector<double>> seen_;
 };
 
-/// What each repetition gave.
-struct Series {
-  std::vector<double> seconds, flop_rate, byte_rate, compute_share, read_share;
+/// One run of a case.
+struct Repetition {
+  double seconds, flops, bytes;  ///< bytes of the touched experts' weights
+  Probe before, after;
 
-  void add(double time, double flops, double bytes, const Probe& roof) {
-    seconds.push_back(time);
-    flop_rate.push_back(flops / time);
-    byte_rate.push_back(bytes / time);
-    compute_share.push_back(flops / time / roof.compute);
-    read_share.push_back(roof.read > 0 ? bytes / time / roof.read : 0);
+  double flop_rate() const { return flops / seconds; }
+  double byte_rate() const { return bytes / seconds; }
+  double compute_share() const { return flop_rate() / mean(before, after).compute; }
+  double read_share() const { return before.read > 0 ? byte_rate() / mean(before, after).read : 0; }
+  /// How far the roofs moved meanwhile, as a share of them.
+  double drift() const {
+    const auto relative = [](double a, double b) {
+      return a + b > 0 ? 2 * std::abs(a - b) / (a + b) : 0;
+    };
+    return std::max(relative(before.compute, after.compute), relative(before.read, after.read));
   }
 };
+
+/// The steadiest `count` repetitions of at most four times as many, made until so many are steady.
+/// A probe takes half as long as the case: who disturbs one for a moment, disturbs both.
+template <class Subject>
+std::vector<Repetition> repeat(Subject& subject, const Case& c, int count, Probes& probes) {
+  using S = typename Subject::Scalar;
+  constexpr double steady_drift = 0.03;
+  const double expert_bytes = static_cast<double>(parameters(c.config).expert * Index{sizeof(S)});
+  std::vector<Repetition> made;
+  const double probe_seconds = 0.5 * seconds_of([&] { subject.run(0); });
+  Probe before = probes.probe<S>(c.cold(), probe_seconds);
+  for (int i = 1, steady = 0; steady < count && i <= 4 * count; ++i) {
+    const double time = seconds_of([&] { subject.run(i); });
+    const Probe after = probes.probe<S>(c.cold(), probe_seconds);
+    const Work work = subject.work();
+    made.push_back({time, static_cast<double>(Subject::flops(c.config, work).matmul),
+                    work.distinct_experts * expert_bytes, before, after});
+    steady += made.back().drift() < steady_drift ? 1 : 0;
+    before = after;
+  }
+  std::ranges::sort(made, {}, &Repetition::drift);
+  made.resize(static_cast<std::size_t>(count));
+  return made;
+}
 
 template <class Subject>
 std::optional<Stages> median_stages(Subject& subject, const Case& c, int repetitions,
@@ -77,7 +115,7 @@ std::optional<Stages> median_stages(Subject& subject, const Case& c, int repetit
     for (int i = 0; i <= repetitions; ++i) {
       subject.run(i);
       if (c.cold()) {
-        probes.template probe<S>(true);
+        probes.template probe<S>(true, 0);
       }
       const Stages s = subject.stages(i);
       if (i > 0) {  // the first one grows the memory
@@ -93,29 +131,24 @@ std::optional<Stages> median_stages(Subject& subject, const Case& c, int repetit
 
 template <class Subject>
 Row measure(Subject& subject, const Case& c, int repetitions, Probes& probes) {
-  using S = typename Subject::Scalar;
   subject.prepare(c);
-  const double expert_bytes = static_cast<double>(parameters(c.config).expert * Index{sizeof(S)});
-  Series series;
-  Probe before = probes.probe<S>(c.cold());
-  for (int i = 1; i <= repetitions; ++i) {
-    const double time = seconds_of([&] { subject.run(i); });
-    const Probe after = probes.probe<S>(c.cold());
-    const Work work = subject.work();
-    series.add(time, static_cast<double>(Subject::flops(c.config, work).matmul),
-               work.distinct_experts * expert_bytes, mean(before, after));
-    before = after;
-  }
-  const double compute = median(series.compute_share), read = median(series.read_share);
+  const std::vector<Repetition> made = repeat(subject, c, repetitions, probes);
+  const auto median_of = [&](auto figure) {
+    std::vector<double> values(made.size());
+    std::ranges::transform(made, values.begin(), figure);
+    return median(values);
+  };
+  const double compute = median_of(&Repetition::compute_share);
+  const double read = median_of(&Repetition::read_share);
   const bool reads = read > compute;  // bytes / bandwidth > FLOPs / peak
   return {.c = c,
-          .gflops = 1e-9 * median(series.flop_rate),
-          .weight_gbs = 1e-9 * median(series.byte_rate),
+          .gflops = 1e-9 * median_of(&Repetition::flop_rate),
+          .weight_gbs = 1e-9 * median_of(&Repetition::byte_rate),
           .roof = reads                  ? "read"
                   : c.type == Type::bf16 ? "dot"
                                          : "fma",
           .share = reads ? read : compute,
-          .seconds = median(series.seconds),
+          .seconds = median_of(&Repetition::seconds),
           .stages = median_stages(subject, c, repetitions, probes)};
 }
 
