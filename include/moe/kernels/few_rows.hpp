@@ -17,7 +17,8 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
   namespace ei = Eigen::internal;
   using Packet = typename GemmTile<T>::Packet;
   constexpr Index size = GemmTile<T>::packet_size;
-  const T* column[size];  // those that b lacks repeat its last
+  constexpr Index distance = 16 * size;  // that a line is fetched ahead of its use
+  const T* column[size];                 // those that b lacks repeat its last
   for (Index i = 0; i < size; ++i) {
     column[i] = b.data + std::min(i, b.cols - 1) * b.col_stride;
   }
@@ -33,10 +34,12 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
   };
   Index k = 0;
   for (; k + size <= a.cols; k += size) {
+    // Of these columns or, near their end, of those that come next.
+    const Index later = k + distance < a.cols ? distance : size * b.col_stride + distance - a.cols;
     const T* from[size];
     for (Index i = 0; i < size; ++i) {
       from[i] = column[i] + k;
-      prefetch(from[i] + size * b.col_stride);  // of the columns that come next
+      prefetch(from[i] + later);
     }
     const Square<T> square = load_transposed<T>(from);
     for (Index i = 0; i < size; ++i) {
