@@ -151,13 +151,19 @@ TYPED_TEST(LanesOf, GiveAnElementTheSameBitsInAnyRow) {
 }
 
 // A row of its exact size on the heap: the address sanitizer sees a read or write behind it.
-TEST(ForLanes, StaysInsideTheRow) {
+template <class T>
+void expect_inside_the_row() {
   for (Index n = 0; n <= 40; ++n) {
-    std::vector<float> x(static_cast<std::size_t>(n), 2.0f), y(static_cast<std::size_t>(n));
+    std::vector<T> x(static_cast<std::size_t>(n), T(2)), y(static_cast<std::size_t>(n));
     for_lanes<float>(n,
                      [&](auto at) { at.store(y.data(), at.load(x.data()) * at.load(x.data())); });
-    EXPECT_EQ(y, std::vector<float>(static_cast<std::size_t>(n), 4.0f));
+    EXPECT_EQ(y, std::vector<T>(static_cast<std::size_t>(n), T(4)));
   }
+}
+
+TEST(ForLanes, StaysInsideTheRow) {
+  expect_inside_the_row<float>();
+  expect_inside_the_row<bf16>();
 }
 
 TEST(ForLanes, WorksInPlaceAndWidensNarrowScalars) {

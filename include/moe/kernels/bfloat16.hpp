@@ -9,6 +9,7 @@
 
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "../types.hpp"
@@ -30,14 +31,20 @@ T narrow(const W& value) {
   }
 }
 
-/// The same of each lane. Rounding in one instruction, AVX512_BF16 takes denormals for zero, as its
-/// products do in any case.
+/// The same of each lane, bit for bit.
 template <class Packet, class T>
 void narrow_packet(const Packet& value, T* to) {
   using Traits = Eigen::internal::unpacket_traits<Packet>;
 #ifdef __AVX512BF16__
   if constexpr (Traits::size == 16 && std::is_same_v<T, bf16>) {
-    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(value));
+    // One instruction, but it takes denormals for zero: they go the long way.
+    const Packet magnitude = Eigen::internal::pabs(value);
+    const auto not_zero = _mm512_cmp_ps_mask(magnitude, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const auto least = _mm512_set1_ps(std::numeric_limits<float>::min());
+    if (_mm512_mask_cmp_ps_mask(not_zero, magnitude, least, _CMP_LT_OQ) == 0) {
+      return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                                 (__m256i)_mm512_cvtneps_pbh(value));
+    }
   }
 #endif
   typename Traits::type wide[Traits::size];
