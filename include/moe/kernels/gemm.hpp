@@ -79,15 +79,16 @@ template <class T>
 void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next, MatrixRef<T> c,
                     Update update) {
   using Tile = GemmTile<T>;
-  Index rows = 0, tile = 0;
-  for (Index row = 0; row < a.rows; row += rows, ++tile) {
+  Index rows = 0;
+  for (Index row = 0; row < a.rows; row += rows) {
     rows = next_tile_rows(a.rows - row, Tile::rows);
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
       pointer[r] = a.data + (row + r) * a.row_stride;
     }
     const auto multiply = [&](const Sums<T>& sums) {
-      micro_kernel<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums, next.ahead_of(tile));
+      micro_kernel<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums,
+                      next.ahead_of(a.rows - row - rows));
     };
     if (c.cols() == Tile::cols) {
       multiply({&c.coeffRef(row, 0), c.outerStride(), update});

@@ -39,8 +39,8 @@ template <class T>
 void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c, Update update) {
   using Tile = GemmTile<T>;
   const NextPanel<T> next_panel{panel.data + Tile::cols, panel.stride, Tile::line};
-  Index rows = 0, tile = 0;
-  for (Index row = 0; row < c.rows(); row += rows, ++tile) {
+  Index rows = 0;
+  for (Index row = 0; row < c.rows(); row += rows) {
     rows = next_tile_rows(c.rows() - row, Tile::rows);
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
@@ -54,7 +54,8 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
       }
     }
     micro_kernel<T>(rows, {pointer, rows}, panel, depth,
-                    {&c.coeffRef(row, 0), c.outerStride(), update}, next_panel.ahead_of(tile));
+                    {&c.coeffRef(row, 0), c.outerStride(), update},
+                    next_panel.ahead_of(c.rows() - next));
   }
 }
 

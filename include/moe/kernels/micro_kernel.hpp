@@ -69,16 +69,20 @@ struct Ahead {
   Index step = GemmTile<T>::line;
 };
 
-/// A share of the panel that comes after this one, from `first` on, for the tiles of this one to
-/// ask for: as many tiles as a step of the panel has cache lines.
+/// The panel that comes after this one, for the last tiles of this one to ask for: fetched earlier,
+/// the rows in between would push it out again. A tile takes the lines from `first` + its number *
+/// tile_step on.
 template <class T>
 struct NextPanel {
   const T* first;
   Index step, tile_step;
 
-  Ahead<T> ahead_of(Index tile) const {
-    constexpr Index tiles = GemmTile<T>::cols / GemmTile<T>::line;
-    return tile < tiles ? Ahead<T>{first + tile * tile_step, step} : Ahead<T>{first, 0};
+  /// For a tile that so many rows come after.
+  Ahead<T> ahead_of(Index rows_left) const {
+    using Tile = GemmTile<T>;
+    constexpr Index lines = Tile::cols * Tile::group / Tile::line;  // of a step, one for each tile
+    const Index tile = (rows_left + Tile::rows - 1) / Tile::rows;
+    return tile < lines ? Ahead<T>{first + tile * tile_step, step} : Ahead<T>{first, 0};
   }
 };
 

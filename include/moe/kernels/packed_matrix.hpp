@@ -91,8 +91,8 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
       const Index depth = std::min(block, weight.depth() - k);
       const S* data = weight.panel(panel) + k * Tile::cols;
       const bool is_end = panel + 1 == weight.num_panels() && k + depth == weight.depth();
-      const S* next = is_end ? data : data + depth * Tile::cols;
-      const S* ahead = next;
+      const S* after = is_end ? data : data + depth * Tile::cols;
+      const NextPanel<S> next{after, Tile::line, depth / Tile::group * Tile::line};
       for (Index row = 0, count = 0; row < num_rows; row += count) {
         count = next_tile_rows(num_rows - row, Tile::rows);
         const S* tile_rows[Tile::rows];
@@ -101,13 +101,8 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
         }
         Wide<S>* tile_sums = sums + row * sums_step;
         micro_kernel<S>(count, {tile_rows, 1}, {data}, depth,
-                        {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add}, {ahead});
-        // Each tile fetches a part of the next block, one after the other, then from the start
-        // again.
-        ahead += depth / Tile::group * Tile::line;
-        if (ahead >= next + depth * Tile::cols) {
-          ahead = next;
-        }
+                        {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add},
+                        next.ahead_of(num_rows - row - count));
         if (k + depth >= weight.depth()) {
           finish(row, count, panel, tile_sums);
         }
