@@ -114,15 +114,16 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   if (a.cols == 0 && update == Update::assign) {
     c.setZero();
   }
-  Index col = 0;
+  Index done = 0;  // columns
   if (a.row_stride == 1 && readable_in_place(b)) {
-    col = b.cols / Tile::cols * Tile::cols;
-    multiply_transposed<T>(a, b.block(0, 0, b.rows, col), c.leftCols(col), update, packed);
+    done = b.cols / Tile::cols * Tile::cols;
+    multiply_transposed<T>(a, b.block(0, 0, b.rows, done), c.leftCols(done), update, packed);
   }
-  for (; col < b.cols; col += Tile::cols) {
-    const Index cols = std::min(Tile::cols, b.cols - col);
-    for (Index k = 0; k < a.cols; k += Tile::depth) {
-      const Index depth = std::min(Tile::depth, a.cols - k);
+  // All columns meet a block of k before the next: the rows of B span few pages.
+  for (Index k = 0; k < a.cols; k += Tile::depth) {
+    const Index depth = std::min(Tile::depth, a.cols - k);
+    for (Index col = done; col < b.cols; col += Tile::cols) {
+      const Index cols = std::min(Tile::cols, b.cols - col);
       const auto block = b.block(k, col, depth, cols);
       Panel<T> panel{packed};
       if (cols == Tile::cols && readable_in_place(b)) {

@@ -50,7 +50,7 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
     const Index next = row + rows;
     for (Index r = next; r < std::min(next + Tile::rows, c.rows()); ++r) {
       for (Index col = 0; col < Tile::cols; col += Tile::line) {
-        Eigen::internal::prefetch(&c.coeffRef(r, col));
+        prefetch(&c.coeffRef(r, col));
       }
     }
     micro_kernel<T>(rows, {pointer, rows}, panel, depth,
