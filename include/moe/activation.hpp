@@ -99,11 +99,11 @@ struct Silu {
   static constexpr int value_flops = 4, derivative_flops = 7;
 
   template <class T>
-  static T value(const T& z) {
+  static EIGEN_ALWAYS_INLINE T value(const T& z) {
     return z * kernels::sigmoid(z);
   }
   template <class T>
-  static T derivative(const T& z) {
+  static EIGEN_ALWAYS_INLINE T derivative(const T& z) {
     const T s = kernels::sigmoid(z);
     return s * kernels::madd(z, T(1) - s, T(1));
   }

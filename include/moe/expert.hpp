@@ -239,6 +239,11 @@ void Expert<T>::activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, 
       const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
       T* dgate_row = config_.gated ? &dgate.coeffRef(row, 0) : nullptr;
       T* dup_row = &dup.coeffRef(row, 0);
+      const Index later = std::min(row + 4, up.rows() - 1);
+      for (Index col = 0; col < up.cols(); col += kernels::GemmTile<W>::line) {
+        kernels::prefetch(&up.coeffRef(later, col));
+        kernels::prefetch(config_.gated ? &gate.coeffRef(later, col) : up_row);
+      }
       kernels::for_lanes<W>(up.cols(), [&](auto at) {
         const auto dhidden = at.load(dup_row), u = at.load(up_row);
         if (config_.gated) {
