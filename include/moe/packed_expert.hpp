@@ -68,10 +68,7 @@ struct PackedExpert {
   void multiply_up(const Rows& rows, Part part, W* sums) const {
     const Index panels = up.num_panels();
     kernels::multiply_panels<S>(rows.input, up, part.begin(panels), part.end(panels), sums,
-                                [&](Index row, Index count, Index panel, W* done) {
-                                  finish_up(panel, count, done,
-                                            rows.first_hidden + row * down.depth());
-                                });
+                                [&](const Finished& tile) { finish_up(tile, rows); });
     for (std::size_t row = 0; config.output_gate && part.number == 0 && row < rows.input.size();
          ++row) {
       rows.factor[row] =
@@ -83,23 +80,26 @@ struct PackedExpert {
   void multiply_down(const Rows& rows, Part part, W* sums) const {
     const Index panels = down.num_panels();
     kernels::multiply_panels<S>(rows.hidden, down, part.begin(panels), part.end(panels), sums,
-                                [&](Index row, Index count, Index panel, W* done) {
-                                  finish_down(rows.factor + row, panel, count, done,
-                                              rows.first_out + row * down.num_outputs());
-                                });
+                                [&](const Finished& tile) { finish_down(tile, rows); });
   }
 
  private:
-  void finish_up(Index panel, Index count, const W* sums, S* hidden) const;
-  void finish_down(const W* factor, Index panel, Index count, const W* sums, W* out) const;
+  using Finished = kernels::Finished<S>;
+
+  void finish_up(const Finished& tile, const Rows& rows) const;
+  void finish_down(const Finished& tile, const Rows& rows) const;
 };
 
 template <Storage S>
-void PackedExpert<S>::finish_up(Index panel, Index count, const W* sums, S* hidden) const {
-  const Index share = up.share(), begin = panel * share;
+void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
+  const Index share = up.share(), begin = tile.panel * share;
   const Index size = std::min(share, up.num_outputs() - begin);
+  const W* sums = tile.sums;
+  S* hidden = rows.first_hidden + tile.row * down.depth();
+  kernels::prefetch_rows(hidden + tile.count * down.depth() + begin, tile.next_count, size,
+                         down.depth());
   with_activation(config.activation, [&](auto act) {
-    for (Index row = 0; row < count; ++row, sums += up.cols, hidden += down.depth()) {
+    for (Index row = 0; row < tile.count; ++row, sums += up.cols, hidden += down.depth()) {
       const W* up_sums = config.gated ? sums + share : sums;
       kernels::for_lanes<W>(size, [&](auto at) {
         auto u = at.load(up_sums);
@@ -124,18 +124,21 @@ void PackedExpert<S>::finish_up(Index panel, Index count, const W* sums, S* hidd
 }
 
 template <Storage S>
-void PackedExpert<S>::finish_down(const W* factor, Index panel, Index count, const W* sums,
-                                  W* out) const {
-  const Index begin = panel * down.cols;
+void PackedExpert<S>::finish_down(const Finished& tile, const Rows& rows) const {
+  const Index begin = tile.panel * down.cols;
   const Index size = std::min(down.cols, down.num_outputs() - begin);
-  for (Index row = 0; row < count; ++row, sums += down.cols, out += down.num_outputs()) {
+  const W* sums = tile.sums;
+  W* out = rows.first_out + tile.row * down.num_outputs();
+  kernels::prefetch_rows(out + tile.count * down.num_outputs() + begin, tile.next_count, size,
+                         down.num_outputs());
+  for (Index row = 0; row < tile.count; ++row, sums += down.cols, out += down.num_outputs()) {
     kernels::for_lanes<W>(size, [&](auto at) {
       auto value = at.load(sums);
       if (config.bias) {
         value = value + at.load(down_bias.data() + begin);
       }
       if (config.output_gate) {
-        value = value * kernels::Lanes<W>(factor[row]);
+        value = value * kernels::Lanes<W>(rows.factor[tile.row + row]);
       }
       at.store(out + begin, value);
     });

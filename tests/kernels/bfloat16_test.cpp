@@ -70,11 +70,11 @@ TEST(DotBf16, ProductIsWithinTheRoundingOfItsAdditions) {
         }
         Matrix<float> sums(rows, packed.cols), got(rows, outputs);
         multiply_panels<bf16>(row, packed, 0, packed.num_panels(), sums.data(),
-                              [&](Index first, Index count, Index panel, const float* done) {
-                                for (Index i = 0; i < count * packed.cols; ++i) {
-                                  const Index out = panel * packed.cols + i % packed.cols;
+                              [&](const Finished<bf16>& tile) {
+                                for (Index i = 0; i < tile.count * packed.cols; ++i) {
+                                  const Index out = tile.panel * packed.cols + i % packed.cols;
                                   if (out < outputs) {
-                                    got(first + i / packed.cols, out) = done[i];
+                                    got(tile.row + i / packed.cols, out) = tile.sums[i];
                                   }
                                 }
                               });

@@ -62,7 +62,7 @@ void pack_panel(View<T> b, T* panel) {
 
 /// The share that falls to the steps [k, k + depth) of the panel from column `col` on.
 template <class T>
-NextPanel<T> next_panel(View<T> b, Index col, Index k, Index depth) {
+NextPanel<T> panel_after(View<T> b, Index col, Index k, Index depth) {
   using Tile = GemmTile<T>;
   const T* data = b.data + (col + Tile::cols) * b.col_stride;
   if (b.col_stride == 1) {
@@ -76,7 +76,7 @@ NextPanel<T> next_panel(View<T> b, Index col, Index k, Index depth) {
 
 /// c (a.rows, cols) = or += a * panel, where only `cols` columns of the panel count.
 template <class T>
-void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next, MatrixRef<T> c,
+void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next_panel, MatrixRef<T> c,
                     Update update) {
   using Tile = GemmTile<T>;
   Index rows = 0;
@@ -88,8 +88,10 @@ void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next, MatrixR
     }
     const auto multiply = [&](const Sums<T>& sums) {
       micro_kernel<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums,
-                      next.ahead_of(a.rows - row - rows));
+                      next_panel.ahead_of(a.rows - row - rows));
     };
+    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, a.rows - next);
+    prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
     if (c.cols() == Tile::cols) {
       multiply({&c.coeffRef(row, 0), c.outerStride(), update});
       continue;
@@ -131,7 +133,7 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
       } else {
         pack_panel(block, packed);
       }
-      multiply_panel<T>(a.block(0, k, a.rows, depth), panel, next_panel(b, col, k, depth),
+      multiply_panel<T>(a.block(0, k, a.rows, depth), panel, panel_after(b, col, k, depth),
                         c.middleCols(col, cols), k == 0 ? update : Update::add);
     }
   }

@@ -47,12 +47,8 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
       pointer[r] = packed + row * depth + r;
     }
     // The sums are a gradient, which comes from memory: ask for those of the next tile.
-    const Index next = row + rows;
-    for (Index r = next; r < std::min(next + Tile::rows, c.rows()); ++r) {
-      for (Index col = 0; col < Tile::cols; col += Tile::line) {
-        prefetch(&c.coeffRef(r, col));
-      }
-    }
+    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, c.rows() - next);
+    prefetch_rows(c.data() + next * c.outerStride(), next_rows, Tile::cols, c.outerStride());
     micro_kernel<T>(rows, {pointer, rows}, panel, depth,
                     {&c.coeffRef(row, 0), c.outerStride(), update},
                     next_panel.ahead_of(c.rows() - next));

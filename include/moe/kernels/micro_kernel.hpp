@@ -61,6 +61,17 @@ inline void prefetch(const void* line) {
 #endif
 }
 
+/// The same for the lines of `rows` rows of `cols` elements. Rows that a tile is about to write are
+/// worth it, too: else its stores wait for their lines, and what comes next for the stores.
+template <class T>
+void prefetch_rows(const T* first, Index rows, Index cols, Index stride) {
+  for (Index row = 0; row < rows; ++row) {
+    for (Index col = 0; col < cols; col += GemmTile<T>::line) {
+      prefetch(first + row * stride + col);
+    }
+  }
+}
+
 /// What comes next from memory: a tile asks for one cache line at each step of k, `step` scalars
 /// apart. Any address will do.
 template <class T>

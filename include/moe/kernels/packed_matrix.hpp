@@ -75,9 +75,16 @@ class PackedMatrix {
   std::vector<S, Eigen::aligned_allocator<S>> data_;
 };
 
+/// The finished sums (count, tile cols) of rows [row, row + count) with one panel. The tile that
+/// comes next has at most next_count rows.
+template <class S>
+struct Finished {
+  Index row, count, next_count, panel;
+  const Wide<S>* sums;
+};
+
 /// Multiplies rows of A by the panels [first, last) of a weight. sums has room for all rows by tile
-/// columns. finish(row, count, panel, sums) gets the finished sums (count, tile cols) of rows
-/// [row, row + count).
+/// columns. finish(Finished) gets them tile by tile.
 template <class S, class Finish>
 void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weight, Index first,
                      Index last, Wide<S>* sums, Finish&& finish) {
@@ -99,12 +106,13 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
         for (Index r = 0; r < count; ++r) {
           tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + k;
         }
+        const Index left = num_rows - row - count;
         Wide<S>* tile_sums = sums + row * sums_step;
         micro_kernel<S>(count, {tile_rows, 1}, {data}, depth,
                         {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add},
-                        next.ahead_of(num_rows - row - count));
+                        next.ahead_of(left));
         if (k + depth >= weight.depth()) {
-          finish(row, count, panel, tile_sums);
+          finish(Finished<S>{row, count, std::min(left, Index{Tile::rows}), panel, tile_sums});
         }
       }
     }
