@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "bfloat16.hpp"
+#include "mask.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -25,10 +26,7 @@ struct Lanes {
   using Packet = typename Eigen::internal::packet_traits<T>::type;
   static constexpr Index size = Eigen::internal::packet_traits<T>::size;
 
-  /// All bits of a lane are set where a comparison holds.
-  struct Mask {
-    Packet packet;
-  };
+  using Mask = kernels::Mask<T>;
 
   Packet packet;
 
@@ -76,21 +74,13 @@ struct Lanes {
                                    Eigen::internal::pand(sign.packet, Lanes(T(-0.0)).packet)));
   }
 
-  // Comparisons with NaN are false.
-  friend Mask operator==(const Lanes& a, const Lanes& b) {
-    return {Eigen::internal::pcmp_eq(a.packet, b.packet)};
-  }
-  friend Mask operator<(const Lanes& a, const Lanes& b) {
-    return {Eigen::internal::pcmp_lt(a.packet, b.packet)};
-  }
+  friend Mask operator==(const Lanes& a, const Lanes& b) { return Mask::equal(a.packet, b.packet); }
+  friend Mask operator<(const Lanes& a, const Lanes& b) { return Mask::less(a.packet, b.packet); }
   friend Mask operator<=(const Lanes& a, const Lanes& b) {
-    return {Eigen::internal::pcmp_le(a.packet, b.packet)};
+    return Mask::less_equal(a.packet, b.packet);
   }
   friend Mask operator>(const Lanes& a, const Lanes& b) { return b < a; }
   friend Mask operator>=(const Lanes& a, const Lanes& b) { return b <= a; }
-  friend Mask operator&(const Mask& a, const Mask& b) {
-    return {Eigen::internal::pand(a.packet, b.packet)};
-  }
 
   /// 0, 1, 2, ...
   static Lanes numbers() { return of(Eigen::internal::plset<Packet>(T(0))); }
@@ -108,8 +98,8 @@ T madd(const T& a, const T& b, const T& c) {
 
 /// condition ? a : b, in each lane.
 template <class T>
-Lanes<T> where(const typename Lanes<T>::Mask& condition, const Lanes<T>& a, const Lanes<T>& b) {
-  return Lanes<T>::of(Eigen::internal::pselect(condition.packet, a.packet, b.packet));
+Lanes<T> where(const Mask<T>& condition, const Lanes<T>& a, const Lanes<T>& b) {
+  return Lanes<T>::of(condition.select(a.packet, b.packet));
 }
 template <class T>
 T where(bool condition, const T& a, const T& b) {
