@@ -82,15 +82,18 @@ struct Repetition {
   }
 };
 
-/// The steadiest `count` repetitions of at most four times as many, made until so many are steady.
-/// A probe takes half as long as the case: who disturbs one for a moment, disturbs both.
+/// The steadiest repetitions of at most four times as many, made until so many are steady: `count`,
+/// and of a short case up to ten times that. A probe takes half as long as the case: who disturbs
+/// one for a moment, disturbs both.
 template <class Subject>
 std::vector<Repetition> repeat(Subject& subject, const Case& c, int count, Probes& probes) {
   using S = typename Subject::Scalar;
-  constexpr double steady_drift = 0.03;
+  constexpr double steady_drift = 0.03, enough_seconds = 0.5;
   const double expert_bytes = static_cast<double>(parameters(c.config).expert * Index{sizeof(S)});
   std::vector<Repetition> made;
-  const double probe_seconds = 0.5 * seconds_of([&] { subject.run(0); });
+  const double first_seconds = seconds_of([&] { subject.run(0); });
+  const double probe_seconds = 0.5 * first_seconds;
+  count = std::max(count, static_cast<int>(std::min(10.0 * count, enough_seconds / first_seconds)));
   Probe before = probes.probe<S>(c.cold(), probe_seconds);
   for (int i = 1, steady = 0; steady < count && i <= 4 * count; ++i) {
     const double time = seconds_of([&] { subject.run(i); });
