@@ -239,10 +239,11 @@ void Expert<T>::activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, 
       const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
       T* dgate_row = config_.gated ? &dgate.coeffRef(row, 0) : nullptr;
       T* dup_row = &dup.coeffRef(row, 0);
+      // The forward wrote them long ago.
       const Index later = std::min(row + 4, up.rows() - 1);
-      for (Index col = 0; col < up.cols(); col += kernels::GemmTile<W>::line) {
-        kernels::prefetch(&up.coeffRef(later, col));
-        kernels::prefetch(config_.gated ? &gate.coeffRef(later, col) : up_row);
+      kernels::prefetch_rows(&up.coeffRef(later, 0), 1, up.cols(), 0);
+      if (config_.gated) {
+        kernels::prefetch_rows(&gate.coeffRef(later, 0), 1, up.cols(), 0);
       }
       kernels::for_lanes<W>(up.cols(), [&](auto at) {
         const auto dhidden = at.load(dup_row), u = at.load(up_row);

@@ -81,7 +81,7 @@ struct Ahead {
 };
 
 /// The panel that comes after this one, for the last tiles of this one to ask for: fetched earlier,
-/// the rows in between would push it out again. A tile takes the lines from `first` + its number *
+/// the rows in between would push it out again. The last but n takes the lines from `first` + n *
 /// tile_step on.
 template <class T>
 struct NextPanel {
