@@ -22,7 +22,7 @@ struct RunOptions {
     app.add_option("--filter", filter, "Regular expression that " + names + " has to contain");
     app.add_option("--threads", threads, "Threads; 0 for OpenMP's default")
         ->check(CLI::NonNegativeNumber);
-    app.add_option("--repetitions", repetitions, "Timed runs of each case that count")
+    app.add_option("--repetitions", repetitions, "Timed runs of each case that count, at least")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
   }

@@ -239,7 +239,7 @@ void Expert<T>::activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, 
       const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
       T* dgate_row = config_.gated ? &dgate.coeffRef(row, 0) : nullptr;
       T* dup_row = &dup.coeffRef(row, 0);
-      // The forward wrote them long ago.
+      // The forward wrote them long ago: fetch a row from memory while others are computed.
       const Index later = std::min(row + 4, up.rows() - 1);
       kernels::prefetch_rows(&up.coeffRef(later, 0), 1, up.cols(), 0);
       if (config_.gated) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// bfloat16: rounding to it, and products of pairs summed in float. The only file with intrinsics.
+// bfloat16: rounding to it, and products of pairs summed in float. This file and mask.hpp are the
+// only ones with intrinsics.
 //
 // A packet of floats stands for as many pairs (k, k + 1), the lower half of each 32 bits first.
 // With AVX512_BF16 one instruction adds both products of a pair, and takes denormals for zero.
