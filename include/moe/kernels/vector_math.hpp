@@ -166,19 +166,19 @@ T sigmoid(const T& z) {
 
 /// The same of Lanes: q = 1 / (1 + exp(|x|)) for negative x, else 1 - q. With |x| = n ln2 + r and w
 /// = 2^-n, q = w / (w + exp(r)), which rounds once less than exp and 1 + exp, and cannot overflow.
+/// Both sides of the fraction are scaled: then w is a normal number where q is none.
 template <class T>
 EIGEN_ALWAYS_INLINE Lanes<T> sigmoid(const Lanes<T>& x) {
   if constexpr (Lanes<T>::size == 1) {
     return Lanes<T>(sigmoid(x.packet));
   } else {
-    const Lanes<T> a = abs(x), one(1), end(-Fit<T>::exp_low);
-    const Reduced<T> reduced = reduce(where(a > end, end, a));
-    const TwoFactors<T> power(-reduced.n);
-    const Lanes<T> sum = madd(power.first, power.second, reduced.expm1) + one;
-    const Lanes<T> q = power.first / sum;
+    constexpr int digits = std::numeric_limits<T>::digits + 1;
+    const Lanes<T> scale(static_cast<T>(std::int64_t(1) << digits));
+    const Reduced<T> reduced = reduce(min(abs(x), Lanes<T>(-Fit<T>::exp_low)));
+    const Lanes<T> w = power_of_two(Lanes<T>(digits) - reduced.n);
+    const Lanes<T> q = w / (madd(reduced.expm1, scale, w) + scale);
     // A NaN goes through as it is: its sign would depend on how this copy of the code is compiled.
-    const Lanes<T> positive = where(x >= Lanes<T>(0), madd(-q, power.second, one), x);
-    return where(x < Lanes<T>(0), q * power.second, positive);
+    return where(x < Lanes<T>(0), q, where(x >= Lanes<T>(0), Lanes<T>(1) - q, x));
   }
 }
 
