@@ -39,10 +39,7 @@ void narrow_packet(const Packet& value, T* to) {
 #ifdef __AVX512BF16__
   if constexpr (Traits::size == 16 && std::is_same_v<T, bf16>) {
     // One instruction, but it takes denormals for zero: they go the long way.
-    const Packet magnitude = Eigen::internal::pabs(value);
-    const auto not_zero = _mm512_cmp_ps_mask(magnitude, _mm512_setzero_ps(), _CMP_GT_OQ);
-    const auto least = _mm512_set1_ps(std::numeric_limits<float>::min());
-    if (_mm512_mask_cmp_ps_mask(not_zero, magnitude, least, _CMP_LT_OQ) == 0) {
+    if (constexpr int denormal = 0x20; _mm512_fpclass_ps_mask(value, denormal) == 0) {
       return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                                  (__m256i)_mm512_cvtneps_pbh(value));
     }
