@@ -23,6 +23,7 @@ struct GemmTile {
   static constexpr Index group = static_cast<Index>(sizeof(Wide<T>) / sizeof(T));
   static constexpr Index depth = 262144 / (cols * static_cast<Index>(sizeof(T)));
   static constexpr Index line = 64 / static_cast<Index>(sizeof(T));  ///< scalars in a cache line
+  static constexpr Index lines = (cols * group + line - 1) / line;   ///< of a step of a panel
 };
 
 enum class Update { assign, add };
@@ -91,9 +92,8 @@ struct NextPanel {
   /// For a tile that so many rows come after.
   Ahead<T> ahead_of(Index rows_left) const {
     using Tile = GemmTile<T>;
-    constexpr Index lines = Tile::cols * Tile::group / Tile::line;  // of a step, one for each tile
     const Index tile = (rows_left + Tile::rows - 1) / Tile::rows;
-    return tile < lines ? Ahead<T>{first + tile * tile_step, step} : Ahead<T>{first, 0};
+    return tile < Tile::lines ? Ahead<T>{first + tile * tile_step, step} : Ahead<T>{first, 0};
   }
 };
 
@@ -128,7 +128,8 @@ Packet multiply_add_group(const Packet& a, const Packet& b, const Packet& sum) {
 #endif
 
 /// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols). A function of its own:
-/// the loop needs all general registers, too.
+/// the loop needs all general registers, too. One or two rows, which are all that meet the panel,
+/// wait for memory: they ask for its own lines, a page ahead, and not for those of the next.
 template <class T, int Rows>
 EIGEN_DONT_INLINE void micro_kernel(RowPointers<T> a, Panel<T> panel, Index depth, Sums<T> c,
                                     Ahead<T> ahead) {
@@ -145,9 +146,16 @@ EIGEN_DONT_INLINE void micro_kernel(RowPointers<T> a, Panel<T> panel, Index dept
                       : ei::pset1<Packet>(Wide<T>(0));
     }
   }
+  constexpr Index page = 4096 / 64 / Tile::lines;  // in steps
   for (Index k = 0; k < depth; k += Tile::group, panel.data += panel.stride) {
-    prefetch(ahead.data);
-    ahead.data += ahead.step;
+    if constexpr (Rows <= 2) {
+      MOE_UNROLL for (Index i = 0; i < Tile::lines; ++i) {
+        prefetch(panel.data + page * panel.stride + i * Tile::line);
+      }
+    } else {
+      prefetch(ahead.data);
+      ahead.data += ahead.step;
+    }
     Packet b[Tile::packets];
     MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {
       b[p] = load_group<Packet>(panel.data + p * Tile::packet_size * Tile::group);
