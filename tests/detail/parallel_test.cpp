@@ -16,7 +16,7 @@ namespace moe::detail {
 namespace {
 
 TEST(ParallelFor, DoesEachItemOnceForAnyNumberOfThreads) {
-  for (int threads = 0; threads <= 8; ++threads) {
+  for (const int threads : {0, 1, 2, 3, 4, 5, 6, 7, 8, 70}) {
     for (const int items : {0, 1, 2, 7, 8, 9, 100}) {
       std::vector<int> done(static_cast<std::size_t>(items));
       std::atomic<bool> worker_in_range = true;

@@ -45,8 +45,7 @@ class FirstException {
   std::atomic<bool> caught_ = false;
 };
 
-/// A loop's items, which workers take one after the other by a counter: LLVM's dynamic schedule
-/// allocates for every item.
+/// A loop's items, which workers take by counters: LLVM's dynamic schedule allocates for every one.
 struct Loop {
   void (*call)(const void* body, std::ptrdiff_t item, int worker);
   const void* body;
@@ -71,13 +70,32 @@ class Team {
   void end() { over_.store(true); }
 
  private:
+  /// A run of items that one worker begins and whoever is free helps to finish: neighbours read
+  /// what lies together in memory, and a core asks for what comes next before it is done.
+  struct alignas(64) Segment {
+    std::atomic<std::ptrdiff_t> next = 0;
+    std::ptrdiff_t end = 0;
+  };
+  static constexpr int max_segments = 64;
+
+  void share_items() {
+    num_segments_ = std::min(loop_.num_workers, max_segments);
+    for (int i = 0; i < num_segments_; ++i) {
+      segments_[i].next.store(loop_.num_items * i / num_segments_);
+      segments_[i].end = loop_.num_items * (i + 1) / num_segments_;
+    }
+  }
+
   void work(int worker) {
-    for (std::ptrdiff_t item = next_++; item < loop_.num_items && !first_->caught();
-         item = next_++) {
-      try {
-        loop_.call(loop_.body, item, worker);
-      } catch (...) {
-        first_->capture();
+    for (int i = 0; i < num_segments_; ++i) {
+      Segment& segment = segments_[(worker + i) % num_segments_];
+      for (std::ptrdiff_t item = segment.next++; item < segment.end && !first_->caught();
+           item = segment.next++) {
+        try {
+          loop_.call(loop_.body, item, worker);
+        } catch (...) {
+          first_->capture();
+        }
       }
     }
   }
@@ -85,7 +103,8 @@ class Team {
   int size_;
   Loop loop_ = {};
   FirstException* first_ = nullptr;
-  std::atomic<std::ptrdiff_t> next_ = 0;
+  int num_segments_ = 0;
+  Segment segments_[max_segments];
   std::atomic<unsigned> phase_ = 0;  // odd: a loop is open
   std::atomic<int> inside_ = 0;      // followers that may be in the loop
   std::atomic<bool> over_ = false;
@@ -98,7 +117,7 @@ inline void Team::run(const Loop& loop) {
   FirstException first;
   loop_ = loop;
   first_ = &first;
-  next_.store(0);
+  share_items();
   current_team = nullptr;  // an item that is parallel by itself has this thread only
   phase_.fetch_add(1);
   work(0);
