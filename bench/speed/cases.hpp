@@ -39,6 +39,8 @@ struct Case {
   /// So few tokens read each weight for hardly any work: it shall come from memory, as it does in
   /// a model of many layers.
   bool cold() const { return tokens <= 16; }
+  /// At up to 64 rows an expert, memory may be slower than the arithmetic.
+  bool may_wait_for_memory() const { return tokens * config.top_k <= 64 * config.num_experts; }
   bool same_layer(const Case& o) const {
     return type == o.type && pass == o.pass && shape() == o.shape() && routing == o.routing;
   }

@@ -35,10 +35,9 @@ class Probes {
  public:
   Probes(int threads, bool quick) : roofs_(threads, quick) {}
 
-  /// Computes for at least so many seconds. Reading comes last: it clears the caches. Left out
-  /// where weights need not be cold.
+  /// Computes for at least so many seconds, and reads if so wanted: last, as it clears the caches.
   template <class S>
-  Probe probe(bool cold, double seconds) {
+  Probe probe(bool read, double seconds) {
     constexpr const char* unit = std::is_same_v<S, bf16>    ? "bf16 dot"
                                  : std::is_same_v<S, float> ? "f32 fma"
                                                             : "f64 fma";
@@ -50,7 +49,7 @@ class Probes {
     } while (watch.seconds() < seconds);
     Probe p{rounds / inverse_rates, 0};
     seen_[unit + std::string(" GFLOP/s")].push_back(1e-9 * p.compute);
-    if (cold) {
+    if (read) {
       p.read = roofs_.read();
       seen_["read GB/s"].push_back(1e-9 * p.read);
     }
@@ -94,10 +93,10 @@ std::vector<Repetition> repeat(Subject& subject, const Case& c, int count, Probe
   const double first_seconds = seconds_of([&] { subject.run(0); });
   const double probe_seconds = 0.5 * first_seconds;
   count = std::max(count, static_cast<int>(std::min(10.0 * count, enough_seconds / first_seconds)));
-  Probe before = probes.probe<S>(c.cold(), probe_seconds);
+  Probe before = probes.probe<S>(c.may_wait_for_memory(), probe_seconds);
   for (int i = 1, steady = 0; steady < count && i <= 4 * count; ++i) {
     const double time = seconds_of([&] { subject.run(i); });
-    const Probe after = probes.probe<S>(c.cold(), probe_seconds);
+    const Probe after = probes.probe<S>(c.may_wait_for_memory(), probe_seconds);
     const Work work = subject.work();
     made.push_back({time, static_cast<double>(Subject::flops(c.config, work).matmul),
                     work.distinct_experts * expert_bytes, before, after});
