@@ -81,33 +81,37 @@ class Forward {
   template <Real T>
   Forward(const Case& c, const MoELayer<T>& layer, int threads)
       : call_{.num_threads = threads},
-        packed_(layer),
+        layers_{PackedLayer<S>(layer)},
         router_({layer.router().params().weight.template cast<W>(),
                  layer.router().params().bias.template cast<W>(),
                  {}},
                 layer.router().top_k(), layer.router().config()) {
     check_against_reference<S>(
-        c, layer, [&](const auto& x, auto& y) { packed_.forward(x, y, scratch_, call_); });
+        c, layer, [&](const auto& x, auto& y) { layers_.front().forward(x, y, scratch_, call_); });
   }
 
   /// Of another case of the same layer.
   void prepare(const Case& c) {
     inputs_.emplace(c);
-    y_.resize(c.tokens, packed_.d_out());
+    copy_layer(c);
+    y_.resize(c.tokens, layers_.front().d_out());
     run(0);
     const Index few = std::min<Index>(c.tokens, 2);
     Matrix<W> alone(few, y_.cols());
-    packed_.forward((*inputs_)(0).topRows(few), alone, scratch_, call_);
+    layers_.back().forward((*inputs_)(0).topRows(few), alone, scratch_, call_);
     expect(alone == y_.topRows(few), c, "a row alone differs from the same row in a batch");
   }
 
-  void run(int repetition) { packed_.forward((*inputs_)(repetition), y_, scratch_, call_); }
+  void run(int repetition) {
+    const auto number = static_cast<std::size_t>(repetition) % layers_.size();
+    layers_[number].forward((*inputs_)(repetition), y_, scratch_, call_);
+  }
 
   /// The stages of the run just made, alone.
   Stages stages(int repetition) {
     Stages s;
     s.route = seconds_of([&] { router_.route((*inputs_)(repetition), call_, table_); });
-    s.plan = seconds_of([&] { plan_.build(table_, packed_.num_experts()); });
+    s.plan = seconds_of([&] { plan_.build(table_, layers_.front().num_experts()); });
     s.combine = seconds_of([&] {
       combine_rows<W>(scratch_.rows, plan_, &table_.weight, nullptr, y_, call_.num_threads);
     });
@@ -118,8 +122,16 @@ class Forward {
   static Flops flops(const MoEConfig& c, const Work& work) { return forward_flops(c, work).sum(); }
 
  private:
+  /// Cold weights are those of a model of some layers. How fast they are read depends on the pages
+  /// that each layer got, by a fifth: one alone would be a matter of luck.
+  void copy_layer(const Case& c) {
+    constexpr std::size_t model_bytes = std::size_t{1} << 30, most = 8;
+    const std::size_t copies = c.cold() ? model_bytes / layers_.front().bytes() : 1;
+    layers_.resize(std::clamp<std::size_t>(copies, 1, most), layers_.front());
+  }
+
   CallOptions call_;
-  PackedLayer<S> packed_;
+  std::vector<PackedLayer<S>> layers_;  // the same, in different memory
   typename PackedLayer<S>::Scratch scratch_;
   Router<W> router_;
   typename Router<W>::Table table_;
