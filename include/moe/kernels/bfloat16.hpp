@@ -36,7 +36,7 @@ T narrow(const W& value) {
 template <class Packet, class T>
 void narrow_packet(const Packet& value, T* to) {
   using Traits = Eigen::internal::unpacket_traits<Packet>;
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
   if constexpr (Traits::size == 16 && std::is_same_v<T, bf16>) {
     // One instruction, but it takes denormals for zero: they go the long way.
     if (constexpr int denormal = 0x20; _mm512_fpclass_ps_mask(value, denormal) == 0) {
