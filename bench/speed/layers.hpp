@@ -81,11 +81,11 @@ class Forward {
   template <Real T>
   Forward(const Case& c, const MoELayer<T>& layer, int threads)
       : call_{.num_threads = threads},
-        layers_{PackedLayer<S>(layer)},
         router_({layer.router().params().weight.template cast<W>(),
                  layer.router().params().bias.template cast<W>(),
                  {}},
                 layer.router().top_k(), layer.router().config()) {
+    layers_.emplace_back(layer);
     check_against_reference<S>(
         c, layer, [&](const auto& x, auto& y) { layers_.front().forward(x, y, scratch_, call_); });
   }

@@ -78,17 +78,20 @@ class Team {
   };
   static constexpr int max_segments = 64;
 
+  int num_segments() const { return std::min(loop_.num_workers, max_segments); }
+
   void share_items() {
-    num_segments_ = std::min(loop_.num_workers, max_segments);
-    for (int i = 0; i < num_segments_; ++i) {
-      segments_[i].next.store(loop_.num_items * i / num_segments_);
-      segments_[i].end = loop_.num_items * (i + 1) / num_segments_;
+    const int count = num_segments();
+    for (int i = 0; i < count; ++i) {
+      segments_[i].next.store(loop_.num_items * i / count);
+      segments_[i].end = loop_.num_items * (i + 1) / count;
     }
   }
 
   void work(int worker) {
-    for (int i = 0; i < num_segments_; ++i) {
-      Segment& segment = segments_[(worker + i) % num_segments_];
+    const int count = num_segments();
+    for (int i = 0; i < count; ++i) {
+      Segment& segment = segments_[(worker + i) % count];
       for (std::ptrdiff_t item = segment.next++; item < segment.end && !first_->caught();
            item = segment.next++) {
         try {
@@ -103,7 +106,6 @@ class Team {
   int size_;
   Loop loop_ = {};
   FirstException* first_ = nullptr;
-  int num_segments_ = 0;
   Segment segments_[max_segments];
   std::atomic<unsigned> phase_ = 0;  // odd: a loop is open
   std::atomic<int> inside_ = 0;      // followers that may be in the loop

@@ -146,7 +146,7 @@ EIGEN_DONT_INLINE void micro_kernel(RowPointers<T> a, Panel<T> panel, Index dept
                       : ei::pset1<Packet>(Wide<T>(0));
     }
   }
-  constexpr Index page = 4096 / 64 / Tile::lines;  // in steps
+  constexpr Index page = 4096 / (Tile::group * Tile::cols * Index{sizeof(T)});  // in steps
   for (Index k = 0; k < depth; k += Tile::group, panel.data += panel.stride) {
     if constexpr (Rows <= 2) {
       MOE_UNROLL for (Index i = 0; i < Tile::lines; ++i) {
