@@ -10,7 +10,6 @@
 
 #include <bit>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "../types.hpp"
