@@ -64,10 +64,14 @@ class PackedLayer {
  private:
   using Job = typename Scratch::Job;
 
+  /// Most rows of a job: their share of a block of k, 4 KiB a row, and their sums stay in the
+  /// caches while they meet one panel after the other.
+  static constexpr Index job_rows = 256;
+
   void list_inputs(ConstMatrixRef<W> x, int threads, Scratch& scratch) const;
   void list_jobs(Index num_tokens, Scratch& scratch) const;
-  static void add_job(const PackedExpert<S>& expert, Index begin, Index rows, S* hidden, W* out,
-                      Scratch& scratch);
+  static void add_jobs(const PackedExpert<S>& expert, Index begin, Index rows, S* hidden, W* out,
+                       Scratch& scratch);
   /// body(job, part of its panels, sums) for all jobs, in enough parts to keep every thread busy.
   template <class Body>
   static void for_jobs(Scratch& scratch, int threads, Body&& body);
@@ -206,35 +210,38 @@ void PackedLayer<S>::list_jobs(Index num_tokens, Scratch& scratch) const {
   scratch.hidden_rows.resize(scratch.input_rows.size());
   scratch.factors.resize(scratch.input_rows.size());
   for (const Tile& tile : scratch.plan.tiles()) {
-    add_job(experts_[static_cast<std::size_t>(tile.expert)], tile.begin, tile.rows(),
-            scratch.hidden.data() + tile.begin * depth, scratch.rows.data() + tile.begin * d_out(),
-            scratch);
+    add_jobs(experts_[static_cast<std::size_t>(tile.expert)], tile.begin, tile.rows(),
+             scratch.hidden.data() + tile.begin * depth, scratch.rows.data() + tile.begin * d_out(),
+             scratch);
   }
   if (shared_) {
     const Index shared_depth = shared_->down.depth();
     scratch.shared_out.resize(num_tokens, d_out());
     detail::grow(scratch.shared_hidden, num_tokens, shared_depth);
-    for (Index token = 0; token < num_tokens; token += DispatchPlan::tile_rows) {
-      add_job(*shared_, routed + token, std::min(DispatchPlan::tile_rows, num_tokens - token),
-              scratch.shared_hidden.data() + token * shared_depth,
-              scratch.shared_out.data() + token * d_out(), scratch);
-    }
+    add_jobs(*shared_, routed, num_tokens, scratch.shared_hidden.data(), scratch.shared_out.data(),
+             scratch);
   }
 }
 
+/// Jobs of even size for rows that follow each other: each of them reads the expert's weights.
 template <Storage S>
-void PackedLayer<S>::add_job(const PackedExpert<S>& expert, Index begin, Index rows, S* hidden,
-                             W* out, Scratch& scratch) {
-  const auto first = static_cast<std::size_t>(begin), size = static_cast<std::size_t>(rows);
-  for (std::size_t row = 0; row < size; ++row) {
-    scratch.hidden_rows[first + row] = hidden + static_cast<Index>(row) * expert.down.depth();
+void PackedLayer<S>::add_jobs(const PackedExpert<S>& expert, Index begin, Index rows, S* hidden,
+                              W* out, Scratch& scratch) {
+  for (Index row = 0; row < rows; ++row) {
+    scratch.hidden_rows[static_cast<std::size_t>(begin + row)] = hidden + row * expert.down.depth();
   }
-  scratch.jobs.push_back({&expert,
-                          {.input = {scratch.input_rows.data() + first, size},
-                           .hidden = {scratch.hidden_rows.data() + first, size},
-                           .first_hidden = hidden,
-                           .factor = scratch.factors.data() + first,
-                           .first_out = out}});
+  const Index jobs = (rows + job_rows - 1) / job_rows;
+  for (Index job = 0; job < jobs; ++job) {
+    const Index row = rows * job / jobs;
+    const auto first = static_cast<std::size_t>(begin + row);
+    const auto size = static_cast<std::size_t>(rows * (job + 1) / jobs - row);
+    scratch.jobs.push_back({&expert,
+                            {.input = {scratch.input_rows.data() + first, size},
+                             .hidden = {scratch.hidden_rows.data() + first, size},
+                             .first_hidden = hidden + row * expert.down.depth(),
+                             .factor = scratch.factors.data() + first,
+                             .first_out = out + row * expert.down.num_outputs()}});
+  }
 }
 
 template <Storage S>
@@ -242,7 +249,7 @@ template <class Body>
 void PackedLayer<S>::for_jobs(Scratch& scratch, int threads, Body&& body) {
   detail::grow(scratch.sums, threads);
   for (Matrix<W>& sums : scratch.sums) {
-    sums.resize(DispatchPlan::tile_rows, kernels::PackedMatrix<S>::cols);
+    sums.resize(job_rows, kernels::PackedMatrix<S>::cols);
   }
   for_parts(static_cast<Index>(scratch.jobs.size()), threads,
             [&](Index job, Part part, int worker) {
