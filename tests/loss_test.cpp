@@ -215,6 +215,43 @@ TEST(Loss, ThrowsOnAMaskOfAnotherLength) {
   }
 }
 
+TEST(Loss, ThrowsWhereTheTableLacksWhatItReads) {
+  for (const auto& [name, function] : all_losses) {
+    Table table = random_table(4);
+    table.probs.resize(0, 0);
+    table.logits.resize(0, 0);
+    EXPECT_THROW(function(table, {}), std::invalid_argument) << name;
+  }
+  Table table = random_table(4);
+  table.expert(1, 0) = static_cast<ExpertId>(table.probs.cols());
+  EXPECT_THROW(importance_loss(table), std::invalid_argument);
+  EXPECT_THROW(load_balancing_loss(table), std::invalid_argument);
+}
+
+TEST(Loss, IsNotAddedToThatOfATableOfAnotherShape) {
+  Loss sum = z_loss(random_table(4));
+  const double value = sum.value;
+  EXPECT_THROW(sum += z_loss(random_table(5)), std::invalid_argument);
+  EXPECT_EQ(sum.value, value);
+}
+
+TEST(Loss, IsNotLostInTheRoundingOfManyTokensAndExperts) {
+  RoutingTable<float> table;
+  table.expert.setZero(4096, 1);
+  table.probs.setConstant(4096, 4096, 1.0f / 4096);  // each of 2^24 terms is 2^-24
+  EXPECT_EQ(load_balancing_loss(table).value, 1.0f);
+}
+
+TEST(Loss, OfLoadIsFiniteWhereTheNoiseHasNoWidth) {
+  Table table = random_table(4);
+  table.clean_logits = table.logits;
+  table.noise_scale.setZero();
+  const Loss loss = load_loss(table);
+  EXPECT_TRUE(std::isfinite(loss.value));
+  EXPECT_TRUE(loss.gradient.logits.isZero(0));
+  EXPECT_TRUE(loss.gradient.noise_scale.isZero(0));
+}
+
 TEST(Loss, OfLoadNeedsNoise) {
   Router<double>::Table table;
   noisy_router().route(random_matrix<double>(4, 3, 3), {}, table);

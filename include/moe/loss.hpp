@@ -37,10 +37,16 @@ struct RoutingLoss {
     }
     return *this;
   }
+  /// Throws std::invalid_argument if the other is of a table with another shape.
   RoutingLoss& operator+=(const RoutingLoss& other) {
-    value += other.value;
     const auto from = tensors(other);
     const auto to = tensors(*this);
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      if (to[i]->size() > 0 && from[i]->size() > 0) {
+        detail::check_shape(*from[i], to[i]->rows(), to[i]->cols(), "RoutingLoss: other gradient");
+      }
+    }
+    value += other.value;
     for (std::size_t i = 0; i < to.size(); ++i) {
       if (to[i]->size() == 0) {
         *to[i] = *from[i];
@@ -84,11 +90,26 @@ class CountedTokens {
   Index count_ = 0;
 };
 
+/// E, from the table's probs (N, E). Throws std::invalid_argument if they do not fit its experts.
+template <Real T>
+Index check_experts(const RoutingTable<T>& table) {
+  const Index num_experts = table.probs.cols();
+  check_shape(table.probs, table.num_tokens(), num_experts, "loss: probs");
+  for (Index t = 0; t < table.num_tokens(); ++t) {
+    for (Index k = 0; k < table.top_k(); ++k) {
+      const ExpertId e = table.expert(t, k);
+      check(e == none || (e >= 0 && e < num_experts), "loss: expert of token ", t, " is ", e,
+            ", expected in [0, num_experts = ", num_experts, ")");
+    }
+  }
+  return num_experts;
+}
+
 /// Choices per expert, of the first `choices` choices of each counted token.
 template <Real T>
 std::vector<T> count_choices(const RoutingTable<T>& table, const CountedTokens<T>& counted,
                              Index choices) {
-  std::vector<T> count(static_cast<std::size_t>(table.probs.cols()), T(0));
+  std::vector<T> count(static_cast<std::size_t>(check_experts(table)), T(0));
   for (Index t = 0; t < table.num_tokens(); ++t) {
     for (Index k = 0; counted(t) && k < choices; ++k) {
       if (table.expert(t, k) != none) {
@@ -103,21 +124,22 @@ std::vector<T> count_choices(const RoutingTable<T>& table, const CountedTokens<T
 template <Real T>
 RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choices,
                        const auto& factor_of) {
-  check_shape(table.probs, table.num_tokens(), table.probs.cols(), "loss: probs");
   const CountedTokens<T> counted(table, mask);
+  const std::vector<T> count = count_choices(table, counted, choices);
   RoutingLoss<T> loss;
   loss.gradient.probs.setZero(table.probs.rows(), table.probs.cols());
   if (counted.count() == 0) {
     return loss;
   }
-  const std::vector<T> count = count_choices(table, counted, choices);
   const T factor = factor_of(T(static_cast<double>(counted.count())));
   for (Index t = 0; t < table.num_tokens(); ++t) {
+    T share(0);  // of the token: N * E terms in one sum would be lost in its rounding
     for (Index e = 0; counted(t) && e < table.probs.cols(); ++e) {
       const T slope = factor * count[static_cast<std::size_t>(e)];
-      loss.value += slope * table.probs(t, e);
+      share += slope * table.probs(t, e);
       loss.gradient.probs(t, e) = slope;
     }
+    loss.value += share;
   }
   return loss;
 }
@@ -178,7 +200,8 @@ RoutingLoss<T> gshard_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
 template <Real T>
 RoutingLoss<T> importance_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
   const detail::CountedTokens<T> counted(table, mask);
-  std::vector<T> importance(static_cast<std::size_t>(table.probs.cols()), T(0)), slope;
+  detail::check_shape(table.weight, table.num_tokens(), table.top_k(), "loss: weight");
+  std::vector<T> importance(static_cast<std::size_t>(detail::check_experts(table)), T(0)), slope;
   const auto for_each_choice = [&](const auto& body) {
     for (Index t = 0; t < table.num_tokens(); ++t) {
       for (Index k = 0; counted(t) && k < table.top_k(); ++k) {
@@ -196,6 +219,41 @@ RoutingLoss<T> importance_loss(const RoutingTable<T>& table, TokenMask mask = {}
   return loss;
 }
 
+namespace detail {
+
+/// body(t, e, rival, z) for each logit of a counted token that is not masked: z = (clean -
+/// threshold) / scale, where the threshold is the logit of the rival, or e is chosen whatever its
+/// noise: the rival is `none` and z infinite.
+template <Real T, class Body>
+void for_each_margin(const RoutingTable<T>& table, const CountedTokens<T>& counted, Body&& body) {
+  const T masked = kernels::minus_infinity<T>();
+  const Index num_experts = table.logits.cols(), top_k = table.top_k();
+  std::vector<ExpertId> best(static_cast<std::size_t>(top_k + 1));
+  for (Index t = 0; top_k < num_experts && t < table.num_tokens(); ++t) {
+    if (!counted(t)) {
+      continue;
+    }
+    const T* logits = &table.logits.coeffRef(t, 0);
+    kernels::top_k(logits, nullptr, num_experts, top_k + 1, best.data());
+    const ExpertId last = best[static_cast<std::size_t>(top_k - 1)];
+    for (Index e = 0; e < num_experts; ++e) {
+      if (logits[e] == masked) {
+        continue;  // its load is 0
+      }
+      const bool chosen = e == last || kernels::ranks_above(logits[e], logits[last]) ||
+                          (e < last && !kernels::ranks_above(logits[last], logits[e]));
+      const Index rival = best[static_cast<std::size_t>(chosen ? top_k : top_k - 1)];
+      if (logits[rival] == masked) {
+        body(t, e, none, T(-masked));
+      } else {
+        body(t, e, rival, T((table.clean_logits(t, e) - logits[rival]) / table.noise_scale(t, e)));
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
 /// The squared coefficient of variation of the experts' expected loads (Shazeer 2017, eq. 8 to 11):
 /// load_e = sum_t Phi((clean_te - threshold_te) / scale_te), the probability that e is chosen if
 /// its own noise is drawn again; the threshold is the k-th largest noisy logit of the others.
@@ -204,50 +262,25 @@ template <Real T>
 RoutingLoss<T> load_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
   using std::erfc, std::exp;
   const detail::CountedTokens<T> counted(table, mask);
-  const Index num_tokens = table.num_tokens(), num_experts = table.probs.cols();
-  const Index top_k = table.top_k();
+  const Index num_tokens = table.num_tokens(), num_experts = table.logits.cols();
+  detail::check_shape(table.logits, num_tokens, num_experts, "load_loss: logits");
   detail::check_shape(table.clean_logits, num_tokens, num_experts, "load_loss: clean_logits");
   detail::check_shape(table.noise_scale, num_tokens, num_experts, "load_loss: noise_scale");
 
-  std::vector<ExpertId> best(static_cast<std::size_t>(top_k + 1));
-  // body(t, e, rival, z): z = (clean - threshold) / scale; the rival, if any, is the threshold.
-  const auto for_each_logit = [&](const auto& body) {
-    for (Index t = 0; t < num_tokens; ++t) {
-      if (!counted(t)) {
-        continue;
-      }
-      const T* logits = &table.logits.coeffRef(t, 0);
-      kernels::top_k(logits, nullptr, num_experts, std::min(top_k + 1, num_experts), best.data());
-      const ExpertId last = best[static_cast<std::size_t>(top_k - 1)];
-      for (Index e = 0; top_k < num_experts && e < num_experts; ++e) {
-        if (logits[e] == T(-Eigen::NumTraits<T>::infinity())) {
-          continue;  // masked: its load is 0
-        }
-        const bool chosen = e == last || kernels::ranks_above(logits[e], logits[last]) ||
-                            (e < last && !kernels::ranks_above(logits[last], logits[e]));
-        const Index rival = best[static_cast<std::size_t>(chosen ? top_k : top_k - 1)];
-        if (rival == none || logits[rival] == T(-Eigen::NumTraits<T>::infinity())) {
-          body(t, e, none, T(Eigen::NumTraits<T>::infinity()));  // chosen whatever its noise
-        } else {
-          body(t, e, rival, (table.clean_logits(t, e) - logits[rival]) / table.noise_scale(t, e));
-        }
-      }
-    }
-  };
   std::vector<T> load(static_cast<std::size_t>(num_experts), T(0)), slope;
-  for_each_logit([&](Index, Index e, Index, const T& z) {
+  detail::for_each_margin(table, counted, [&](Index, Index e, Index, const T& z) {
     load[static_cast<std::size_t>(e)] += T(0.5) * erfc(z * T(-1.0 / std::numbers::sqrt2));
   });
   RoutingLoss<T> loss;
   loss.value = detail::squared_variation(load, slope);
   loss.gradient.logits.setZero(num_tokens, num_experts);
   loss.gradient.noise_scale.setZero(num_tokens, num_experts);
-  for_each_logit([&](Index t, Index e, Index rival, const T& z) {
-    if (rival == none) {
-      return;
+  detail::for_each_margin(table, counted, [&](Index t, Index e, Index rival, const T& z) {
+    const T density = T(std::numbers::inv_sqrtpi / std::numbers::sqrt2) * exp(T(-0.5) * z * z);
+    if (rival == none || density == T(0)) {
+      return;  // also where the scale is 0
     }
     const T scale = table.noise_scale(t, e);
-    const T density = T(std::numbers::inv_sqrtpi / std::numbers::sqrt2) * exp(T(-0.5) * z * z);
     const T dclean = slope[static_cast<std::size_t>(e)] * density / scale;
     // logits = clean + noise * scale: what flows to clean alone is taken back from the scale.
     const T noise = (table.logits(t, e) - table.clean_logits(t, e)) / scale;
@@ -263,12 +296,13 @@ template <Real T>
 RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
   const detail::CountedTokens<T> counted(table, mask);
   const Index num_experts = table.logits.cols();
+  detail::check_shape(table.logits, table.num_tokens(), num_experts, "z_loss: logits");
   RoutingLoss<T> loss;
   loss.gradient.logits.setZero(table.num_tokens(), num_experts);
   for (Index t = 0; t < table.num_tokens(); ++t) {
     const T* logits = &table.logits.coeffRef(t, 0);
     const T sum = kernels::log_sum_exp(logits, num_experts);
-    if (!counted(t) || sum == T(-Eigen::NumTraits<T>::infinity())) {
+    if (!counted(t) || sum == kernels::minus_infinity<T>()) {
       continue;  // padding, or every expert masked
     }
     const T share = T(1.0 / static_cast<double>(counted.count()));
