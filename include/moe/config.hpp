@@ -30,8 +30,8 @@ struct RouterConfig {
   bool noisy = false;
   Score score = Score::softmax;
   WeightSource weight = WeightSource::score;
-  /// Divides the weights of a token by their sum. With top_k = 1 the weight is then always 1 and
-  /// the router learns from the losses only: switch it off for a Switch layer.
+  /// Divides the weights of a token by their sum + 1e-20. With top_k = 1 the weight is then always
+  /// 1 and the router learns from the losses only: switch it off for a Switch layer.
   bool renormalise = true;
   /// Multiplies the weights (routed_scaling_factor of DeepSeek).
   double scale = 1.0;
@@ -59,7 +59,7 @@ struct ExpertConfig {
 /// probability (ties: the last).
 enum class DropPolicy { position, probability };
 
-/// At most so many rows per expert and sequence. Neither set: dropless.
+/// The most rows that an expert may have of a sequence. Neither set: dropless.
 struct Capacity {
   /// ceil(factor * tokens * top_k / num_experts) rows.
   std::optional<double> factor = std::nullopt;

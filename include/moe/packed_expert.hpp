@@ -61,7 +61,7 @@ struct PackedExpert {
     std::span<const S* const> hidden;  ///< a row of hidden each
     S* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
     W* factor;                         ///< sigmoid(x . output_gate) of each row, if there is one
-    W* first_out;                      ///< and so do outputs, D_out wide
+    W* first_out;                      ///< outputs follow each other, D_out wide
   };
 
   /// hidden = act(x up^T) for a part of the panels; sums has room for (rows, tile cols).

@@ -20,7 +20,7 @@ class PackedLayer {
  public:
   using W = Wide<S>;
 
-  /// Memory and results of a call. Reused: it allocates only while it grows.
+  /// Memory and results of a call. Reused: it allocates where the number of tokens changes.
   struct Scratch {
     typename Router<W>::Table routing;
     DispatchPlan plan;
@@ -52,11 +52,11 @@ class PackedLayer {
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   /// Memory of the packed weights.
   std::size_t bytes() const;
-  /// The layer again, with its weights as they are stored: exact, but for bf16 of wider weights.
+  /// The layer again, with its weights as they are stored: rounded if S is narrower than T was.
   MoELayer<W> unpack() const;
 
-  /// y (N, d_out) = layer(x (N, d_in)). Float and double give the results of MoELayer::forward;
-  /// bf16 rounds weights, x and hidden rows to bfloat16 once each. y may be x itself. Throws
+  /// y (N, d_out) = layer(x (N, d_in)), bit for bit MoELayer<S>::forward for float and double; bf16
+  /// rounds weights, x and hidden rows to bfloat16 once each. y may be x itself. Throws
   /// std::invalid_argument on other shapes or options that do not fit.
   void forward(ConstMatrixRef<W> x, MatrixRef<W> y, Scratch& scratch,
                const CallOptions& call = {}) const;

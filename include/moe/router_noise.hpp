@@ -11,7 +11,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// Of one call; there is none without a seed.
+/// The noise of one call; without a seed there is none.
 template <Real T>
 class RouterNoise {
  public:

@@ -60,7 +60,7 @@ void pack_panel(View<T> b, T* panel) {
   }
 }
 
-/// The share that falls to the steps [k, k + depth) of the panel from column `col` on.
+/// Of the panel after the one at column `col`: its steps [k, k + depth).
 template <class T>
 NextPanel<T> panel_after(View<T> b, Index col, Index k, Index depth) {
   using Tile = GemmTile<T>;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names the instruction set that a translation unit is compiled for. All of moe lives in an inline
 // namespace of that name, so that units compiled with different flags can be linked into one
-// program: each has code of its own, and neither runs the other's instructions.
+// program: each has code of its own, and neither runs the other's instructions. Units of one name
+// need the same flags.
 //
-// Eigen is not in that namespace: such units have to be compiled with the same
-// EIGEN_MAX_ALIGN_BYTES, on which its allocation depends, and pass no Eigen objects to each other;
-// and the linker may keep the copy of an Eigen function for the widest set, so the program needs a
-// CPU that has it.
+// Eigen is not in that namespace: such units have to be compiled with the EIGEN_MAX_ALIGN_BYTES of
+// the widest set (64 with AVX-512), on which its allocation depends, and pass no Eigen objects to
+// each other; and the linker may keep the copy of an Eigen function for the widest set, so the
+// program needs a CPU that has it.
 #pragma once
 
 #if defined(__AVX512BF16__)

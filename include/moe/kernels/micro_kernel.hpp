@@ -82,8 +82,8 @@ struct Ahead {
 };
 
 /// The panel that comes after this one, for the last tiles of this one to ask for: fetched earlier,
-/// the rows in between would push it out again. The last but n takes the lines from `first` + n *
-/// tile_step on.
+/// the rows in between would push it out again. The tile with n tiles after it takes the lines from
+/// `first` + n * tile_step on.
 template <class T>
 struct NextPanel {
   const T* first;
