@@ -12,7 +12,7 @@ set(flow
   "config"
   "kernels/*"
   "activation routing_table dispatch_plan router_params router_noise expert_params part peers"
-  "concepts"
+  "concepts routing_weights"
   "router routing/* expert"
   "combine dense_ffn expert_rows"
   "packed_expert layer_tape"

@@ -36,7 +36,7 @@ struct Task {
 int main() {
   constexpr moe::Index tokens = 128, experts = 4;
   moe::MoELayer<float> layer(
-      {.d_model = 8, .d_ff = 32, .num_experts = experts, .top_k = 2, .d_out = 4}, /*seed=*/1);
+      {.d_model = 8, .d_ff = 32, .num_experts = experts, .top_k = 2, .d_out = 4}, /*seed=*/2);
   moe::MoELayer<float>::Tape tape;
   auto grads = layer.zero_grads();
   Task task;

@@ -212,22 +212,24 @@ TYPED_TEST(Contract, MaskedStaysExactlyZeroBesideNaN) {
 
 #if MOE_COUNTS_ALLOCATIONS
 /// Allocations of `steps` training steps and inferences after the first.
+template <class T>
 long steady_state_allocations(const MoEConfig& config, int threads, int steps) {
-  const MoELayer<float> layer = make_layer<float>(config, 14);
-  MoELayer<float>::Scratch scratch;
-  MoELayer<float>::Tape tape, memory;
-  MoELayer<float>::RecomputingTape recomputing(memory);
-  MoELayer<float>::Grads grads = layer.zero_grads();
+  using Layer = MoELayer<T>;
+  const Layer layer = make_layer<T>(config, 14);
+  typename Layer::Scratch scratch;
+  typename Layer::Tape tape, memory;
+  typename Layer::RecomputingTape recomputing(memory);
+  typename Layer::Grads grads = layer.zero_grads();
   RoutingLoss<float> losses;
   const CallOptions call{.num_threads = threads, .noise_seed = 18};
   // Two batches of one size that are routed differently.
-  const Matrix<float> batches[] = {random_matrix<float>(48, layer.d_in(), 15),
-                                   random_matrix<float>(48, layer.d_in(), 16, 3.0)};
-  const Matrix<float> dy = random_matrix<float>(48, layer.d_out(), 17);
-  Matrix<float> y(48, layer.d_out()), dx(48, layer.d_in());
+  const Matrix<T> batches[] = {random_matrix<T>(48, layer.d_in(), 15),
+                               random_matrix<T>(48, layer.d_in(), 16, 3.0)};
+  const Matrix<T> dy = random_matrix<T>(48, layer.d_out(), 17);
+  Matrix<T> y(48, layer.d_out()), dx(48, layer.d_in());
   const auto run = [&](int repeats) {
     for (int i = 0; i < 2 * repeats; ++i) {
-      const Matrix<float>& x = batches[i % 2];
+      const Matrix<T>& x = batches[i % 2];
       layer.forward(x, y, scratch, call);
       layer.forward(x, y, tape, call);
       layer.backward(x, dy, tape, dx, grads, losses.gradient);
@@ -247,10 +249,11 @@ TEST(Contract, ASteadyStateForwardOrBackwardAllocatesNothing) {
   for (const Capacity& capacity :
        {Capacity{}, Capacity{.rows = 9}, Capacity{.rows = 9, .policy = DropPolicy::probability}}) {
     config.capacity = capacity;
-    EXPECT_EQ(steady_state_allocations(config, 1, 3), 0);
+    EXPECT_EQ(steady_state_allocations<float>(config, 1, 3), 0);
   }
-  EXPECT_EQ(steady_state_allocations(wide_config(), 1, 1), 0);
-  EXPECT_EQ(steady_state_allocations(small_config(), 2, 12), 0);
+  EXPECT_EQ(steady_state_allocations<float>(wide_config(), 1, 1), 0);
+  EXPECT_EQ(steady_state_allocations<float>(small_config(), 2, 12), 0);
+  EXPECT_EQ(steady_state_allocations<bf16>(small_config(), 2, 12), 0);
 }
 #endif
 

@@ -194,6 +194,8 @@ TEST(DispatchPlan, RejectsTablesAndLengthsThatDoNotFit) {
             "DispatchPlan: sequence_length = 3, expected to divide the number of tokens = 4");
   EXPECT_EQ(testing::message_of([&] { plan.build(table, 2, {}, -1); }),
             "DispatchPlan: sequence_length = -1, expected to divide the number of tokens = 4");
+  EXPECT_EQ(testing::message_of([&] { plan.build(table, 2, {.rows = -1}); }),
+            "Capacity: rows = -1, expected at least 0");
   table.probs.resize(4, 3);
   const Capacity by_probability{.rows = 1, .policy = DropPolicy::probability};
   EXPECT_EQ(testing::message_of([&] { plan.build(table, 2, by_probability); }),

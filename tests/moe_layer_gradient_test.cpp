@@ -287,6 +287,33 @@ TEST(MoELayerGradient, TakesOnlyATapeOfThisLayersForward) {
   EXPECT_NO_THROW(layer.backward(x, dy, recomputing, dx, grads)) << "nothing was lost";
 }
 
+TEST(MoELayerGradient, TakesNoTapeOfALayerThatStoodInItsPlace) {
+  std::optional<Layer> layer(make_layer<double>(small_config(), 9));
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), dx(N, 3);
+  Layer::Tape tape;
+  Layer::Grads grads = layer->zero_grads();
+  layer->forward(x, y, tape);
+  layer.emplace(make_layer<double>(small_config(), 12));
+  EXPECT_THROW(layer->backward(x, dy, tape, dx, grads), std::invalid_argument);
+  layer->forward(x, y, tape);
+  *layer = make_layer<double>(small_config(), 13);
+  EXPECT_THROW(layer->backward(x, dy, tape, dx, grads), std::invalid_argument);
+}
+
+TEST(MoELayerGradient, OfManyRowsInBfloat16IsSummedInFloat) {
+  MoEConfig config{.d_model = 3, .d_ff = 3, .num_experts = 1, .top_k = 1};
+  config.expert.bias = true;
+  const MoELayer<bf16> layer = make_layer<bf16>(config, 9);
+  const Matrix<bf16> x = random_matrix<float>(600, 3, 10).cast<bf16>();
+  Matrix<bf16> y(600, 3), dx(600, 3);
+  MoELayer<bf16>::Tape tape;
+  auto grads = layer.zero_grads();
+  layer.forward(x, y, tape);
+  layer.backward(x, Matrix<bf16>::Constant(600, 3, bf16(1.0f)), tape, dx, grads);
+  EXPECT_EQ(grads.experts[0].down_bias, Matrix<bf16>::Constant(1, 3, bf16(600.0f)));
+}
+
 TEST(MoELayerGradient, RefusesAnotherShapeAndOverlappingMemory) {
   const Layer layer = make_layer<double>(small_config(), 12);
   Matrix<double> x = random_matrix<double>(N, 3, 13), dy = random_matrix<double>(N, 2, 14);

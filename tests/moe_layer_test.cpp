@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -168,7 +170,25 @@ TEST(MoELayer, RefusesShapesAndOptionsThatDoNotFit) {
   EXPECT_THROW(layer.forward(x, few, scratch), std::invalid_argument);
   EXPECT_THROW(layer.forward(x, y, scratch, {.sequence_length = 4}), std::invalid_argument);
   EXPECT_THROW(layer.forward(x, x, tape), std::invalid_argument) << "backward needs x again";
+  EXPECT_THROW(layer.forward(x, y, scratch, {.num_threads = -1}), std::invalid_argument);
   EXPECT_NO_THROW(layer.forward(x, y, scratch, {.sequence_length = 3}));
+}
+
+TEST(MoELayer, OfAnotherSeedSharesNoNumberWithIt) {
+  MoEConfig config = small_config();
+  config.expert.bias = config.router.bias = false;
+  std::set<double> seen;
+  Index drawn = 0;
+  for (const std::uint64_t seed : {0, 1, 2, 3, 4}) {
+    MoELayer<double> layer(config, seed);
+    layer.for_each_parameter([&](const std::string&, const Matrix<double>& weight) {
+      for (const double value : weight.reshaped()) {
+        seen.insert(value * std::sqrt(static_cast<double>(weight.cols())));
+        drawn += value == 0.0 ? 0 : 1;
+      }
+    });
+  }
+  EXPECT_GE(seen.size(), static_cast<std::size_t>(drawn));
 }
 
 TEST(MoELayer, RefusesPartsThatDoNotFitTogether) {

@@ -213,6 +213,24 @@ TEST(RouterGradient, OfAMaskedLogitIsExactlyZeroAlsoInARowOfNaN) {
   }
 }
 
+TEST(RouterGradient, OfAMaskedExpertIsExactlyZeroAlsoWhereItsNoiseIsNaN) {
+  Router<double> router = make_router({.noisy = true}, 9);
+  router.params().noise(2, 0) = std::nan("");
+  const Matrix<double> x = random_matrix<double>(N, D, 10);
+  ExpertMask mask = ExpertMask::Ones(1, E);
+  mask(0, 2) = 0;
+  Table table;
+  router.route(x, {.expert_mask = &mask, .noise_seed = 3}, table);
+  Gradient gradient = random_slope(table);
+  gradient.noise_scale.setZero();
+  Matrix<double> dx(N, D);
+  auto grads = zeros_like(router.params());
+  router.backward(x, table, gradient, dx, grads);
+  EXPECT_TRUE(dx.allFinite());
+  EXPECT_TRUE(grads.noise.row(2).isZero(0));
+  EXPECT_TRUE(grads.noise.allFinite());
+}
+
 TEST(RouterGradient, OfAnExpertMaskedForAllTokensIsExactlyZero) {
   const Router<double> router = make_router({.bias = true, .noisy = true}, 11);
   const Matrix<double> x = random_matrix<double>(N, D, 12);

@@ -101,6 +101,12 @@ TEST(Router, SigmoidScoresEachExpertByItself) {
   EXPECT_TRUE(matrix_near(table.weight, row({0.75, 0.5}), 1e-15));
 }
 
+TEST(Router, SigmoidsThatAllUnderflowHaveWeightZeroAndNotNaN) {
+  const Table table = route_logits(row({-800.0, -900.0, -1000.0}), 2, {.score = Score::sigmoid});
+  EXPECT_EQ(table.expert, experts({0, 1}));
+  EXPECT_EQ(table.weight, row({0.0, 0.0}));
+}
+
 TEST(Router, RenormalisedSoftmaxEqualsSoftmaxOverTheChosen) {
   for (const Index top_k : {1, 2, 5, 9}) {
     const Router<double> first(6, 9, top_k, {}, 1);

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "concepts.hpp"
+#include "detail/identity.hpp"
 #include "detail/parallel.hpp"
 #include "dispatch_plan.hpp"
 #include "expert.hpp"
@@ -25,7 +26,7 @@ class DenseFfn {
   /// What backward needs of a forward.
   struct Tape {
     typename Expert<T>::Tape rows;
-    const void* owner = nullptr;
+    std::uint64_t owner = 0;  ///< the identity of the layer
     Index num_tokens = 0;
     int num_threads = 1;
   };
@@ -84,6 +85,7 @@ class DenseFfn {
   }
 
   Expert<T> expert_;
+  detail::Identity identity_;
 };
 
 template <Real T>
@@ -97,17 +99,18 @@ template <Real T>
 void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                           const CallOptions& call) const {
   check_forward(x, y);
-  tape.owner = nullptr;
+  tape.owner = 0;
   tape.num_tokens = x.rows();
   tape.num_threads = detail::num_threads(call.num_threads);
   forward_tiles(x, y, tape.num_threads, tape);
-  tape.owner = this;
+  tape.owner = identity_.number();
 }
 
 template <Real T>
 void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                            Params& grads) const {
-  detail::check(tape.owner == this, "DenseFfn: the tape is of another layer, expected this one's");
+  detail::check(tape.owner == identity_.number(),
+                "DenseFfn: the tape is of another layer, expected this one's");
   detail::check_shape(x, tape.num_tokens, d_in(), "DenseFfn: x");
   detail::check_shape(dy, x.rows(), d_out(), "DenseFfn: dy");
   detail::check_shape(dx, x.rows(), d_in(), "DenseFfn: dx");
@@ -115,8 +118,11 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
                 "DenseFfn: dx overlaps x or dy, expected memory of its own");
   check_like(params(), grads, "DenseFfn: grads");
   const int threads = tape.num_threads;
-  expert_.backward_gate(dy, tape.rows, 0);
   detail::in_one_region(threads, [&] {
+    for_stage(x.rows(), threads, [&](Index begin, Index rows, Part part) {
+      const Index first = part.begin(rows), size = part.end(rows) - first;
+      expert_.backward_gate(dy.middleRows(begin + first, size), tape.rows, begin + first);
+    });
     for_stage(x.rows(), threads, [&](Index begin, Index rows, Part part) {
       expert_.backward_hidden(dy.middleRows(begin, rows), tape.rows, begin, part);
     });
@@ -139,7 +145,7 @@ std::optional<DenseFfn<T>> make_shared_expert(const MoEConfig& config, std::uint
   ExpertConfig expert = config.expert;
   expert.output_gate = config.shared->output_gate;
   return DenseFfn<T>({config.d_model, config.shared->d_ff, config.output_width()}, expert,
-                     detail::mix(seed + 1));
+                     detail::seed_of(seed, 1));
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

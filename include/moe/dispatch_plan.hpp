@@ -29,10 +29,10 @@ class DispatchPlan {
   /// A constant, so that the plan does not depend on the number of threads.
   static constexpr Index tile_rows = 1024;
 
-  /// Makes this the plan of a table. Memory is reused; a plan that throws is as it was.
-  /// Throws std::invalid_argument if an expert is neither `none` nor in [0, num_experts), if
-  /// sequence_length does not divide the number of tokens, or if the policy is probability and the
-  /// table has no probs (N, E).
+  /// Makes this the plan of a table. Memory is reused. Throws std::invalid_argument, the plan then
+  /// being as it was, if an expert is neither `none` nor in [0, num_experts), if the capacity is
+  /// not valid, if sequence_length does not divide the number of tokens, or if the policy is
+  /// probability and the table has no probs (N, E).
   /// A capacity looks across the tokens of a sequence: a token's row then depends on its
   /// neighbours.
   template <Real T>
@@ -119,6 +119,7 @@ template <Real T>
 void DispatchPlan::build(const RoutingTable<T>& table, Index num_experts, const Capacity& capacity,
                          Index sequence_length) {
   const Index num_tokens = table.num_tokens();
+  capacity.validate();
   detail::check_shape(table.weight, num_tokens, table.top_k(), "DispatchPlan: weight");
   for (Index t = 0; t < num_tokens; ++t) {
     for (Index k = 0; k < table.top_k(); ++k) {

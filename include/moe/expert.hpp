@@ -168,9 +168,7 @@ class Expert {
     kernels::gemm<T>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
                      kernels::view(x), grad.middleRows(begin, rows), kernels::Update::add);
     if (bias.size() > 0) {
-      for (Index row = 0; row < dz.rows(); ++row) {
-        bias.middleCols(begin, rows) += dz.block(row, begin, 1, rows);
-      }
+      kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, bias.data() + begin);
     }
   }
 
@@ -356,8 +354,8 @@ void Expert<T>::backward_input(const Tape& tape, Index first, MatrixRef<T> dx, P
                      kernels::Update::add);
   }
   for (Index row = 0; config_.output_gate && row < dx.rows(); ++row) {
-    dx_columns.row(row) +=
-        tape.dfactor(first + row, 0) * params_.output_gate.middleCols(begin, columns);
+    kernels::add_rows<T>(params_.output_gate.middleCols(begin, columns),
+                         &tape.dfactor.coeffRef(first + row, 0), &dx_columns.coeffRef(row, 0));
   }
 }
 
@@ -372,8 +370,8 @@ void Expert<T>::backward_params(const TapedRows& rows, const Tape& tape, Params&
     linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part, grads.gate,
                     grads.gate_bias);
   }
-  for (Index row = 0; config_.output_gate && part.number == 0 && row < count; ++row) {
-    grads.output_gate.row(0) += tape.dfactor(first + row, 0) * rows.x.row(row);
+  if (config_.output_gate && part.number == 0) {
+    kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());
   }
 }
 
@@ -385,7 +383,7 @@ std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed)
   detail::parallel_for(config.num_experts, detail::num_threads(0), [&](Index e, int) {
     made[static_cast<std::size_t>(e)].emplace(
         typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
-        config.expert, detail::mix(seed + 2 + static_cast<std::uint64_t>(e)));
+        config.expert, detail::seed_of(seed, 2 + static_cast<std::uint64_t>(e)));
   });
   std::vector<Expert<T>> experts;
   experts.reserve(made.size());

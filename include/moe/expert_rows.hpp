@@ -157,9 +157,9 @@ void ExpertRows<T, ExpertT>::backward(const Matrix<T>& x, const Matrix<T>& dy, M
                                       std::vector<Tape>& tapes) const {
   if constexpr (staged) {
     Tape& rows = tapes.front();
-    for (const Tile& tile : plan_.tiles()) {
+    for_tiles([&](const Tile& tile, std::size_t, std::size_t) {
       expert(tile).backward_gate(outputs(dy, tile), rows, tile.begin);
-    }
+    });
     for_stage([&](const Tile& tile, Part part) {
       expert(tile).backward_hidden(outputs(dy, tile), rows, tile.begin, part);
     });

@@ -15,8 +15,8 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 class MoELayer;
 
-/// Memory and results of a call. Reused: it allocates only while it grows. Not for two threads
-/// at once; the layer itself may be shared.
+/// Memory and results of a call. Reused: it allocates where the number of tokens changes. Not for
+/// two threads at once; the layer itself may be shared.
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 struct LayerScratch {
   typename RouterT::Table routing;
@@ -43,10 +43,10 @@ struct LayerTape : LayerScratch<T, RouterT, ExpertT> {
   std::vector<typename ExpertT::Tape> expert_tapes;
   typename DenseFfn<T>::Tape shared_tape;
   RoutingGradient<Wide<T>> gradient;
-  Matrix<T> dx_rows;    // (S, D_in) gradients of the experts' inputs
-  Matrix<T> dy_rows;    // (S, D_out) and of their outputs
-  Matrix<T> shared_dx;  // (N, D_in)
-  const void* owner = nullptr;
+  Matrix<T> dx_rows;        // (S, D_in) gradients of the experts' inputs
+  Matrix<T> dy_rows;        // (S, D_out) and of their outputs
+  Matrix<T> shared_dx;      // (N, D_in)
+  std::uint64_t owner = 0;  // the identity of the layer; 0: nothing to go back from
   int num_threads = 1;
 };
 
@@ -66,13 +66,13 @@ class RecomputingLayerTape {
  private:
   friend class MoELayer<T, RouterT, ExpertT>;
 
-  /// While it lives, the memory is the tape of this one's call. Also an exception ends it.
+  /// While it lives, the memory is the tape of this one's call. An exception ends it, too.
   class Loan {
    public:
     explicit Loan(RecomputingLayerTape& tape) : tape_(tape) { exchange(); }
     ~Loan() {
       exchange();
-      memory().owner = nullptr;
+      memory().owner = 0;
     }
     Loan(const Loan&) = delete;
     Loan& operator=(const Loan&) = delete;
@@ -91,7 +91,7 @@ class RecomputingLayerTape {
   };
 
   Tape* memory_;
-  const void* owner_ = nullptr;
+  std::uint64_t owner_ = 0;
   int num_threads_ = 1;
 };
 

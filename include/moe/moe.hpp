@@ -22,5 +22,6 @@
 #include "router_noise.hpp"
 #include "router_params.hpp"
 #include "routing_table.hpp"
+#include "routing_weights.hpp"
 #include "types.hpp"
 #include "version.hpp"

@@ -115,6 +115,7 @@ class MoELayer {
   std::vector<ExpertT> experts_;
   LayerOptions options_;
   std::optional<DenseFfn<T>> shared_;
+  detail::Identity identity_;
 };
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
@@ -168,14 +169,14 @@ void MoELayer<T, RouterT, ExpertT>::forward(ConstMatrixRef<T> x, MatrixRef<T> y,
     TrainableExpert<ExpertT, T> {
   check_input(x, y);
   detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
-  tape.owner = nullptr;
+  tape.owner = 0;
   const int threads = tape.num_threads = detail::num_threads(call.num_threads);
   detail::in_one_region(threads, [&] {
     route(x, call, tape);
     compute_taped(x, tape);
     combine(tape, threads, y);
   });
-  tape.owner = this;
+  tape.owner = identity_.number();
 }
 
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
@@ -258,7 +259,8 @@ void MoELayer<T, RouterT, ExpertT>::backward_taped(ConstMatrixRef<T> x, ConstMat
   if (shared_) {
     tape.shared_dx.resize(x.rows(), d_in());
     shared_->backward(x, dy, tape.shared_tape, tape.shared_dx, grads.shared);
-    dx += tape.shared_dx;
+    detail::for_blocks(x.rows(), threads,
+                       [&](Index row) { dx.row(row) += tape.shared_dx.row(row); });
   }
   combine_rows<T>(tape.dx_rows, tape.plan, nullptr, &dx, dx, threads);
 }
@@ -268,7 +270,8 @@ void MoELayer<T, RouterT, ExpertT>::check_backward(const ConstMatrixRef<T>& x,
                                                    const ConstMatrixRef<T>& dy, const Tape& tape,
                                                    const MatrixRef<T>& dx,
                                                    const Grads& grads) const {
-  detail::check(tape.owner == this, "MoELayer: the tape is of another layer, expected this one's");
+  detail::check(tape.owner == identity_.number(),
+                "MoELayer: the tape is of another layer, expected this one's");
   detail::check_shape(x, tape.routing.num_tokens(), d_in(), "MoELayer: x");
   detail::check_shape(dy, x.rows(), d_out(), "MoELayer: dy");
   detail::check_shape(dx, x.rows(), d_in(), "MoELayer: dx");

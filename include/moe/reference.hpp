@@ -103,6 +103,9 @@ inline Row softmax(const Row& z) {
   return p;
 }
 
+/// The order of selection: larger first, every number before NaN.
+inline bool is_before(double a, double b) { return a > b || (std::isnan(b) && !std::isnan(a)); }
+
 /// One token's choices, without noise. allowed[e] == 0 masks an expert; empty allows all.
 /// Writes the scores of all experts to probs.
 template <Real W>
@@ -119,7 +122,7 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   }
   const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
   std::stable_sort(order.begin(), order.end(),
-                   [&](Index a, Index b) { return at(logits, a) > at(logits, b); });
+                   [&](Index a, Index b) { return is_before(at(logits, a), at(logits, b)); });
   order.resize(std::min(order.size(), static_cast<std::size_t>(top_k)));
 
   if (order.empty()) {
@@ -141,7 +144,8 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   if (config.weight == WeightSource::softmax_of_chosen) {
     weight = softmax(weight);
   }
-  const double sum = config.renormalise ? std::accumulate(weight.begin(), weight.end(), 0.0) : 1.0;
+  const double sum =
+      config.renormalise ? std::accumulate(weight.begin(), weight.end(), 1e-20) : 1.0;
   std::vector<Choice> choices;
   for (std::size_t k = 0; k < order.size(); ++k) {
     choices.push_back({order[k], config.scale * weight[k] / sum});
@@ -169,7 +173,7 @@ inline void drop(const Capacity& capacity, Index sequence_length, Index num_expe
       }
       if (capacity.policy == DropPolicy::probability) {
         std::stable_sort(queue.begin(), queue.end(),
-                         [](const auto& a, const auto& b) { return a.first > b.first; });
+                         [](const auto& a, const auto& b) { return is_before(a.first, b.first); });
       }
       for (std::size_t i = static_cast<std::size_t>(limit); i < queue.size(); ++i) {
         queue[i].second->kept = false;

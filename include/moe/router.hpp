@@ -6,11 +6,13 @@
 #include "concepts.hpp"
 #include "detail/parallel.hpp"
 #include "kernels/gemm.hpp"
+#include "kernels/permute.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/topk.hpp"
 #include "part.hpp"
 #include "router_noise.hpp"
 #include "router_params.hpp"
+#include "routing_weights.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -61,7 +63,7 @@ class Router {
                 MatrixRef<T> dx, Params& grads) const;
 
  private:
-  static constexpr Index block_rows = 64;  // tokens of one work item
+  static constexpr Index block_rows = 64;  // tokens of one work item, or columns
 
   RouterNoise<W> noise_of(const std::optional<std::uint64_t>& seed) const {
     return RouterNoise<W>(config_, seed);
@@ -123,6 +125,7 @@ void Router<T>::route(ConstMatrixRef<T> x, const CallOptions& call, Table& table
                   "Router: expert_mask is (", mask.rows(), ", ", mask.cols(), "), expected (1 or ",
                   num_tokens, ", ", num_experts(), ")");
   }
+  table.num_threads = detail::num_threads(call.num_threads);
   size_table(num_tokens, call, table);
   detail::in_one_region(table.num_threads, [&] {
     if (table.input.size() > 0) {
@@ -147,7 +150,6 @@ void Router<T>::size_table(Index num_tokens, const CallOptions& call, Table& tab
   table.noise_scale.resize(noisy_tokens, num_experts());
   table.input.resize(projects_x ? 0 : num_tokens, d_model());
   table.noise_seed = call.noise_seed;
-  table.num_threads = detail::num_threads(call.num_threads);
   if (call.expert_mask != nullptr) {
     table.mask = *call.expert_mask;
   } else {
@@ -223,10 +225,9 @@ void Router<T>::route_token(Index token, Table& table) const {
   W* logits = &table.logits.coeffRef(token, 0);
   W* probs = &table.probs.coeffRef(token, 0);
   ExpertId* expert = &table.expert.coeffRef(token, 0);
-  W* weight = &table.weight.coeffRef(token, 0);
   for (Index e = 0; mask != nullptr && e < num_experts; ++e) {
     if (mask[e] == 0) {
-      logits[e] = W(-Eigen::NumTraits<W>::infinity());
+      logits[e] = kernels::minus_infinity<W>();
     }
   }
   const Index chosen = kernels::top_k(logits, mask, num_experts, top_k_, expert);
@@ -242,27 +243,7 @@ void Router<T>::route_token(Index token, Table& table) const {
     }
   }
 
-  std::fill(weight, weight + top_k_, W(0));
-  for (Index k = 0; k < chosen; ++k) {
-    weight[k] = config_.weight == WeightSource::score               ? probs[expert[k]]
-                : config_.weight == WeightSource::softmax_of_chosen ? logits[expert[k]]
-                                                                    : W(1);
-  }
-  if (config_.weight == WeightSource::softmax_of_chosen) {
-    kernels::softmax(weight, chosen, weight);
-  }
-  if (config_.renormalise && config_.weight != WeightSource::softmax_of_chosen) {
-    W sum(0);
-    for (Index k = 0; k < chosen; ++k) {
-      sum += weight[k];
-    }
-    for (Index k = 0; k < chosen; ++k) {
-      weight[k] /= sum;
-    }
-  }
-  for (Index k = 0; k < chosen; ++k) {
-    weight[k] *= W(config_.scale);
-  }
+  write_weights<W>(config_, token, chosen, table);
 }
 
 template <Real T>
@@ -291,30 +272,9 @@ void Router<T>::backward_token(Index token, const Table& table,
                                RoutingGradient<W>& gradient) const {
   const Index num_experts = this->num_experts();
   const W* probs = &table.probs.coeffRef(token, 0);
-  const W* weight = &table.weight.coeffRef(token, 0);
-  const ExpertId* expert = &table.expert.coeffRef(token, 0);
-  W* dweight = &gradient.weight.coeffRef(token, 0);
   W* dprobs = &gradient.probs.coeffRef(token, 0);
   W* dlogits = &gradient.logits.coeffRef(token, 0);
-  const Index chosen = std::find(expert, expert + top_k_, none) - expert;
-
-  // mean = sum_k w_k dw_k of the weights before the scale: both the softmax over the chosen and
-  // the division by the sum take it off.
-  W mean(0), sum(0);
-  for (Index k = 0; k < chosen; ++k) {
-    mean += dweight[k] * weight[k];
-    sum += probs[expert[k]];
-  }
-  for (Index k = 0; k < chosen; ++k) {
-    const Index e = expert[k];
-    if (config_.weight == WeightSource::softmax_of_chosen) {
-      dlogits[e] += weight[k] * (dweight[k] - mean / W(config_.scale));
-    } else if (config_.weight == WeightSource::score && config_.renormalise) {
-      dprobs[e] += (W(config_.scale) * dweight[k] - mean) / sum;
-    } else if (config_.weight == WeightSource::score) {
-      dprobs[e] += W(config_.scale) * dweight[k];
-    }
-  }
+  add_weight_gradient<W>(config_, token, table, gradient);
   if (config_.score == Score::softmax) {
     kernels::softmax_backward(probs, num_experts, dprobs);
   } else {
@@ -330,8 +290,10 @@ void Router<T>::backward_token(Index token, const Table& table,
     const RouterNoise<W> noise = noise_of(table.noise_seed);
     for (Index e = 0; e < num_experts; ++e) {
       W& dscale = gradient.noise_scale(token, e);
-      dscale = (dscale + dlogits[e] * noise.normal(token, e, num_experts)) *
-               (W(1) - exp(-table.noise_scale(token, e)));
+      dscale += dlogits[e] * noise.normal(token, e, num_experts);
+      if (dscale != W(0)) {  // of a masked expert it is 0, and its scale may be NaN
+        dscale *= W(1) - exp(-table.noise_scale(token, e));
+      }
     }
   }
 }
@@ -339,21 +301,27 @@ void Router<T>::backward_token(Index token, const Table& table,
 template <Real T>
 void Router<T>::write_dx(Index begin, Index rows, const Table& table,
                          const RoutingGradient<W>& gradient, MatrixRef<T> dx) const {
-  const auto project_back = [&](MatrixRef<W> dinput) {
+  const auto project_back = [&](Index col, MatrixRef<W> dinput) {
+    const Index cols = dinput.cols();
     multiply_back(table, kernels::view(gradient.logits.middleRows(begin, rows)),
-                  kernels::view(params_.weight), dinput, kernels::Update::assign);
+                  kernels::view(params_.weight.middleCols(col, cols)), dinput,
+                  kernels::Update::assign);
     if (gradient.noise_scale.size() > 0) {
       multiply_back(table, kernels::view(gradient.noise_scale.middleRows(begin, rows)),
-                    kernels::view(params_.noise), dinput, kernels::Update::add);
+                    kernels::view(params_.noise.middleCols(col, cols)), dinput,
+                    kernels::Update::add);
     }
   };
   auto dx_rows = dx.middleRows(begin, rows);
   if constexpr (std::is_same_v<T, W>) {
-    project_back(dx_rows);
+    project_back(0, dx_rows);
   } else {
-    Matrix<W> wide(rows, d_model());
-    project_back(wide);
-    dx_rows = wide.template cast<T>();
+    W wide[block_rows * block_rows];
+    for (Index col = 0; col < d_model(); col += block_rows) {
+      Eigen::Map<Matrix<W>> columns(wide, rows, std::min(block_rows, d_model() - col));
+      project_back(col, columns);
+      dx_rows.middleCols(col, columns.cols()) = columns.template cast<T>();
+    }
   }
   const RouterNoise<W> noise = noise_of(table.noise_seed);
   for (Index row = 0; noise.on_input() && row < rows; ++row) {
@@ -368,10 +336,9 @@ template <Real T>
 void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
                           const RoutingGradient<W>& gradient, Params& grads) const {
   const ConstMatrixRef<W> input = gate_input(x, table);
-  constexpr Index block_cols = 64;
-  const Index blocks = (d_model() + block_cols - 1) / block_cols;
+  const Index blocks = (d_model() + block_rows - 1) / block_rows;
   detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_cols, cols = std::min(block_cols, d_model() - begin);
+    const Index begin = block * block_rows, cols = std::min(block_rows, d_model() - begin);
     const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
     multiply_back(table, kernels::view(gradient.logits).transpose(), columns,
                   grads.weight.middleCols(begin, cols), kernels::Update::add);
@@ -380,9 +347,12 @@ void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
                     grads.noise.middleCols(begin, cols), kernels::Update::add);
     }
   });
-  for (Index token = 0; config_.bias && token < table.num_tokens(); ++token) {
-    grads.bias.row(0) += gradient.logits.row(token);
-  }
+  const Index bias_blocks = (grads.bias.size() + block_rows - 1) / block_rows;
+  detail::parallel_for(bias_blocks, table.num_threads, [&](Index block, int) {
+    const Index begin = block * block_rows, experts = std::min(block_rows, num_experts() - begin);
+    kernels::add_rows<W>(gradient.logits.middleCols(begin, experts), nullptr,
+                         &grads.bias(0, begin));
+  });
 }
 
 /// The router of a config, with random weights from the seed.
@@ -390,7 +360,7 @@ template <Real T>
 Router<T> make_router(const MoEConfig& config, std::uint64_t seed) {
   config.validate();
   return Router<T>(config.d_model, config.num_experts, config.top_k, config.router,
-                   detail::mix(seed));
+                   detail::seed_of(seed, 0));
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "../kernels/instruction_set.hpp"
+#include "check.hpp"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -45,7 +46,8 @@ class FirstException {
   std::atomic<bool> caught_ = false;
 };
 
-/// A loop's items, which workers take by counters: LLVM's dynamic schedule allocates for every one.
+/// A loop over items, without the type of its body. Workers take items by counters: LLVM's dynamic
+/// schedule allocates for every one.
 struct Loop {
   void (*call)(const void* body, std::ptrdiff_t item, int worker);
   const void* body;
@@ -152,8 +154,10 @@ inline void Team::follow(int worker) {
 }
 
 /// Threads a call may use: as many as requested, or OpenMP's default for 0. One without OpenMP, and
-/// one inside the caller's own parallel region, which already has its threads.
-inline int num_threads([[maybe_unused]] int requested) {
+/// one inside the caller's own parallel region, which already has its threads. Throws
+/// std::invalid_argument for less than 0.
+inline int num_threads(int requested) {
+  check(requested >= 0, "CallOptions: num_threads = ", requested, ", expected at least 0");
 #ifdef _OPENMP
   if (current_team != nullptr) {
     return current_team->size();

@@ -19,6 +19,12 @@ constexpr std::uint64_t mix(std::uint64_t z) {
   return z ^ (z >> 31);
 }
 
+/// The seed of one part of something with a seed: the parts of seeds that follow each other, as of
+/// a model's layers, have nothing in common.
+constexpr std::uint64_t seed_of(std::uint64_t whole, std::uint64_t part) {
+  return mix(mix(whole) + part);
+}
+
 class CounterRandom {
  public:
   /// Streams of one seed are independent of each other.

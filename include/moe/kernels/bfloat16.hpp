@@ -70,7 +70,7 @@ Packet dot_pairs(const Packet& a, const Packet& b, const Packet& sum) {
 
 template <class Packet>
 Packet load_group(const Eigen::bfloat16* panel) {
-  return Eigen::internal::pload<Packet>(reinterpret_cast<const float*>(panel));
+  return Eigen::internal::ploadu<Packet>(reinterpret_cast<const float*>(panel));
 }
 
 template <class Packet>

@@ -36,6 +36,22 @@ void combine_row(const Matrix<T>& rows, std::span<const Index> slot, const Wide<
   });
 }
 
+/// out (size) += the sum of weight[i] * rows.row(i) over the rows (n, size) in their order; weight
+/// (n) may be null for ones. It is rounded to T once.
+template <class T>
+void add_rows(ConstMatrixRef<T> rows, const T* weight, T* out) {
+  using W = Wide<T>;
+  for_lanes<W>(rows.cols(), [&](auto at) {
+    auto sum = at.load(out);
+    for (Index i = 0; i < rows.rows(); ++i) {
+      const auto value = at.load(&rows.coeffRef(i, 0));
+      sum =
+          weight == nullptr ? sum + value : madd(LanesOr<W>(static_cast<W>(weight[i])), value, sum);
+    }
+    at.store(out, sum);
+  });
+}
+
 /// The sum of a[i] * b[i]: a sum for each lane, in order, and then their sum.
 template <class A, class B>
 Wide<A> dot(const A* a, const B* b, Index size) {
