@@ -5,21 +5,22 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
-#include <vector>
-
 #include "moe/detail/reserve.hpp"
 #include "support/count_allocations.hpp"
 #include "support/guarded.hpp"
 #include "support/matrix_near.hpp"
+#include "support/product_sizes.hpp"
 #include "support/random_matrix.hpp"
 
 namespace moe::kernels {
 namespace {
 
+using testing::depths;
 using testing::matrix_within;
+using testing::max_rows;
 using testing::random_matrix;
 using testing::same_bits;
+using testing::widths;
 
 enum class Layout { plain, transposed, block, scattered };
 constexpr Layout all_layouts[] = {Layout::plain, Layout::transposed, Layout::block,
@@ -105,31 +106,6 @@ template <class T>
 Matrix<T> product(const Matrix<T>& a, const Matrix<T>& b) {
   return product<T>(a, b, Update::assign, Matrix<T>(a.rows(), b.cols()));
 }
-
-/// Depths with every remainder, and across the boundary of what is packed at a time.
-template <class T>
-std::vector<Index> depths() {
-  std::vector<Index> k(68);
-  std::iota(k.begin(), k.end(), 0);
-  const Index packed = GemmTile<T>::depth;
-  k.insert(k.end(), {300, packed - 1, packed, packed + 1, 2 * packed + 3});
-  return k;
-}
-
-/// Around every border; for one depth, every width.
-template <class T>
-std::vector<Index> widths(Index depth = 0) {
-  if (depth == 37) {
-    std::vector<Index> all(2 * GemmTile<T>::cols + 1);
-    std::iota(all.begin(), all.end(), 1);
-    return all;
-  }
-  const Index tile = GemmTile<T>::cols, packet = GemmTile<T>::packet_size;
-  return {1,        2,    3,        packet - 1,   packet,   packet + 1,
-          tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 2 * tile + 1};
-}
-
-constexpr Index max_rows = 13;  // two full tiles of rows and one more
 
 template <class T>
 class Gemm : public ::testing::Test {};
@@ -254,30 +230,6 @@ TYPED_TEST(Gemm, ReadsBWhereItIsWithTheBitsOfPackedB) {
     gemm<T>(view(a), view(guarded.map()), in_place, Update::assign);
     ASSERT_TRUE(same_bits(in_place, packed)) << depth;
     ASSERT_TRUE(same_bits(in_place, product(a, b))) << depth;
-  }
-}
-
-// As in the gradient of a weight. More rows than are packed at a time, and less than a panel left.
-TYPED_TEST(Gemm, TakesATransposedAWithTheSameBits) {
-  using T = TypeParam;
-  using testing::Flush;
-  using testing::Guarded;
-  const Index cols = detail::spread_width<T>(2 * GemmTile<T>::cols + 1);
-  for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
-    const Matrix<T> b = random_matrix<T>(depth, cols, 18);
-    ASSERT_TRUE(readable_in_place(view(b)));
-    for (const Index rows : {1, 6, 7, 11, 13, 66, 125}) {
-      const Matrix<T> a = random_matrix<T>(rows, depth, 19);
-      const Matrix<T> start = random_matrix<T>(rows, cols, 20);
-      for (const Update update : {Update::assign, Update::add}) {
-        const Matrix<T> want = product(a, b, update, start);
-        for (const Flush flush : {Flush::front, Flush::back}) {
-          Guarded<T> transposed(a.transpose(), flush), gb(b, flush), c(start, flush);
-          gemm<T>(view(transposed.map()).transpose(), view(gb.map()), c.map(), update);
-          ASSERT_TRUE(same_bits(c.map(), want)) << rows << " x " << depth;
-        }
-      }
-    }
   }
 }
 
