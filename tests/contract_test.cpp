@@ -6,8 +6,9 @@
 #include <thread>
 
 #include "moe/loss.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/packed_layer.hpp"
 #include "support/count_allocations.hpp"
+#include "support/guarded.hpp"
 #include "support/layer_step.hpp"
 
 #ifdef __SSE__
@@ -69,6 +70,32 @@ TYPED_TEST(Contract, TheOutputRowOfATokenDependsOnlyOnItsInputRowAndTheWeights) 
     layer.forward(reversed, y_reversed, scratch);
     EXPECT_TRUE(same_bits(y_reversed, Matrix<T>(y.colwise().reverse())));
   }
+}
+
+/// Of a layer or its packed form.
+template <class Layer>
+void expect_the_bits_of_a_large_batch_alone(const Layer& layer) {
+  const Matrix<float> x = random_matrix<float>(8192, layer.d_in(), 25);
+  Matrix<float> first(8192, layer.d_out()), y = first, alone(1, layer.d_out());
+  typename Layer::Scratch scratch;
+  layer.forward(x, first, scratch, {.num_threads = 1});
+  for (const int threads : {1, 2, 3, 8}) {
+    layer.forward(x, y, scratch, {.num_threads = threads});
+    for (const Index token : {0, 4095, 8191}) {
+      layer.forward(x.row(token), alone, scratch, {.num_threads = threads});
+      EXPECT_TRUE(same_bits(alone, first.row(token))) << token << " alone, threads " << threads;
+      EXPECT_TRUE(same_bits(y.row(token), first.row(token))) << token << ", threads " << threads;
+    }
+  }
+}
+
+TEST(Contract, ATokenHasTheSameBitsAloneAndInALargeBatchForAnyThreadCount) {
+  MoEConfig config = small_config();
+  config.d_model = 11, config.d_ff = 13, config.shared->d_ff = 7;
+  const MoELayer<float> layer = make_layer<float>(config, 24);
+  expect_the_bits_of_a_large_batch_alone(layer);
+  expect_the_bits_of_a_large_batch_alone(pack<float>(layer));
+  expect_the_bits_of_a_large_batch_alone(pack<bf16>(layer));
 }
 
 TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {
@@ -256,6 +283,28 @@ TEST(Contract, ASteadyStateForwardOrBackwardAllocatesNothing) {
   EXPECT_EQ(steady_state_allocations<bf16>(small_config(), 2, 12), 0);
 }
 #endif
+
+TYPED_TEST(Contract, ACallTouchesNoMemoryOutsideItsInputsAndOutputs) {
+  using T = TypeParam;
+  using testing::Flush;
+  using testing::Guarded;
+  const MoELayer<T> layer = make_layer<T>(small_config(), 33);
+  for (const Index rows : {1, 7, 30}) {
+    const Matrix<T> input = random_matrix<T>(rows, layer.d_in(), 34);
+    const auto want = run_step(layer, input);
+    for (const Flush flush : {Flush::front, Flush::back}) {
+      Guarded<T> x(input, flush), y(Matrix<T>::Zero(rows, layer.d_out()), flush);
+      Guarded<T> dy(want.dy, flush), dx(Matrix<T>::Zero(rows, layer.d_in()), flush);
+      typename MoELayer<T>::Tape tape;
+      auto grads = layer.zero_grads();
+      layer.forward(x.map(), y.map(), tape);
+      layer.backward(x.map(), dy.map(), tape, dx.map(), grads);
+      EXPECT_TRUE(same_bits(y.map(), want.y)) << rows << " rows";
+      EXPECT_TRUE(same_bits(dx.map(), want.dx)) << rows << " rows";
+      EXPECT_TRUE(same_grads(layer, grads, want.grads)) << rows << " rows";
+    }
+  }
+}
 
 TEST(Contract, ACallLeavesNoGlobalStateBehind) {
   const auto state = [] {

@@ -27,10 +27,10 @@ MoELayer<T> make_layer(const MoEConfig& config, std::uint64_t seed) {
   return layer;
 }
 
-/// The results of a taped forward and a backward.
+/// A taped forward and a backward: what came in from above, and the results.
 template <class Layer, class T>
 struct Step {
-  Matrix<T> y, dx;
+  Matrix<T> dy, y, dx;
   typename Layer::Grads grads;
 };
 
@@ -42,10 +42,10 @@ Step<MoELayer<T, RouterT, ExpertT>, T> run_step(
   typename MoELayer<T, RouterT, ExpertT>::Tape own;
   tape = tape == nullptr ? &own : tape;
   Step<MoELayer<T, RouterT, ExpertT>, T> step{
-      Matrix<T>(x.rows(), layer.d_out()), Matrix<T>(x.rows(), layer.d_in()), layer.zero_grads()};
+      random_matrix<T>(x.rows(), layer.d_out(), 4242), Matrix<T>(x.rows(), layer.d_out()),
+      Matrix<T>(x.rows(), layer.d_in()), layer.zero_grads()};
   layer.forward(x, step.y, *tape, call);
-  const Matrix<T> dy = random_matrix<T>(x.rows(), layer.d_out(), 4242);
-  layer.backward(x, dy, *tape, step.dx, step.grads);
+  layer.backward(x, step.dy, *tape, step.dx, step.grads);
   return step;
 }
 
