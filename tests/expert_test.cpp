@@ -53,20 +53,20 @@ Matrix<T> forward(const Expert<T>& expert, const Matrix<T>& x) {
   return y;
 }
 
-/// Everything backward gives, from grads that start at `start`. With parts, every stage is computed
-/// part by part, on rows that are not the first of the tape.
+/// Everything forward and backward give, from grads that start at `start`. With parts, every stage
+/// is computed part by part, on rows that are not the first of the tape.
 template <class T>
 struct Backward {
-  Matrix<T> dx;
+  Matrix<T> y, dx;
   ExpertParams<T> grads;
 
   Backward(const Expert<T>& expert, const Matrix<T>& x, const Matrix<T>& dy, T start = T(0),
            Index parts = 1)
-      : dx(Matrix<T>::Constant(x.rows(), x.cols(), Eigen::NumTraits<T>::quiet_NaN())),
+      : y(Matrix<T>::Constant(x.rows(), dy.cols(), Eigen::NumTraits<T>::quiet_NaN())),
+        dx(Matrix<T>::Constant(x.rows(), x.cols(), Eigen::NumTraits<T>::quiet_NaN())),
         grads(expert.params()) {
     ExpertParams<T>::for_each([&](std::string_view, auto& g) { g.setConstant(start); }, grads);
     typename Expert<T>::Tape tape;
-    Matrix<T> y(x.rows(), expert.d_out());
     if (parts == 1) {
       expert.forward(x, y, tape);
       expert.backward_input(x, dy, tape, dx);
@@ -195,15 +195,23 @@ TEST(Expert, AddsToGradsAndOverwritesDx) {
   });
 }
 
+// Every tensor has several panels and several tiles of rows, so that parts cut each of the stages.
 TEST(Expert, HasTheSameBitsForEveryNumberOfParts) {
-  for_each_kind([](const ExpertConfig& config) {
-    const auto expert = random_expert<float>(config);
-    const Matrix<float> x = random_matrix<float>(40, 5, 9), dy = random_matrix<float>(40, 3, 10);
+  constexpr Index panel = kernels::GemmTile<float>::cols;
+  const Expert<float>::Sizes sizes{2 * panel + 5, 3 * panel + 7, 2 * panel + 3};
+  const Matrix<float> x = random_matrix<float>(9, sizes.d_in, 9);
+  const Matrix<float> dy = random_matrix<float>(9, sizes.d_out, 10);
+  for (const bool gated : {false, true}) {
+    Expert<float> expert(sizes, {.gated = gated, .bias = true, .output_gate = true}, 1);
+    testing::randomise(expert.params(), 2, 0.1);
     const Backward<float> whole(expert, x, dy, 0.5f);
     for (const Index parts : {2, 3, 5, 50}) {
-      expect_same_bits(Backward<float>(expert, x, dy, 0.5f, parts).grads, whole.grads);
+      const Backward<float> parted(expert, x, dy, 0.5f, parts);
+      EXPECT_TRUE(same_bits(parted.y, whole.y)) << parts << " parts";
+      EXPECT_TRUE(same_bits(parted.dx, whole.dx)) << parts << " parts";
+      expect_same_bits(parted.grads, whole.grads);
     }
-  });
+  }
 }
 
 // Wide enough for vectors and their remainders, and each row alone at other addresses than in the
