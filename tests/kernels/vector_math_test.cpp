@@ -146,7 +146,7 @@ class VectorMath : public ::testing::Test {};
 using Functions = ::testing::Types<Exp, Sigmoid, Tanh, Erf>;
 TYPED_TEST_SUITE(VectorMath, Functions);
 
-TYPED_TEST(VectorMath, IsExactToAFewUlpOnFloats) {
+TYPED_TEST(VectorMath, IsWithinTwoUlpOnFloats) {
   const char* exhaustive = std::getenv("MOE_EXHAUSTIVE");
   const std::uint64_t stride = exhaustive != nullptr && std::string(exhaustive) == "1" ? 1 : 251;
   Worst<TypeParam, float, double> worst;
@@ -158,7 +158,7 @@ TYPED_TEST(VectorMath, IsExactToAFewUlpOnFloats) {
 }
 
 #if LDBL_MANT_DIG > DBL_MANT_DIG  // else there is nothing to compare with
-TYPED_TEST(VectorMath, IsExactToAFewUlpOnDoubles) {
+TYPED_TEST(VectorMath, IsWithinTwoUlpOnDoubles) {
   const detail::CounterRandom random(1, 0);
   Worst<TypeParam, double, long double> worst;
   for (std::uint64_t i = 0; i < 100000; ++i) {
@@ -174,7 +174,7 @@ TYPED_TEST(VectorMath, IsExactToAFewUlpOnDoubles) {
 #endif
 
 /// Around every constant at which the code changes its way.
-TYPED_TEST(VectorMath, IsExactAroundTheBoundaries) {
+TYPED_TEST(VectorMath, IsWithinTwoUlpAroundTheBoundaries) {
   const auto check = [](auto zero, auto wide) {
     using T = decltype(zero);
     using W = decltype(wide);
