@@ -1,5 +1,5 @@
 // One program of units compiled for different instruction sets: each computes with its own code,
-// and all agree with the specification.
+// and all agree with the specification and, on the gradient, with each other.
 #include <cmath>
 #include <cstdio>
 #include <moe/moe.hpp>
@@ -11,9 +11,14 @@
 
 namespace {
 
-bool is_near(const std::vector<double>& got, const moe::Matrix<double>& want, double tolerance) {
-  const Eigen::Map<const moe::Matrix<double>> y(got.data(), want.rows(), want.cols());
-  return (y - want).norm() <= tolerance * want.norm();
+using Matrix = moe::Matrix<double>;
+
+Matrix matrix(const std::vector<double>& values) {
+  return Eigen::Map<const Matrix>(values.data(), unit_tokens, unit_config().d_model);
+}
+
+bool is_near(const std::vector<double>& got, const Matrix& want, double tolerance) {
+  return (matrix(got) - want).norm() <= tolerance * want.norm();
 }
 
 }  // namespace
@@ -23,7 +28,7 @@ int main() {
   const std::vector<float> x = unit_input();
   const moe::Matrix<float> tokens =
       Eigen::Map<const moe::Matrix<float>>(x.data(), unit_tokens, unit_config().d_model);
-  const moe::Matrix<double> want = moe::reference::forward(layer, tokens);
+  const Matrix want = moe::reference::forward(layer, tokens);
 
   std::vector<Unit> units{unit_of_baseline()};
 #ifdef MOE_UNIT_V3
@@ -32,10 +37,14 @@ int main() {
 #ifdef MOE_UNIT_V4
   units.push_back(unit_of_v4());
 #endif
+#ifdef MOE_UNIT_V4_BF16
+  units.push_back(unit_of_v4_bf16());
+#endif
+  const Matrix dx = matrix(units.front().dx);
   std::set<std::string> names;
   for (const Unit& unit : units) {
     const bool right = is_near(unit.plain, want, 1e-5) && is_near(unit.packed, want, 1e-5) &&
-                       is_near(unit.packed_bf16, want, 2e-2);
+                       is_near(unit.packed_bf16, want, 2e-2) && is_near(unit.dx, dx, 1e-5);
     std::printf("%s: %s\n", unit.instruction_set.c_str(), right ? "right" : "WRONG");
     if (!right || !names.insert(unit.instruction_set).second) {
       return 1;

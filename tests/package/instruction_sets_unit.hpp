@@ -9,6 +9,7 @@
 struct Unit {
   std::string instruction_set;
   std::vector<double> plain, packed, packed_bf16;  // y (tokens, d_model) of each form of the layer
+  std::vector<double> dx;                          // (tokens, d_model), for a dy that is x
 };
 
 inline constexpr std::ptrdiff_t unit_tokens = 37;
@@ -28,3 +29,4 @@ inline std::vector<float> unit_input() {
 Unit unit_of_baseline();
 Unit unit_of_v3();
 Unit unit_of_v4();
+Unit unit_of_v4_bf16();
