@@ -10,13 +10,13 @@
 #include "moe/reference.hpp"
 #include "support/count_allocations.hpp"
 #include "support/guarded.hpp"
-#include "support/matrix_near.hpp"
-#include "support/random_matrix.hpp"
+#include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
 namespace moe {
 namespace {
 
+using testing::make_layer;
 using testing::random_matrix;
 using testing::same_bits;
 
@@ -34,16 +34,6 @@ std::vector<MoEConfig> configs() {
   return {plain, biased, ungated, shared, on_input, dropping};
 }
 
-template <Real T>
-MoELayer<T> random_layer(const MoEConfig& config) {
-  MoELayer<T> layer(config, 7);
-  layer.for_each_parameter([seed = std::uint64_t{100}](const std::string&, auto& w) mutable {
-    w = random_matrix<typename std::remove_reference_t<decltype(w)>::Scalar>(w.rows(), w.cols(),
-                                                                             ++seed, 0.3);
-  });
-  return layer;
-}
-
 template <class S>
 class PackedLayerOf : public ::testing::Test {};
 using AllStorages = ::testing::Types<float, double, bf16>;
@@ -57,7 +47,7 @@ TYPED_TEST_SUITE(ExactPackedLayerOf, ExactStorages);
 TYPED_TEST(ExactPackedLayerOf, GivesTheBitsOfItsLayer) {
   using T = TypeParam;
   for (const MoEConfig& config : configs()) {
-    const MoELayer<T> layer = random_layer<T>(config);
+    const MoELayer<T> layer = make_layer<T>(config, 7);
     const PackedLayer<T> packed = pack<T>(layer);
     typename MoELayer<T>::Scratch scratch;
     typename PackedLayer<T>::Scratch packed_scratch;
@@ -90,7 +80,7 @@ TYPED_TEST(ExactPackedLayerOf, TakesExpertsOfDifferentWidths) {
 TYPED_TEST(ExactPackedLayerOf, UnpacksToTheSameWeights) {
   using T = TypeParam;
   for (const MoEConfig& config : configs()) {
-    MoELayer<T> layer = random_layer<T>(config);
+    MoELayer<T> layer = make_layer<T>(config, 7);
     MoELayer<T> again = pack<T>(layer).unpack();
     std::vector<Matrix<T>> want;
     layer.for_each_parameter([&](const std::string&, auto& w) { want.push_back(w); });
@@ -101,9 +91,27 @@ TYPED_TEST(ExactPackedLayerOf, UnpacksToTheSameWeights) {
   }
 }
 
+TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
+  using S = TypeParam;
+  constexpr Index cols = kernels::GemmTile<S>::cols, group = kernels::GemmTile<S>::group;
+  const auto bytes_of = [](const MoEConfig& config) {
+    return static_cast<Index>(pack<S>(make_layer<Wide<S>>(config, 7)).bytes());
+  };
+  constexpr Index size = sizeof(S);
+  // Three experts whose gate, up and down fill their panels take no more than the weights.
+  const MoEConfig full{.d_model = 2 * cols, .d_ff = cols, .num_experts = 3, .top_k = 1};
+  EXPECT_EQ(bytes_of(full), 3 * 3 * (2 * cols * cols) * size);
+  // A weight of one element takes a group of k of one panel, and gate and up share theirs.
+  MoEConfig least{.d_model = 1, .d_ff = 1, .num_experts = 3, .top_k = 1};
+  EXPECT_EQ(bytes_of(least), 3 * 2 * (group * cols) * size);
+  // A shared expert: gate and up begin a third panel of two weights, down has a group more.
+  least.shared = SharedExpertConfig{.d_ff = cols + 1};
+  EXPECT_EQ(bytes_of(least), (3 * 2 * group + 3 * group + (cols + group)) * cols * size);
+}
+
 TEST(PackedLayer, RoundsWeightsAndRowsToBfloat16OnceEach) {
   for (const MoEConfig& config : configs()) {
-    const PackedLayer<bf16> packed = pack<bf16>(random_layer<float>(config));
+    const PackedLayer<bf16> packed = pack<bf16>(make_layer<float>(config, 7));
     // The unpacked layer has the rounded weights, so only the hidden row's rounding is left: 2^-9
     // of each of its elements, whose signs are random.
     const MoELayer<float> rounded = packed.unpack();
@@ -119,7 +127,7 @@ TEST(PackedLayer, RoundsWeightsAndRowsToBfloat16OnceEach) {
 TYPED_TEST(PackedLayerOf, RowHasTheSameBitsAloneAndInABatch) {
   using W = Wide<TypeParam>;
   const MoEConfig config{.d_model = 129, .d_ff = 200, .num_experts = 6, .top_k = 3};
-  const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(config));
+  const PackedLayer<TypeParam> packed = pack<TypeParam>(make_layer<W>(config, 7));
   const Matrix<W> x = random_matrix<W>(700, config.d_model, 3);
   Matrix<W> all(700, config.d_model), one(1, config.d_model);
   typename PackedLayer<TypeParam>::Scratch scratch;
@@ -134,7 +142,7 @@ TYPED_TEST(PackedLayerOf, BitsDoNotDependOnWhereAnExpertIsCutIntoTiles) {
   using W = Wide<TypeParam>;
   const Index tokens = DispatchPlan::tile_rows + 5, border = tokens / 2;
   const PackedLayer<TypeParam> packed =
-      pack<TypeParam>(random_layer<W>({.d_model = 11, .d_ff = 13, .num_experts = 2, .top_k = 2}));
+      pack<TypeParam>(make_layer<W>({.d_model = 11, .d_ff = 13, .num_experts = 2, .top_k = 2}, 7));
   const Matrix<W> x = random_matrix<W>(tokens, packed.d_in(), 3);
   Matrix<W> all(tokens, packed.d_out()), again = all, part(9, packed.d_out());
   typename PackedLayer<TypeParam>::Scratch scratch;
@@ -150,7 +158,7 @@ TYPED_TEST(PackedLayerOf, BitsDoNotDependOnWhereAnExpertIsCutIntoTiles) {
 
 TYPED_TEST(PackedLayerOf, BitsDoNotDependOnTheNumberOfThreads) {
   using W = Wide<TypeParam>;
-  const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(configs()[3]));
+  const PackedLayer<TypeParam> packed = pack<TypeParam>(make_layer<W>(configs()[3], 7));
   const Matrix<W> x = random_matrix<W>(300, packed.d_in(), 3);
   Matrix<W> want(300, packed.d_out()), got(300, packed.d_out());
   typename PackedLayer<TypeParam>::Scratch scratch;
@@ -163,7 +171,7 @@ TYPED_TEST(PackedLayerOf, BitsDoNotDependOnTheNumberOfThreads) {
 
 TYPED_TEST(PackedLayerOf, WritesOverItsInputWithTheSameBits) {
   using W = Wide<TypeParam>;
-  const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(configs()[3]));
+  const PackedLayer<TypeParam> packed = pack<TypeParam>(make_layer<W>(configs()[3], 7));
   Matrix<W> x = random_matrix<W>(30, packed.d_in(), 3), y(30, packed.d_out());
   typename PackedLayer<TypeParam>::Scratch scratch;
   packed.forward(x, y, scratch);
@@ -174,7 +182,7 @@ TYPED_TEST(PackedLayerOf, WritesOverItsInputWithTheSameBits) {
 TYPED_TEST(PackedLayerOf, TouchesNoMemoryOutsideItsInputAndOutput) {
   using W = Wide<TypeParam>;
   for (const MoEConfig& config : configs()) {
-    const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(config));
+    const PackedLayer<TypeParam> packed = pack<TypeParam>(make_layer<W>(config, 7));
     for (const Index rows : {1, 7, 30}) {
       const Matrix<W> x = random_matrix<W>(rows, packed.d_in(), 3);
       Matrix<W> want(rows, packed.d_out());
@@ -191,7 +199,7 @@ TYPED_TEST(PackedLayerOf, TouchesNoMemoryOutsideItsInputAndOutput) {
 
 TYPED_TEST(PackedLayerOf, NanReachesItsOwnRowAndMovesNoOther) {
   using W = Wide<TypeParam>;
-  const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(configs()[1]));
+  const PackedLayer<TypeParam> packed = pack<TypeParam>(make_layer<W>(configs()[1], 7));
   Matrix<W> x = random_matrix<W>(20, packed.d_in(), 3);
   Matrix<W> want(20, packed.d_out()), got(20, packed.d_out());
   typename PackedLayer<TypeParam>::Scratch scratch;
@@ -205,7 +213,7 @@ TYPED_TEST(PackedLayerOf, NanReachesItsOwnRowAndMovesNoOther) {
 
 TYPED_TEST(PackedLayerOf, IsSharedByThreadsWithTheirOwnScratch) {
   using W = Wide<TypeParam>;
-  const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(configs()[0]));
+  const PackedLayer<TypeParam> packed = pack<TypeParam>(make_layer<W>(configs()[0], 7));
   const Matrix<W> x = random_matrix<W>(60, packed.d_in(), 3);
   std::vector<Matrix<W>> y(4, Matrix<W>(60, packed.d_out()));
   std::vector<std::thread> threads;
@@ -224,7 +232,7 @@ TYPED_TEST(PackedLayerOf, IsSharedByThreadsWithTheirOwnScratch) {
 }
 
 TEST(PackedLayer, KeepsNanWeightsAndRoundsHalvesToEven) {
-  MoELayer<float> layer = random_layer<float>(configs()[0]);
+  MoELayer<float> layer = make_layer<float>(configs()[0], 7);
   Matrix<float>& up = layer.experts()[0].params().up;
   up(0, 0) = std::numeric_limits<float>::quiet_NaN();
   up(0, 1) = 1.0f + 1.0f / 256;  // half way between 1 and 1 + 2^-7: to the even 1
@@ -236,7 +244,7 @@ TEST(PackedLayer, KeepsNanWeightsAndRoundsHalvesToEven) {
 }
 
 TEST(PackedLayer, RefusesOtherShapes) {
-  const PackedLayer<float> packed = pack<float>(random_layer<float>(configs()[0]));
+  const PackedLayer<float> packed = pack<float>(make_layer<float>(configs()[0], 7));
   PackedLayer<float>::Scratch scratch;
   const Matrix<float> x = random_matrix<float>(3, 36, 3);
   Matrix<float> y(3, 37);
@@ -247,7 +255,7 @@ TEST(PackedLayer, RefusesOtherShapes) {
 TYPED_TEST(PackedLayerOf, AllocatesNothingInSteadyState) {
   using W = Wide<TypeParam>;
   for (const MoEConfig& config : configs()) {
-    const PackedLayer<TypeParam> packed = pack<TypeParam>(random_layer<W>(config));
+    const PackedLayer<TypeParam> packed = pack<TypeParam>(make_layer<W>(config, 7));
     const Matrix<W> x = random_matrix<W>(100, packed.d_in(), 3);
     const Matrix<W> other = random_matrix<W>(100, packed.d_in(), 4);  // another routing
     Matrix<W> y(100, packed.d_out());
