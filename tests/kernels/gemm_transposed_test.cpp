@@ -37,21 +37,21 @@ Matrix<T> row_major(View<T> m) {
                                                  Strides(m.row_stride, m.col_stride));
 }
 
-/// For all numbers of rows and many of columns, the first of them.
+/// For all numbers of rows and many of columns, the first of them. Every third depth is assigned,
+/// the others are added: each remainder meets both, at half the cost.
 template <class T>
 void expect_the_bits_of_row_major_operands(View<T> a, View<T> b) {
+  const Update update = a.cols % 3 == 0 ? Update::assign : Update::add;
   const Matrix<T> plain_a = row_major(a), plain_b = row_major(b);
   const Matrix<T> start = random_matrix<T>(a.rows, b.cols, 1);
-  for (const Update update : {Update::assign, Update::add}) {
-    Matrix<T> whole = start;
-    gemm<T>(view(plain_a), view(plain_b), whole, update);
-    for (const Index cols : widths<T>(a.cols)) {
-      for (Index rows = 1; rows <= a.rows; ++rows) {
-        Matrix<T> c = start.topLeftCorner(rows, cols);
-        gemm<T>(a.block(0, 0, rows, a.cols), b.block(0, 0, b.rows, cols), c, update);
-        ASSERT_TRUE(same_bits(c, whole.topLeftCorner(rows, cols)))
-            << rows << " x " << a.cols << " x " << cols << ", add = " << (update == Update::add);
-      }
+  Matrix<T> whole = start;
+  gemm<T>(view(plain_a), view(plain_b), whole, update);
+  for (const Index cols : widths<T>(a.cols)) {
+    for (Index rows = 1; rows <= a.rows; ++rows) {
+      Matrix<T> c = start.topLeftCorner(rows, cols);
+      gemm<T>(a.block(0, 0, rows, a.cols), b.block(0, 0, b.rows, cols), c, update);
+      ASSERT_TRUE(same_bits(c, whole.topLeftCorner(rows, cols)))
+          << rows << " x " << a.cols << " x " << cols;
     }
   }
 }

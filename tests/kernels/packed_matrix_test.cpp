@@ -38,7 +38,7 @@ void multiply(ConstMatrixRef<S> x, const PackedMatrix<S>& weight, Part part,
               MatrixRef<Wide<S>> sums, Matrix<Wide<S>>& product) {
   std::vector<const S*> rows;
   for (Index row = 0; row < x.rows(); ++row) {
-    rows.push_back(&x.coeffRef(row, 0));
+    rows.push_back(x.data() + row * x.outerStride());
   }
   const Index panels = weight.num_panels(), share = weight.share(), outputs = weight.num_outputs();
   multiply_panels<S>(
