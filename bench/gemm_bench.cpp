@@ -45,6 +45,7 @@ void multiply(benchmark::State& state, const GemmCase& c, Product product) {
 }
 
 [[maybe_unused]] const bool registered = [] {
+  Eigen::setNbThreads(1);
   for (const GemmCase& c : gemm_cases()) {
     const std::string shape =
         std::to_string(c.rows) + "x" + std::to_string(c.cols) + "x" + std::to_string(c.k);
