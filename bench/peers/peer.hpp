@@ -79,7 +79,7 @@ class ProductPeer : public Peer {
 };
 
 /// SwiGLU: gate = silu(gate) * up.
-inline void multiply_activated(MatrixRef<float> gate, const Matrix<float>& up) {
+inline void multiply_activated(MatrixRef<float> gate, ConstMatrixRef<float> up) {
   gate = gate.array() * gate.array().logistic() * up.array();
 }
 
@@ -94,18 +94,17 @@ class ProductLoopPeer : public ProductPeer {
                         MatrixRef<float> c) const = 0;
 
   void compute_experts() override {
-    workers_.resize(static_cast<std::size_t>(threads_));
+    grow_workers();
     detail::parallel_for(layer_.num_experts(), threads_, [&](Index e, int number) {
       Worker& worker = workers_[static_cast<std::size_t>(number)];
       const ExpertParams<float>& p = params(e);
       const Index rows = plan_.kept(e);
       const auto x = x_rows_.middleRows(first_row(e), rows);
-      worker.gate.resize(rows, p.gate.rows());
-      worker.up.resize(rows, p.up.rows());
-      multiply(x, p.gate, worker.gate);
-      multiply(x, p.up, worker.up);
-      multiply_activated(worker.gate, worker.up);
-      multiply(worker.gate, p.down, y_rows_.middleRows(first_row(e), rows));
+      MatrixRef<float> gate = worker.gate.topRows(rows), up = worker.up.topRows(rows);
+      multiply(x, p.gate, gate);
+      multiply(x, p.up, up);
+      multiply_activated(gate, up);
+      multiply(gate, p.down, y_rows_.middleRows(first_row(e), rows));
     });
   }
 
@@ -113,6 +112,19 @@ class ProductLoopPeer : public ProductPeer {
   struct Worker {
     Matrix<float> gate, up;
   };
+
+  /// Room for the largest expert, so that calls of the same routing allocate nothing: ours do not.
+  void grow_workers() {
+    Index most = 0;
+    for (Index e = 0; e < layer_.num_experts(); ++e) {
+      most = std::max(most, plan_.kept(e));
+    }
+    workers_.resize(static_cast<std::size_t>(threads_));
+    for (Worker& worker : workers_) {
+      detail::grow(worker.gate, most, params(0).gate.rows());
+      detail::grow(worker.up, most, params(0).up.rows());
+    }
+  }
 
   std::vector<Worker> workers_;
 };
