@@ -123,11 +123,12 @@ class Forward {
 
  private:
   /// Cold weights are those of a model of some layers. How fast they are read depends on the pages
-  /// that each layer got, by a fifth: one alone would be a matter of luck.
+  /// that they got, by a fifth: less than this would be a matter of luck.
   void copy_layer(const Case& c) {
     constexpr std::size_t model_bytes = std::size_t{1} << 30, most = 8;
-    const std::size_t copies = c.cold() ? model_bytes / layers_.front().bytes() : 1;
-    layers_.resize(std::clamp<std::size_t>(copies, 1, most), layers_.front());
+    const std::size_t bytes = layers_.front().bytes();
+    const std::size_t copies = c.cold() ? (model_bytes + bytes - 1) / bytes : 1;
+    layers_.resize(std::min(copies, most), layers_.front());
   }
 
   CallOptions call_;
