@@ -67,12 +67,8 @@ void forward_backward(benchmark::State& state, const LayerCase& c) {
 
 [[maybe_unused]] const bool registered = [] {
   for (const LayerCase& c : layer_cases()) {
-    const std::string shape = "D" + std::to_string(c.config.d_model) + "_F" +
-                              std::to_string(c.config.d_ff) + "_E" +
-                              std::to_string(c.config.num_experts) + "_K" +
-                              std::to_string(c.config.top_k) + "/" + std::to_string(c.tokens);
-    benchmark::RegisterBenchmark(("forward/" + shape).c_str(), forward, c)->UseRealTime();
-    benchmark::RegisterBenchmark(("forward_backward/" + shape).c_str(), forward_backward, c)
+    benchmark::RegisterBenchmark(("forward/" + c.name()).c_str(), forward, c)->UseRealTime();
+    benchmark::RegisterBenchmark(("forward_backward/" + c.name()).c_str(), forward_backward, c)
         ->UseRealTime();
   }
   return true;

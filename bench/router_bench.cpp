@@ -12,25 +12,13 @@ namespace {
 
 using benchmark::Counter;
 
-/// Tokens, and as much of a layer as router, plan and combine see of it.
-struct Shape {
-  Index tokens, d_model, num_experts, top_k;
-
-  std::string name() const {
-    return "D" + std::to_string(d_model) + "_E" + std::to_string(num_experts) + "_K" +
-           std::to_string(top_k) + "/" + std::to_string(tokens);
-  }
-  MoEConfig config() const {
-    return {.d_model = d_model, .d_ff = 128, .num_experts = num_experts, .top_k = top_k};
-  }
-};
-
-std::vector<Shape> shapes() {
+std::vector<LayerCase> router_cases() {
   if (smoke()) {
-    return {{8, 32, 4, 2}};
+    return layer_cases();
   }
-  return {{1, 1024, 8, 2},    {2048, 1024, 8, 2},    {1, 2048, 64, 8},     {2048, 2048, 64, 8},
-          {1, 1024, 4096, 8}, {2048, 1024, 4096, 8}, {8192, 1024, 4096, 8}};
+  const MoEConfig few = equal_active(1024, 7168, 8, 2), many = equal_active(2048, 8192, 64, 8),
+                  tiny = equal_active(1024, 1024, 4096, 8);
+  return {{few, 1}, {few, 2048}, {many, 1}, {many, 2048}, {tiny, 1}, {tiny, 2048}, {tiny, 8192}};
 }
 
 /// The first token's choices.
@@ -49,9 +37,10 @@ bool correct(const Router<float>& router, const Matrix<float>& x,
   return true;
 }
 
-void route(benchmark::State& state, const Shape& s) {
-  const Router<float> router(s.d_model, s.num_experts, s.top_k, RouterConfig{}, 1);
-  const auto x = random_tokens(s.tokens, s.d_model, 7);
+void route(benchmark::State& state, const LayerCase& c) {
+  const Router<float> router(c.config.d_model, c.config.num_experts, c.config.top_k, RouterConfig{},
+                             1);
+  const auto x = random_tokens(c.tokens, c.config.d_model, 7);
   Router<float>::Table table;
   router.route(x, {}, table);
   if (!correct(router, x, table)) {
@@ -62,43 +51,43 @@ void route(benchmark::State& state, const Shape& s) {
     router.route(x, {}, table);
     benchmark::DoNotOptimize(table.weight.data());
   }
-  const Work work{s.tokens, s.tokens * s.top_k, 0.0};
-  const auto flops = static_cast<double>(forward_flops(s.config(), work).router.total());
+  const Work work{c.tokens, c.tokens * c.config.top_k, 0.0};
+  const auto flops = static_cast<double>(forward_flops(c.config, work).router.total());
   state.counters["FLOP/s"] = Counter(flops, Counter::kIsIterationInvariantRate);
 }
 
 /// A table with random choices, no two of a token the same.
-RoutingTable<float> random_table(const Shape& s) {
+RoutingTable<float> random_table(const LayerCase& c) {
   RoutingTable<float> table;
-  table.expert.resize(s.tokens, s.top_k);
-  table.weight.setConstant(s.tokens, s.top_k, 1.0F / static_cast<float>(s.top_k));
+  table.expert.resize(c.tokens, c.config.top_k);
+  table.weight.setConstant(c.tokens, c.config.top_k, 1.0F / static_cast<float>(c.config.top_k));
   const detail::CounterRandom random(3, 0);
-  for (Index t = 0; t < s.tokens; ++t) {
+  for (Index t = 0; t < c.tokens; ++t) {
     const auto first = random.bits(static_cast<std::uint64_t>(t));
-    for (Index k = 0; k < s.top_k; ++k) {
-      const auto step = static_cast<std::uint64_t>(k * (s.num_experts / s.top_k));
+    for (Index k = 0; k < c.config.top_k; ++k) {
+      const auto step = static_cast<std::uint64_t>(k * (c.config.num_experts / c.config.top_k));
       table.expert(t, k) =
-          static_cast<ExpertId>((first + step) % static_cast<std::uint64_t>(s.num_experts));
+          static_cast<ExpertId>((first + step) % static_cast<std::uint64_t>(c.config.num_experts));
     }
   }
   return table;
 }
 
-void plan(benchmark::State& state, const Shape& s) {
-  const auto table = random_table(s);
+void plan(benchmark::State& state, const LayerCase& c) {
+  const auto table = random_table(c);
   DispatchPlan plan;
   for (auto _ : state) {
-    plan.build(table, s.num_experts);
+    plan.build(table, c.config.num_experts);
     benchmark::DoNotOptimize(plan.num_rows());
   }
 }
 
-void combine(benchmark::State& state, const Shape& s) {
-  const auto table = random_table(s);
+void combine(benchmark::State& state, const LayerCase& c) {
+  const auto table = random_table(c);
   DispatchPlan plan;
-  plan.build(table, s.num_experts);
-  const auto rows = random_matrix(plan.num_rows(), s.d_model, 5);
-  Matrix<float> y(s.tokens, s.d_model);
+  plan.build(table, c.config.num_experts);
+  const auto rows = random_matrix(plan.num_rows(), c.config.d_model, 5);
+  Matrix<float> y(c.tokens, c.config.d_model);
   for (auto _ : state) {
     combine_rows<float>(rows, plan, &table.weight, nullptr, y, detail::num_threads(0));
     benchmark::DoNotOptimize(y.data());
@@ -139,10 +128,10 @@ void top_k(benchmark::State& state, Index num_experts, Index k, bool ascending) 
 }
 
 [[maybe_unused]] const bool registered = [] {
-  for (const Shape& s : shapes()) {
-    benchmark::RegisterBenchmark(("route/" + s.name()).c_str(), route, s)->UseRealTime();
-    benchmark::RegisterBenchmark(("plan/" + s.name()).c_str(), plan, s);
-    benchmark::RegisterBenchmark(("combine/" + s.name()).c_str(), combine, s)->UseRealTime();
+  for (const LayerCase& c : router_cases()) {
+    benchmark::RegisterBenchmark(("route/" + c.name()).c_str(), route, c)->UseRealTime();
+    benchmark::RegisterBenchmark(("plan/" + c.name()).c_str(), plan, c);
+    benchmark::RegisterBenchmark(("combine/" + c.name()).c_str(), combine, c)->UseRealTime();
   }
   for (const auto& [num_experts, k] :
        {std::pair<Index, Index>{8, 2}, {64, 8}, {128, 8}, {256, 8}, {4096, 8}, {4096, 64}}) {

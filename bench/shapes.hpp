@@ -67,6 +67,8 @@ inline bool smoke() { return std::getenv("MOE_BENCH_SMOKE") != nullptr; }
 struct LayerCase {
   MoEConfig config;
   Index tokens;
+
+  std::string name() const { return shape_name(config) + '/' + std::to_string(tokens); }
 };
 
 inline std::vector<LayerCase> layer_cases() {

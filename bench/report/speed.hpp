@@ -93,8 +93,9 @@ inline Picture roofline_picture(const Report& report) {
 
 /// GFLOP/s of the reference layer over the number of tokens: colour is the form, dashes are dense.
 inline Picture forms_picture(const Report& report) {
-  Picture picture("forms", shape(report.yardstick.config) + ": MoE and dense of equal active FLOPs",
-                  900, 560);
+  Picture picture(
+      "forms", bench::shape_name(report.yardstick.config) + ": MoE and dense of equal active FLOPs",
+      900, 560);
   std::vector<std::string> forms;
   for (const Pair& p : report.yardstick.pairs) {
     if (forms.empty() || forms.back() != p.form) {

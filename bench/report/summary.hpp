@@ -52,11 +52,6 @@ std::string measured_summary(const Report& report, Cell&& cell) {
   return text + '\n';
 }
 
-inline std::string shape(const MoEConfig& c) {
-  return "D" + std::to_string(c.d_model) + " F" + std::to_string(c.d_ff) + " E" +
-         std::to_string(c.num_experts) + " K" + std::to_string(c.top_k);
-}
-
 /// GFLOP/s of MoE, and its time against that of dense, in each form.
 inline std::string forms_summary(const Report& report) {
   std::string text = pad("tokens", -20);
@@ -93,7 +88,7 @@ inline std::string summary(const Report& report) {
          model_summary(report) +
          "\nMilliseconds of a forward; MoE: and how many times faster than the dense layer of "
          "equal total size\n" +
-         measured_summary(report, cell) + '\n' + shape(report.yardstick.config) +
+         measured_summary(report, cell) + '\n' + bench::shape_name(report.yardstick.config) +
          ": GFLOP/s of the MoE layer, and time of the dense layer of equal active FLOPs / its "
          "time\n" +
          forms_summary(report) + '\n' + counted_line(report) + '\n';
