@@ -53,7 +53,7 @@ inline Grid full_grid() {
 
 /// The same in little, to see that everything runs.
 inline Grid quick_grid() {
-  Grid grid{64, 128, {8, 16}, {1, 4}, {1, 64}, {}, {}, 256, 0.0};
+  Grid grid{64, 128, {8, 16}, {1, 4}, {1, 16, 64}, {}, {}, 256, 0.0};
   grid.reference = equal_active(64, 128, 8, 2);
   grid.load = equal_active(64, 128, 16, 2);
   grid.load.capacity.factor = 1.25;

@@ -2,6 +2,8 @@
 // The pictures over the number of parameters: FLOPs and time.
 #pragma once
 
+#include <limits>
+
 #include "gnuplot.hpp"
 #include "summary.hpp"
 
@@ -10,8 +12,9 @@ namespace moe::report {
 inline std::string to_text(double value) { return significant(value, 7); }
 
 /// 1 M, 10 M, ... as tics of a logarithmic axis.
-inline constexpr std::string_view
-    layer_tics = "set xtics ('1 M' 1e6, '10 M' 1e7, '100 M' 1e8)",
+inline const std::string
+    layer_tics =
+        "('1 k' 1e3, '10 k' 1e4, '100 k' 1e5, '1 M' 1e6, '10 M' 1e7, '100 M' 1e8, '1 G' 1e9)",
     model_tics = "set xtics ('1 B' 1e9, '10 B' 1e10, '100 B' 1e11, '1 T' 1e12)";
 
 inline std::vector<std::string_view> families(const Report& report) {
@@ -70,6 +73,33 @@ inline void models_panel(const Report& report, Picture& picture) {
   picture << plot;
 }
 
+/// A range of a logarithmic axis: figure(m) of all layers measured at so many tokens, with these
+/// factors of room, above for a key.
+template <class Figure>
+std::string range(const Report& report, Index tokens, double below, double above, Figure&& figure) {
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+  for (const Measured& m : report.measured) {
+    if (m.tokens == tokens) {
+      least = std::min(least, figure(m));
+      most = std::max(most, figure(m));
+    }
+  }
+  return "[" + to_text(least / below) + ':' + to_text(most * above) + ']';
+}
+
+inline std::string params_range(const Report& report) {
+  return "set xrange " + range(report, report.grid.tokens.back(), 1.6, 1.6,
+                               [](const Measured& m) { return m.total_params; });
+}
+
+inline double ms_per_token(const Measured& m) {
+  return 1e3 * m.seconds / static_cast<double>(m.tokens);
+}
+
+inline double flops_per_token(const Measured& m) {
+  return m.matmul_flops / static_cast<double>(m.tokens);
+}
+
 /// The layers measured here at one number of tokens, as data blocks: dense, and one for each top_k.
 inline void layer_data(const Report& report, Index tokens, const std::string& suffix,
                        Picture& picture) {
@@ -77,9 +107,8 @@ inline void layer_data(const Report& report, Index tokens, const std::string& su
     picture.data(name + suffix);
     for (const Measured& m : report.measured) {
       if (m.tokens == tokens && m.top_k == top_k) {
-        const double n = static_cast<double>(tokens);
-        picture << to_text(m.total_params) + ' ' + to_text(m.matmul_flops / n) + ' ' +
-                       to_text(1e3 * m.seconds / n);
+        picture << to_text(m.total_params) + ' ' + to_text(flops_per_token(m)) + ' ' +
+                       to_text(ms_per_token(m));
       }
     }
     picture.end_data();
@@ -107,25 +136,17 @@ inline std::string layer_plot(const Report& report, const std::string& suffix, i
 
 inline Picture flops_picture(const Report& report) {
   Picture picture("flops", "FLOPs per token against total parameters", 1200, 560);
-  layer_data(report, report.grid.tokens.back(), "", picture);
+  const Index tokens = report.grid.tokens.back();
+  layer_data(report, tokens, "", picture);
   picture.panels(2);
   models_panel(report, picture);
-  picture << "unset label" << layer_tics
+  picture << "unset label"
+          << "set xtics " + layer_tics << "set ytics " + layer_tics
           << "set title 'Layers measured here (width " + std::to_string(report.grid.d_model) + ")'"
-          << "set ylabel 'FLOPs per token and layer'"
-          << "set ytics ('1 M' 1e6, '10 M' 1e7, '100 M' 1e8, '1 G' 1e9)"
-          << "set xrange [1e6:4e8]"
-          << "set yrange [1e6:4e9]" << layer_plot(report, "", 2);
+          << "set ylabel 'FLOPs per token and layer'" << params_range(report)
+          << "set yrange " + range(report, tokens, 3, 10, flops_per_token)
+          << layer_plot(report, "", 2);
   return picture;
-}
-
-/// Milliseconds per token of the slowest layer.
-inline double slowest(const Report& report, Index tokens) {
-  double most = 0;
-  for (const Measured& m : report.measured) {
-    most = std::max(most, m.tokens == tokens ? 1e3 * m.seconds / static_cast<double>(tokens) : 0);
-  }
-  return most;
 }
 
 inline Picture time_picture(const Report& report) {
@@ -136,15 +157,16 @@ inline Picture time_picture(const Report& report) {
     layer_data(report, shown[i], "_" + std::to_string(i), picture);
   }
   picture.panels(static_cast<int>(shown.size()));
-  picture << "set logscale xy" << layer_tics << "set xlabel 'Total parameters of the layer'"
+  picture << "set logscale xy"
+          << "set xtics " + layer_tics << params_range(report)
+          << "set xlabel 'Total parameters of the layer'"
           << "set ylabel 'Milliseconds per token'"
           << "set key top left"
-          << "set format y '%g'"
-          << "set xrange [1e6:4e8]";
+          << "set format y '%g'";
   for (std::size_t i = 0; i < shown.size(); ++i) {
     picture << "set title '" + std::to_string(shown[i]) +
                    (shown[i] == 1 ? " token'" : " tokens at a time'")
-            << "set yrange [*:" + to_text(30 * slowest(report, shown[i])) + "]"  // for the key
+            << "set yrange " + range(report, shown[i], 3, 30, ms_per_token)
             << layer_plot(report, "_" + std::to_string(i), 3);
   }
   return picture;

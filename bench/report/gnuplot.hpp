@@ -59,17 +59,19 @@ class Picture {
   std::ostringstream body_;
 };
 
-/// Writes the scripts of the picture and runs gnuplot on them. False if that fails.
+/// Writes the scripts of the picture and runs gnuplot on them. False if that fails: gnuplot.log
+/// then says why.
 inline bool draw(const Picture& picture, const std::filesystem::path& out) {
-  bool drawn = true;
   for (const std::string terminal : {"svg", "pngcairo"}) {
     const std::string script = picture.name() + (terminal == "svg" ? ".svg.gp" : ".png.gp");
     write_text(out / script, picture.script(terminal));
     const std::string command =
         "cd '" + out.string() + "' && gnuplot '" + script + "' > gnuplot.log 2>&1";
-    drawn = std::system(command.c_str()) == 0 && drawn;
+    if (std::system(command.c_str()) != 0) {
+      return false;
+    }
   }
-  return drawn;
+  return true;
 }
 
 inline bool have_gnuplot() { return std::system("gnuplot --version > /dev/null 2>&1") == 0; }

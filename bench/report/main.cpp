@@ -47,6 +47,8 @@ Report make_report(const Options& options) {
   return report;
 }
 
+/// Throws std::runtime_error if gnuplot is there and fails; by then all but the pictures is
+/// written.
 void write_report(Report& report, const std::filesystem::path& out) {
   std::filesystem::create_directories(out);
   write_tables(report, out);
@@ -55,14 +57,19 @@ void write_report(Report& report, const std::filesystem::path& out) {
   if (!report.pictures) {
     std::cout << "gnuplot is not installed: no pictures, tables only\n";
   }
+  std::string failed;
   for (const Picture& picture : pictures) {
     if (report.pictures && !draw(picture, out)) {
-      std::cout << "gnuplot failed on " << picture.name() << ", see gnuplot.log\n";
+      failed = picture.name();
       report.pictures = false;
     }
   }
   write_text(out / "index.html", page(report, pictures));
   write_text(out / "summary.txt", summary(report));
+  if (!failed.empty()) {
+    throw std::runtime_error("moe_report: gnuplot failed on " + failed + ", see " +
+                             (out / "gnuplot.log").string());
+  }
 }
 
 }  // namespace
@@ -78,9 +85,10 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     moe::report::Report report = moe::report::make_report(options);
+    std::cout << moe::report::summary(report);
     moe::report::write_report(report, options.out);
-    std::cout << moe::report::summary(report) << "Written to " << options.out.string()
-              << "/index.html in " << moe::report::fixed(report.seconds, 0) << " s\n";
+    std::cout << "Written to " << options.out.string() << "/index.html in "
+              << moe::report::fixed(report.seconds, 0) << " s\n";
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return 1;

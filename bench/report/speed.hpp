@@ -28,8 +28,7 @@ inline Picture speedup_picture(const Report& report) {
   picture << "set logscale xy 2" << doubling_tics << "set key outside right top"
           << "set xlabel 'FLOPs of the dense layer of equal total size / FLOPs of the MoE layer'"
           << "set ylabel 'Measured speed-up'"
-          << "set xrange [0.8:200]"
-          << "set yrange [*:200]";
+          << "set xrange [0.8:200]";
   std::string plot = "plot x with lines lw 2 lc rgb " + in_quotes(black) + " title 'ideal'";
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     plot += ", $tokens" + std::to_string(tokens[i]) + " using 1:2 with points pt " +
