@@ -176,8 +176,9 @@ inline std::string page(const Report& report, const std::vector<Picture>& pictur
       counted_table(report);
   html +=
       "<p>Files: <a href=\"report.json\">report.json</a>, <a href=\"models.csv\">models.csv"
-      "</a>, <a href=\"measured.csv\">measured.csv</a>, <a href=\"counted.csv\">counted.csv"
-      "</a>; the pictures as PNG and their gnuplot scripts beside them. Made in " +
+      "</a>, <a href=\"measured.csv\">measured.csv</a>, <a href=\"forms.csv\">forms.csv</a>, <a "
+      "href=\"counted.csv\">counted.csv</a>; the pictures as PNG and their gnuplot scripts beside "
+      "them. Made in " +
       fixed(report.seconds, 0) + " s.</p>\n</body></html>\n";
   return html;
 }

@@ -81,6 +81,16 @@ inline Json to_json(const Yardstick& y) {
   return json;
 }
 
+inline Json to_json(const PeerRow& p) {
+  return {{"peer", p.peer},
+          {"pass", p.pass},
+          {"shape", p.shape},
+          {"tokens", p.tokens},
+          {"peer_seconds", p.peer_seconds},
+          {"our_seconds", p.our_seconds},
+          {"ratio", p.ratio}};
+}
+
 inline Json to_json(const Report& report) {
   const Machine& machine = report.machine;
   Json json;
@@ -110,6 +120,9 @@ inline Json to_json(const Report& report) {
                             {"dropped", load.dropped},
                             {"dropped_share", load.dropped_share},
                             {"variation", load.variation}});
+  }
+  for (const PeerRow& p : report.peers) {
+    json["peers"].push_back(to_json(p));
   }
   json["seconds"] = report.seconds;
   return json;
