@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <vector>
 
 namespace moe::bench {
@@ -30,6 +31,16 @@ inline double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+/// The median of figure(item), or of a member of the items.
+template <class Items, class Figure>
+double median_of(const Items& items, Figure&& figure) {
+  std::vector<double> values;
+  for (const auto& item : items) {
+    values.push_back(std::invoke(figure, item));
+  }
+  return median(std::move(values));
 }
 
 }  // namespace moe::bench

@@ -69,7 +69,7 @@ class Measurement {
         work.push_back(executed_work(scratch.plan));
       });
       Measured m{.layer = name, .d_ff = c.d_ff, .tokens = tokens};
-      m.seconds = median_seconds(repetitions);
+      m.seconds = median_of(repetitions, &Repetition::seconds);
       m.best_seconds = std::min_element(repetitions.begin(), repetitions.end(),
                                         [](const Repetition& a, const Repetition& b) {
                                           return a.seconds < b.seconds;

@@ -7,7 +7,7 @@
 
 namespace moe::report {
 
-using bench::median, bench::seconds_of, bench::Stopwatch;
+using bench::median_of, bench::seconds_of, bench::Stopwatch;
 
 class Roofs {
  public:

@@ -32,18 +32,4 @@ std::vector<Repetition> repeat_cold(Roofs& roofs, double budget, Body&& body) {
   return repetitions;
 }
 
-/// The median of value(repetition).
-template <class Value>
-double median_of(const std::vector<Repetition>& repetitions, Value&& value) {
-  std::vector<double> values;
-  for (const Repetition& r : repetitions) {
-    values.push_back(value(r));
-  }
-  return median(std::move(values));
-}
-
-inline double median_seconds(const std::vector<Repetition>& repetitions) {
-  return median_of(repetitions, [](const Repetition& r) { return r.seconds; });
-}
-
 }  // namespace moe::report

@@ -16,6 +16,7 @@ struct Row {
   Case c;
   double gflops, weight_gbs;  ///< of the touched experts' weights
   std::string roof;           ///< the one that binds: fma, dot or read
+  double roof_value;          ///< in GFLOP/s, of read in GB/s, at that time: it moves
   double share;
   double seconds;
   std::optional<Stages> stages;
@@ -70,8 +71,10 @@ struct Repetition {
 
   double flop_rate() const { return flops / seconds; }
   double byte_rate() const { return bytes / seconds; }
-  double compute_share() const { return flop_rate() / mean(before, after).compute; }
-  double read_share() const { return before.read > 0 ? byte_rate() / mean(before, after).read : 0; }
+  double compute_roof() const { return mean(before, after).compute; }
+  double read_roof() const { return mean(before, after).read; }
+  double compute_share() const { return flop_rate() / compute_roof(); }
+  double read_share() const { return before.read > 0 ? byte_rate() / read_roof() : 0; }
   /// How far the roofs moved meanwhile, as a share of them.
   double drift() const {
     const auto relative = [](double a, double b) {
@@ -81,9 +84,9 @@ struct Repetition {
   }
 };
 
-/// The steadiest repetitions of at most four times as many, made until so many are steady: `count`,
-/// and of a short case up to ten times that. A probe takes half as long as the case: who disturbs
-/// one for a moment, disturbs both.
+/// Repeats until `count` repetitions are steady, at most 4 * `count` times, and returns the
+/// steadiest `count`; of a short case up to ten times as many. A probe takes half as long as the
+/// case, so that what disturbs the machine for a moment disturbs both.
 template <class Subject>
 std::vector<Repetition> repeat(Subject& subject, const Case& c, int count, Probes& probes) {
   using S = typename Subject::Scalar;
@@ -113,7 +116,7 @@ std::optional<Stages> median_stages(Subject& subject, const Case& c, int repetit
                                     Probes& probes) {
   using S = typename Subject::Scalar;
   if constexpr (requires { subject.stages(0); }) {
-    std::vector<double> route, plan, combine;
+    std::vector<Stages> runs;
     for (int i = 0; i <= repetitions; ++i) {
       subject.run(i);
       if (c.cold()) {
@@ -121,12 +124,11 @@ std::optional<Stages> median_stages(Subject& subject, const Case& c, int repetit
       }
       const Stages s = subject.stages(i);
       if (i > 0) {  // the first one grows the memory
-        route.push_back(s.route);
-        plan.push_back(s.plan);
-        combine.push_back(s.combine);
+        runs.push_back(s);
       }
     }
-    return Stages{median(route), median(plan), median(combine)};
+    return Stages{median_of(runs, &Stages::route), median_of(runs, &Stages::plan),
+                  median_of(runs, &Stages::combine)};
   }
   return std::nullopt;
 }
@@ -135,22 +137,19 @@ template <class Subject>
 Row measure(Subject& subject, const Case& c, int repetitions, Probes& probes) {
   subject.prepare(c);
   const std::vector<Repetition> made = repeat(subject, c, repetitions, probes);
-  const auto median_of = [&](auto figure) {
-    std::vector<double> values(made.size());
-    std::ranges::transform(made, values.begin(), figure);
-    return median(values);
-  };
-  const double compute = median_of(&Repetition::compute_share);
-  const double read = median_of(&Repetition::read_share);
+  const auto median = [&](auto figure) { return median_of(made, figure); };
+  const double compute = median(&Repetition::compute_share);
+  const double read = median(&Repetition::read_share);
   const bool reads = read > compute;  // bytes / bandwidth > FLOPs / peak
   return {.c = c,
-          .gflops = 1e-9 * median_of(&Repetition::flop_rate),
-          .weight_gbs = 1e-9 * median_of(&Repetition::byte_rate),
+          .gflops = 1e-9 * median(&Repetition::flop_rate),
+          .weight_gbs = 1e-9 * median(&Repetition::byte_rate),
           .roof = reads                  ? "read"
                   : c.type == Type::bf16 ? "dot"
                                          : "fma",
+          .roof_value = 1e-9 * median(reads ? &Repetition::read_roof : &Repetition::compute_roof),
           .share = reads ? read : compute,
-          .seconds = median_of(&Repetition::seconds),
+          .seconds = median(&Repetition::seconds),
           .stages = median_stages(subject, c, repetitions, probes)};
 }
 

@@ -31,6 +31,7 @@ inline nlohmann::ordered_json to_json(const Row& row) {
                               {"gflops", row.gflops},
                               {"weight_gbs", row.weight_gbs},
                               {"roof", row.roof},
+                              {"roof_value", row.roof_value},
                               {"share", row.share},
                               {"stages", nullptr}};
   if (row.stages) {
@@ -42,15 +43,16 @@ inline nlohmann::ordered_json to_json(const Row& row) {
 }
 
 inline void print_head() {
-  std::printf("%-4s %-7s %-20s %6s %-7s %9s %8s %6s %6s   %s\n", "type", "pass", "shape", "tokens",
-              "routing", "GFLOP/s", "GB/s", "roof", "share", "route plan experts combine, %");
+  std::printf("%-4s %-7s %-20s %6s %-7s %9s %8s   %-11s %6s   %s\n", "type", "pass", "shape",
+              "tokens", "routing", "GFLOP/s", "GB/s", "roof", "share",
+              "route plan experts combine, %");
 }
 
 inline void print(const Row& row) {
-  std::printf("%-4s %-7s %-20s %6td %-7s %9.1f %8.2f %6s %6.3f", row.c.type_name().c_str(),
+  std::printf("%-4s %-7s %-20s %6td %-7s %9.1f %8.2f   %-4s %6.1f %6.3f", row.c.type_name().c_str(),
               row.c.pass_name().c_str(), row.c.shape().c_str(), row.c.tokens,
               row.c.routing_name().c_str(), row.gflops, row.weight_gbs, row.roof.c_str(),
-              row.share);
+              row.roof_value, row.share);
   if (row.stages) {
     const StageShares s(*row.stages, row.seconds);
     std::printf("   %5.1f %4.1f %7.1f %7.1f", 100 * s.route, 100 * s.plan, 100 * s.experts,
