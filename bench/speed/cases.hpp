@@ -3,6 +3,8 @@
 // the router spreads the tokens; and which of the many combinations are worth a run.
 #pragma once
 
+#include <unistd.h>
+
 #include <string>
 
 #include "../shapes.hpp"
@@ -72,21 +74,25 @@ inline std::vector<MoEConfig> speed_shapes() {
           steered(equal_active(1024, 1024, 4096, 8))};
 }
 
-/// Of weights and gradients. A packed layer is made from weights in bfloat16.
+/// Of weights and gradients. A packed layer is made from weights in bfloat16, which go afterwards.
 inline double weight_bytes(const Case& c) {
   const double size = c.type == Type::f64 ? 8 : c.type == Type::f32 ? 4 : 2;
   return static_cast<double>(parameters(c.config).total) *
          (c.pass == Pass::forward ? 2 + size : 2 * size);
 }
 
-/// All of it would take hours, and more memory than a small machine has.
+inline double memory_bytes() {
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+}
+
+/// A quarter of the memory is left to rows, tapes, probes and other programs.
+inline bool fits(const Case& c) { return weight_bytes(c) <= 0.75 * memory_bytes(); }
+
+/// All of it would take hours.
 inline bool worth_a_run(const Case& c) {
   const bool usual_tokens = c.tokens == 128 || c.tokens == 2048;
   if (smoke()) {
     return true;
-  }
-  if (weight_bytes(c) > 12.0 * (1 << 30)) {
-    return false;
   }
   if (c.routing != Routing::uniform) {
     return c.tokens == 2048 && c.config.num_experts > 1;

@@ -53,7 +53,11 @@ std::vector<Row> measure_selection(const RunOptions& options) {
   for (auto first = cases.begin(); first != cases.end();) {
     const auto last =
         std::find_if(first, cases.end(), [&](const Case& c) { return !c.same_layer(*first); });
-    measure_layer({first, last}, threads, options.repetitions, probes, rows);
+    if (fits(*first)) {
+      measure_layer({first, last}, threads, options.repetitions, probes, rows);
+    } else {
+      print_left_out(*first);
+    }
     first = last;
   }
   print_roofs(probes);

@@ -48,6 +48,12 @@ inline void print_head() {
               "route plan experts combine, %");
 }
 
+inline void print_left_out(const Case& c) {
+  std::printf("%-4s %-7s %-20s %6s %-7s left out: takes %.1f GB, this machine has %.1f GB\n",
+              c.type_name().c_str(), c.pass_name().c_str(), c.shape().c_str(), "",
+              c.routing_name().c_str(), 1e-9 * weight_bytes(c), 1e-9 * memory_bytes());
+}
+
 inline void print(const Row& row) {
   std::printf("%-4s %-7s %-20s %6td %-7s %9.1f %8.2f   %-4s %6.1f %6.3f", row.c.type_name().c_str(),
               row.c.pass_name().c_str(), row.c.shape().c_str(), row.c.tokens,
