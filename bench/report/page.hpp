@@ -154,7 +154,8 @@ inline std::string page(const Report& report, const std::vector<Picture>& pictur
       "<h2>Measured on this machine</h2>\n<p>SwiGLU layers of width " +
       std::to_string(grid.d_model) +
       " in float32, inference, packed (<code>moe::pack&lt;float&gt;</code>); a dense layer is one "
-      "packed expert. In each the chosen experts are together as wide as the dense layer F" +
+      "packed expert, whose routing takes about 3 % of the time at F1024 and less than 0.5 % from "
+      "F8192 on. In each MoE layer the chosen experts are together as wide as the dense layer F" +
       std::to_string(grid.active_d_ff) +
       ": equal active FLOPs. Speed-up and FLOP ratio are to the dense layer of equal total "
       "size. Medians of at least 3 repetitions; before each, the caches are cleared by the "

@@ -66,7 +66,8 @@ inline std::vector<MoEConfig> speed_shapes() {
     return {steered(equal_active(32, 64, 4, 2)), switch_layer(32, 48, 4)};
   }
   return {steered(equal_active(1024, 7168, 8, 2)),    // as wide as Mixtral, in small
-          steered(equal_active(1024, 7168, 1, 1)),    // dense, of the same active FLOPs
+          steered(equal_active(1024, 7168, 1, 1)),    // dense, of the same active FLOPs: the
+                                                      // routing is less than 0.5 % of the time
           steered(equal_active(2048, 8192, 64, 8)),   // OLMoE
           steered(equal_active(2048, 8192, 1, 1)),    // dense, of the same active FLOPs
           steered(equal_active(2048, 6144, 128, 8)),  // Qwen3-30B-A3B
