@@ -370,7 +370,7 @@ void Expert<T>::backward_params(const TapedRows& rows, const Tape& tape, Params&
     linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part, grads.gate,
                     grads.gate_bias);
   }
-  if (config_.output_gate && part.number == 0) {
+  if (config_.output_gate && part.number == 0 && count > 0) {
     kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());
   }
 }
