@@ -179,7 +179,7 @@ TEST(MoELayer, OfAnotherSeedSharesNoNumberWithIt) {
   config.expert.bias = config.router.bias = false;
   std::set<double> seen;
   Index drawn = 0;
-  for (const std::uint64_t seed : {0, 1, 2, 3, 4}) {
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
     MoELayer<double> layer(config, seed);
     layer.for_each_parameter([&](const std::string&, const Matrix<double>& weight) {
       for (const double value : weight.reshaped()) {
