@@ -120,10 +120,10 @@ TEST(RouterNoise, AMaskedExpertStaysMasked) {
 TEST(RouterOfNarrowTokens, RoutesInFloatAsAFloatRouterRoutesTheRoundedTokens) {
   for (const RouterConfig& config :
        {RouterConfig{.bias = true}, RouterConfig{.input_jitter = 0.1, .noisy = true}}) {
-    Router<Eigen::bfloat16> narrow(33, 7, 2, config, 13);
+    Router<Eigen::bfloat16> narrow(133, 7, 2, config, 13);
     testing::randomise(narrow.params(), 14);
     const Router<float> wide(narrow.params(), 2, config);
-    const Matrix<Eigen::bfloat16> x = random_matrix<float>(70, 33, 15).cast<Eigen::bfloat16>();
+    const Matrix<Eigen::bfloat16> x = random_matrix<float>(70, 133, 15).cast<Eigen::bfloat16>();
     Router<Eigen::bfloat16>::Table a;
     Router<float>::Table b;
     narrow.route(x, {.noise_seed = 16}, a);
@@ -135,8 +135,8 @@ TEST(RouterOfNarrowTokens, RoutesInFloatAsAFloatRouterRoutesTheRoundedTokens) {
 
     RoutingGradient<float> ga, gb;
     ga.weight = gb.weight = random_matrix<float>(70, 2, 17);
-    Matrix<Eigen::bfloat16> dx_narrow(70, 33);
-    Matrix<float> dx_wide(70, 33);
+    Matrix<Eigen::bfloat16> dx_narrow(70, 133);
+    Matrix<float> dx_wide(70, 133);
     auto grads_a = zeros_like(narrow.params()), grads_b = zeros_like(wide.params());
     const Matrix<float> wide_x = x.cast<float>();
     narrow.backward(x, a, ga, dx_narrow, grads_a);

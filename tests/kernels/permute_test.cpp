@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tests of the row kernels of the permutation: scaling, combining and the dot product.
+// Tests of the row kernels of the permutation: scaling, combining, adding and the dot product.
 #include "moe/kernels/permute.hpp"
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <vector>
 
 #include "support/guarded.hpp"
@@ -37,6 +38,29 @@ TYPED_TEST(Permute, ScaleRowMultipliesEachElement) {
   want << T(0.5), -1, 2;
   scale_row<T>(T(0.5), 3, row.data());
   EXPECT_TRUE(same_bits(row, want));
+}
+
+TYPED_TEST(Permute, AddRowsAddsWeightedRowsWithTheSameBitsForEachColumnAlone) {
+  using T = TypeParam;
+  const Matrix<T> weight = random_matrix<T>(1, 5, 1), ones = Matrix<T>::Ones(1, 5);
+  for (Index size = 1; size <= 2 * Lanes<T>::size + 1; ++size) {
+    const Matrix<T> rows = random_matrix<T>(5, size, 2), start = random_matrix<T>(1, size, 3);
+    for (const bool weighted : {false, true}) {
+      const T* weights = weighted ? weight.data() : nullptr;
+      Matrix<T> got = start;
+      add_rows<T>(rows, weights, got.data());
+      const Matrix<double> want =
+          start.template cast<double>() +
+          (weighted ? weight : ones).template cast<double>() * rows.template cast<double>();
+      EXPECT_TRUE(testing::matrix_near(got.template cast<double>(), want,
+                                       8 * double(std::numeric_limits<T>::epsilon())));
+      for (Index col = 0; col < size; ++col) {
+        Matrix<T> alone = start.col(col);
+        add_rows<T>(rows.col(col), weights, alone.data());
+        EXPECT_TRUE(same_bits(alone, Matrix<T>(got.col(col)))) << size << " columns";
+      }
+    }
+  }
 }
 
 TYPED_TEST(Permute, CombineRowAddsWeightedRows) {
