@@ -41,7 +41,7 @@ MoEConfig wide_config() { return {.d_model = 192, .d_ff = 320, .num_experts = 6,
 
 template <class T>
 class Contract : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double>;
+using Scalars = ::testing::Types<float, double, bf16>;
 TYPED_TEST_SUITE(Contract, Scalars);
 
 TYPED_TEST(Contract, TheOutputRowOfATokenDependsOnlyOnItsInputRowAndTheWeights) {
@@ -72,11 +72,11 @@ TYPED_TEST(Contract, TheOutputRowOfATokenDependsOnlyOnItsInputRowAndTheWeights) 
   }
 }
 
-/// Of a layer or its packed form.
-template <class Layer>
+/// Of a layer or its packed form, whose tokens are in T.
+template <class T, class Layer>
 void expect_the_bits_of_a_large_batch_alone(const Layer& layer) {
-  const Matrix<float> x = random_matrix<float>(8192, layer.d_in(), 25);
-  Matrix<float> first(8192, layer.d_out()), y = first, alone(1, layer.d_out());
+  const Matrix<T> x = random_matrix<T>(8192, layer.d_in(), 25);
+  Matrix<T> first(8192, layer.d_out()), y = first, alone(1, layer.d_out());
   typename Layer::Scratch scratch;
   layer.forward(x, first, scratch, {.num_threads = 1});
   for (const int threads : {1, 2, 3, 8}) {
@@ -93,9 +93,10 @@ TEST(Contract, ATokenHasTheSameBitsAloneAndInALargeBatchForAnyThreadCount) {
   MoEConfig config = small_config();
   config.d_model = 11, config.d_ff = 13, config.shared->d_ff = 7;
   const MoELayer<float> layer = make_layer<float>(config, 24);
-  expect_the_bits_of_a_large_batch_alone(layer);
-  expect_the_bits_of_a_large_batch_alone(pack<float>(layer));
-  expect_the_bits_of_a_large_batch_alone(pack<bf16>(layer));
+  expect_the_bits_of_a_large_batch_alone<float>(layer);
+  expect_the_bits_of_a_large_batch_alone<bf16>(make_layer<bf16>(config, 24));
+  expect_the_bits_of_a_large_batch_alone<float>(pack<float>(layer));
+  expect_the_bits_of_a_large_batch_alone<float>(pack<bf16>(layer));
 }
 
 TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {
@@ -199,13 +200,13 @@ TYPED_TEST(Contract, MaskedMeansExactlyZeroAndNotComputed) {
   mask.row(5).setZero();
   const auto step = run_step(layer, random_matrix<T>(40, 19, 11), {.expert_mask = &mask});
   EXPECT_TRUE(step.y.allFinite());
-  EXPECT_TRUE(step.y.row(5).isZero(0));
+  EXPECT_TRUE(step.y.row(5).isZero(T(0)));
   EXPECT_TRUE(step.dx.allFinite());
-  EXPECT_TRUE(step.dx.row(5).isZero(0));
+  EXPECT_TRUE(step.dx.row(5).isZero(T(0)));
   ExpertParams<T>::for_each(
-      [](std::string_view name, const auto& grad) { EXPECT_TRUE(grad.isZero(0)) << name; },
+      [](std::string_view name, const auto& grad) { EXPECT_TRUE(grad.isZero(T(0))) << name; },
       step.grads.experts[3]);
-  EXPECT_TRUE(step.grads.router.weight.row(3).isZero(0));
+  EXPECT_TRUE(step.grads.router.weight.row(3).isZero(T(0)));
   EXPECT_EQ(step.grads.router.bias(0, 3), T(0));
 }
 

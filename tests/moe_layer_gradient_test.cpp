@@ -15,6 +15,7 @@ namespace {
 
 using testing::gradient_error;
 using testing::make_layer;
+using testing::matrix_near;
 using testing::random_matrix;
 using testing::run_step;
 using testing::same_bits;
@@ -299,6 +300,33 @@ TEST(MoELayerGradient, TakesNoTapeOfALayerThatStoodInItsPlace) {
   layer->forward(x, y, tape);
   *layer = make_layer<double>(small_config(), 13);
   EXPECT_THROW(layer->backward(x, dy, tape, dx, grads), std::invalid_argument);
+}
+
+TEST(MoELayerGradient, InBfloat16IsThatOfAFloatLayerOfTheSameWeightsButForRounding) {
+  const MoEConfig config{.d_model = 70, .d_ff = 131, .num_experts = E, .top_k = 2};
+  MoELayer<bf16> layer = make_layer<bf16>(config, 21);
+  const Matrix<bf16> x = random_matrix<bf16>(150, 70, 22);
+  auto step = run_step(layer, x);
+  std::vector<Matrix<float>> weights, grads;
+  layer.for_each_parameter(
+      [&](const std::string&, const auto& weight, const auto& grad) {
+        weights.push_back(weight.template cast<float>());
+        grads.push_back(grad.template cast<float>());
+      },
+      step.grads);
+
+  MoELayer<float> wide(config, 0);
+  std::size_t i = 0;
+  wide.for_each_parameter([&](const std::string&, auto& weight) { weight = weights[i++]; });
+  auto wide_step = run_step(wide, Matrix<float>(x.cast<float>()));
+  EXPECT_TRUE(matrix_near(step.y.cast<float>(), wide_step.y, 0.02));
+  EXPECT_TRUE(matrix_near(step.dx.cast<float>(), wide_step.dx, 0.02));
+  i = 0;
+  wide.for_each_parameter(
+      [&](const std::string& name, const auto&, const auto& grad) {
+        EXPECT_TRUE(matrix_near(grads[i++], grad, 0.02)) << name;
+      },
+      wide_step.grads);
 }
 
 TEST(MoELayerGradient, OfManyRowsInBfloat16IsSummedInFloat) {

@@ -38,13 +38,12 @@ double tolerance() {
   return std::is_same_v<S, double> ? 1e-12 : std::is_same_v<S, float> ? 1e-5 : 1e-2;
 }
 
-/// forward(x, y) against the plain reference, for two tokens.
-template <class S, Real T, class Forward>
+/// forward(x, y) of two tokens in X against the plain reference, computed with weights in S.
+template <class S, class X, Real T, class Forward>
 void check_against_reference(const Case& c, const MoELayer<T>& layer, Forward&& forward) {
   const Matrix<T> x = random_tokens(2, c.config.d_model, 5).template cast<T>();
-  const Matrix<Wide<S>> wide_x = x.template cast<Wide<S>>();
-  Matrix<Wide<S>> y(2, c.config.d_model);
-  forward(wide_x, y);
+  Matrix<X> y(2, c.config.d_model);
+  forward(Matrix<X>(x.template cast<X>()), y);
   const Matrix<double> expected = reference::forward(layer, x);
   const double error = (y.template cast<double>() - expected).norm();
   expect(error <= tolerance<S>() * expected.norm(), c, "differs from the reference");
@@ -86,7 +85,7 @@ class Forward {
                  {}},
                 layer.router().top_k(), layer.router().config()) {
     layers_.emplace_back(layer);
-    check_against_reference<S>(
+    check_against_reference<S, W>(
         c, layer, [&](const auto& x, auto& y) { layers_.front().forward(x, y, scratch_, call_); });
   }
 
@@ -148,8 +147,8 @@ class Train {
 
   Train(const Case& c, MoELayer<T> layer, int threads)
       : call_{.num_threads = threads}, layer_(std::move(layer)), grads_(layer_.zero_grads()) {
-    check_against_reference<T>(c, layer_,
-                               [&](const auto& x, auto& y) { layer_.forward(x, y, tape_, call_); });
+    check_against_reference<T, T>(
+        c, layer_, [&](const auto& x, auto& y) { layer_.forward(x, y, tape_, call_); });
   }
 
   void prepare(const Case& c) {

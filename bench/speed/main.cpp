@@ -33,12 +33,10 @@ void measure_layer(std::span<const Case> cases, int threads, int repetitions, Pr
     Train<T> subject(c, layer_of<T>(c), threads);
     measure_all(subject, cases, repetitions, probes, rows);
   };
-  if (c.pass == Pass::train) {
-    return c.type == Type::f64 ? train(double()) : train(float());
-  }
-  return c.type == Type::f64    ? forward(double())
-         : c.type == Type::bf16 ? forward(bf16())
-                                : forward(float());
+  const auto with_scalar = [&](auto&& run) {
+    return c.type == Type::f64 ? run(double()) : c.type == Type::bf16 ? run(bf16()) : run(float());
+  };
+  return c.pass == Pass::train ? with_scalar(train) : with_scalar(forward);
 }
 
 std::vector<Row> measure_selection(const RunOptions& options) {

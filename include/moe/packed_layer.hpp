@@ -187,7 +187,7 @@ void PackedLayer<S>::list_inputs(ConstMatrixRef<W> x, int threads, Scratch& scra
     const W* from = &x.coeffRef(token, 0);
     S* to = &scratch.stored_x.coeffRef(row, 0);
     for (Index col = 0; col < d_in(); ++col) {
-      to[col] = kernels::narrow<S>(weight * from[col]);
+      to[col] = kernels::convert<S>(weight * from[col]);
     }
     std::fill(to + d_in(), to + depth, S(0));
   });

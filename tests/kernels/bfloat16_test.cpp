@@ -16,12 +16,12 @@ namespace {
 TEST(Narrow, RoundsAsEigenDoesAndKeepsNan) {
   for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 0x0fff) {
     const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
-    const bf16 got = narrow<bf16>(value), eigen(value);
+    const bf16 got = convert<bf16>(value), eigen(value);
     const bool both_nan = std::isnan(value) && std::isnan(static_cast<float>(got));
     EXPECT_TRUE(both_nan || got.value == eigen.value) << value;
   }
   EXPECT_TRUE(
-      std::isnan(static_cast<float>(narrow<bf16>(std::numeric_limits<float>::signaling_NaN()))));
+      std::isnan(static_cast<float>(convert<bf16>(std::numeric_limits<float>::signaling_NaN()))));
 }
 
 // Denormals and the bits of NaN, too.
@@ -37,7 +37,7 @@ TEST(Narrow, RoundsEachLaneOfAPacketAsItDoesAScalar) {
     }
     narrow_packet(Eigen::internal::ploadu<Packet>(value), got);
     for (Index i = 0; i < lanes; ++i) {
-      ASSERT_EQ(got[i].value, narrow<bf16>(value[i]).value) << value[i];
+      ASSERT_EQ(got[i].value, convert<bf16>(value[i]).value) << value[i];
     }
   }
 }

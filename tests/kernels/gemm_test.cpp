@@ -68,7 +68,7 @@ constexpr double rounding = 0.0;
 template <>
 constexpr double rounding<Eigen::half> = 0x1p-11;
 template <>
-constexpr double rounding<Eigen::bfloat16> = 0x1p-8;
+constexpr double rounding<bf16> = 0x1p-8;
 
 /// start + a * b in long double, and the bound of the rounding of any chain of K multiply-adds.
 template <class T>
@@ -109,7 +109,7 @@ Matrix<T> product(const Matrix<T>& a, const Matrix<T>& b) {
 
 template <class T>
 class Gemm : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double>;
+using Scalars = ::testing::Types<float, double, bf16>;
 TYPED_TEST_SUITE(Gemm, Scalars);
 
 // One product of the greatest size is held against the oracle; every smaller one must then have the
@@ -148,6 +148,16 @@ TYPED_TEST(Gemm, KeepsTheBitsOfARowAndAColumnWhereverTheyStand) {
   for (Index col = 0; col < width; col += 7) {
     ASSERT_TRUE(same_bits(product<T>(a, b.rightCols(width - col)), whole.rightCols(width - col)));
     ASSERT_TRUE(same_bits(product<T>(a, b.col(col)), whole.col(col))) << "column " << col;
+  }
+}
+
+TYPED_TEST(Gemm, KeepsTheBitsOfARowInMoreRowsThanItTakesAtATime) {
+  using T = TypeParam;
+  const Index width = GemmTile<T>::cols + 3;
+  const Matrix<T> a = random_matrix<T>(517, 38, 4), b = random_matrix<T>(38, width, 5);
+  const Matrix<T> whole = product(a, b);
+  for (const Index row : {0, 63, 64, 255, 256, 511, 512, 516}) {
+    ASSERT_TRUE(same_bits(product<T>(a.row(row), b), whole.row(row))) << "row " << row;
   }
 }
 
@@ -295,7 +305,7 @@ TYPED_TEST(Gemm, AgreesWithItsPlainTwin) {
 
 template <class T>
 class GemmOfNarrow : public ::testing::Test {};
-using NarrowScalars = ::testing::Types<Eigen::bfloat16, Eigen::half>;
+using NarrowScalars = ::testing::Types<bf16, Eigen::half>;
 TYPED_TEST_SUITE(GemmOfNarrow, NarrowScalars);
 
 TYPED_TEST(GemmOfNarrow, SumsInFloatAndRoundsOnce) {

@@ -16,18 +16,20 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// static_cast<T>, which for bfloat16 is to the nearest, ties to even, NaN kept. Eigen's own cast
-/// branches on NaN, and a loop of it is not vectorised.
-template <class T, class W>
-T narrow(const W& value) {
-  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<W, float>) {
+/// static_cast<To>, which to bfloat16 is to the nearest, ties to even, NaN kept. Eigen's own casts
+/// of bfloat16 are right, too, but GCC vectorises no loop of them.
+template <class To, class From>
+To convert(const From& value) {
+  if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
     namespace impl = Eigen::bfloat16_impl;
     const auto bits = std::bit_cast<std::uint32_t>(value);
     const auto quiet = static_cast<std::uint16_t>((bits | 0x400000u) >> 16);
     const std::uint16_t nearest = impl::float_to_bfloat16_rtne<true>(value).value;
     return impl::raw_uint16_to_bfloat16((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
+  } else if constexpr (std::is_same_v<To, float> && std::is_same_v<From, bf16>) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(value.value) << 16);
   } else {
-    return static_cast<T>(value);
+    return static_cast<To>(value);
   }
 }
 
@@ -47,7 +49,7 @@ void narrow_packet(const Packet& value, T* to) {
   typename Traits::type wide[Traits::size];
   Eigen::internal::pstoreu(wide, value);
   for (int i = 0; i < Traits::size; ++i) {
-    to[i] = narrow<T>(wide[i]);
+    to[i] = convert<T>(wide[i]);
   }
 }
 
@@ -71,6 +73,17 @@ Packet dot_pairs(const Packet& a, const Packet& b, const Packet& sum) {
 template <class Packet>
 Packet load_group(const Eigen::bfloat16* panel) {
   return Eigen::internal::ploadu<Packet>(reinterpret_cast<const float*>(panel));
+}
+
+/// pair[0] = low, pair[1] = high, at once: as two stores no loop of it is vectorised.
+inline void store_pair(bf16 low, bf16 high, bf16* pair) {
+  const std::uint32_t bits = low.value | static_cast<std::uint32_t>(high.value) << 16;
+  std::memcpy(static_cast<void*>(pair), &bits, sizeof(bits));
+}
+
+template <class Packet>
+void store_group(Eigen::bfloat16* panel, const Packet& packet) {
+  Eigen::internal::pstoreu(reinterpret_cast<float*>(panel), packet);
 }
 
 template <class Packet>

@@ -11,14 +11,16 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// sums (Rows, packet) += a (Rows, K) * b (K, at most a packet of contiguous columns), k by k.
+/// sums (Rows, packet) += a (Rows, K) * b (K, at most a packet of contiguous columns), k by k. A's
+/// rows are contiguous where k comes in groups, and K is whole groups.
 template <class T, int Rows>
-void multiply_columns(View<T> a, View<T> b, T* sums) {
+void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
   namespace ei = Eigen::internal;
   using Packet = typename GemmTile<T>::Packet;
-  constexpr Index size = GemmTile<T>::packet_size;
-  constexpr Index distance = 16 * size;  // that a line is fetched ahead of its use
-  const T* column[size];                 // those that b lacks repeat its last
+  constexpr Index size = GemmTile<T>::packet_size, group = GemmTile<T>::group;
+  constexpr Index square_depth = size * group;
+  constexpr Index distance = 16 * square_depth;  // that a line is fetched ahead of its use
+  const T* column[size];                         // those that b lacks repeat its last
   for (Index i = 0; i < size; ++i) {
     column[i] = b.data + std::min(i, b.cols - 1) * b.col_stride;
   }
@@ -28,12 +30,12 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
   }
   const auto add_step = [&](const Packet& weights, Index k) {
     for (int r = 0; r < Rows; ++r) {
-      const Packet value = ei::pset1<Packet>(a.data[r * a.row_stride + k * a.col_stride]);
-      sum[r] = ei::pmadd(value, weights, sum[r]);
+      const Packet value = broadcast_group<Packet>(a.data + r * a.row_stride + k * a.col_stride);
+      sum[r] = multiply_add_group<T>(value, weights, sum[r]);
     }
   };
   Index k = 0;
-  for (; k + size <= a.cols; k += size) {
+  for (; k + square_depth <= a.cols; k += square_depth) {
     // Of these columns or, near their end, of those that come next.
     const Index later = k + distance < a.cols ? distance : size * b.col_stride + distance - a.cols;
     const T* from[size];
@@ -43,15 +45,15 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
     }
     const Square<T> square = load_transposed<T>(from);
     for (Index i = 0; i < size; ++i) {
-      add_step(square.packet[i], k + i);
+      add_step(square.packet[i], k + i * group);
     }
   }
-  for (; k < a.cols; ++k) {
-    T weights[size];
+  for (; k < a.cols; k += group) {
+    T weights[square_depth];
     for (Index i = 0; i < size; ++i) {
-      weights[i] = column[i][k];
+      std::copy_n(column[i] + k, group, weights + i * group);
     }
-    add_step(ei::ploadu<Packet>(weights), k);
+    add_step(load_group<Packet>(weights), k);
   }
   for (int r = 0; r < Rows; ++r) {
     ei::pstoreu(sums + r * size, sum[r]);
@@ -59,20 +61,21 @@ void multiply_columns(View<T> a, View<T> b, T* sums) {
 }
 
 /// c (M, N) = or += a (M, K) * b (K, N) for M up to GemmTile::rows, where the columns of b are
-/// contiguous.
+/// contiguous, and the rows of a as above.
 template <class T>
 void multiply_few_rows(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+  using W = Wide<T>;
   constexpr Index size = GemmTile<T>::packet_size;
   for (Index col = 0; a.rows > 0 && col < b.cols; col += size) {
     const Index cols = std::min(size, b.cols - col);
-    T sums[GemmTile<T>::rows * size] = {};
+    W sums[GemmTile<T>::rows * size] = {};
     if (update == Update::add) {
       copy_rows(view(c.middleCols(col, cols)), sums, size);
     }
     with_tile_rows(a.rows, [&](auto rows) {
       multiply_columns<T, rows()>(a, b.block(0, col, b.rows, cols), sums);
     });
-    copy_rows<T>({sums, a.rows, cols, size, 1}, &c.coeffRef(0, col), c.outerStride());
+    copy_rows(View<W>{sums, a.rows, cols, size, 1}, &c.coeffRef(0, col), c.outerStride());
   }
 }
 

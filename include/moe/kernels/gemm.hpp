@@ -10,55 +10,12 @@
 #include <algorithm>
 
 #include "few_rows.hpp"
+#include "gemm_bfloat16.hpp"
 #include "gemm_transposed.hpp"
 #include "lanes.hpp"
-#include "transpose.hpp"
+#include "pack.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
-
-/// panel (b.rows, tile cols) = b, of which the columns are contiguous, for whole packets of k.
-/// Returns how many k were packed. Squares are transposed in registers, a run of them along each
-/// column before the next: short steps through many columns would make poor use of the caches.
-template <class T>
-Index pack_columns(View<T> b, T* panel) {
-  using Tile = GemmTile<T>;
-  constexpr Index size = Tile::packet_size, run = 16 * size;
-  const Index end = b.rows / size * size;
-  for (Index begin = 0; begin < end; begin += run) {
-    for (Index col = 0; col < Tile::cols; col += size) {
-      for (Index k = begin; k < std::min(begin + run, end); k += size) {
-        const T* from[size];
-        for (Index i = 0; i < size; ++i) {
-          from[i] = b.data + k + (col + i) * b.col_stride;
-        }
-        const Square<T> square = load_transposed<T>(from);
-        for (Index i = 0; i < size; ++i) {
-          Eigen::internal::pstore(panel + (k + i) * Tile::cols + col, square.packet[i]);
-        }
-      }
-    }
-  }
-  return end;
-}
-
-/// panel (b.rows, tile cols) = b, padded with zeros on the right. b has at most tile cols.
-template <class T>
-void pack_panel(View<T> b, T* panel) {
-  using Tile = GemmTile<T>;
-  const bool transposed = b.row_stride == 1 && b.cols == Tile::cols;
-  for (Index k = transposed ? pack_columns(b, panel) : 0; k < b.rows; ++k) {
-    const T* from = b.data + k * b.row_stride;
-    T* to = panel + k * Tile::cols;
-    if (b.col_stride == 1 && b.cols == Tile::cols) {
-      std::copy_n(from, Tile::cols, to);
-      continue;
-    }
-    for (Index col = 0; col < b.cols; ++col) {
-      to[col] = from[col * b.col_stride];
-    }
-    std::fill(to + b.cols, to + Tile::cols, T(0));
-  }
-}
 
 /// Of the panel after the one at column `col`: its steps [k, k + depth).
 template <class T>
@@ -79,30 +36,27 @@ template <class T>
 void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next_panel, MatrixRef<T> c,
                     Update update) {
   using Tile = GemmTile<T>;
-  Index rows = 0;
-  for (Index row = 0; row < a.rows; row += rows) {
-    rows = next_tile_rows(a.rows - row, Tile::rows);
+  for_tiles<T>(a.rows, [&](Index row, Index rows, Index left) {
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
       pointer[r] = a.data + (row + r) * a.row_stride;
     }
     const auto multiply = [&](const Sums<T>& sums) {
       micro_kernel<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums,
-                      next_panel.ahead_of(a.rows - row - rows));
+                      next_panel.ahead_of(left));
     };
-    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, a.rows - next);
+    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
     prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
     if (c.cols() == Tile::cols) {
-      multiply({&c.coeffRef(row, 0), c.outerStride(), update});
-      continue;
+      return multiply({&c.coeffRef(row, 0), c.outerStride(), update});
     }
     T padded[Tile::rows * Tile::cols] = {};
     if (update == Update::add) {
       copy_rows(view(c.middleRows(row, rows)), padded, Tile::cols);
     }
     multiply({padded, Tile::cols, update});
-    copy_rows<T>({padded, rows, c.cols(), Tile::cols, 1}, &c.coeffRef(row, 0), c.outerStride());
-  }
+    copy_rows(View<T>{padded, rows, c.cols(), Tile::cols, 1}, &c.coeffRef(row, 0), c.outerStride());
+  });
 }
 
 /// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.

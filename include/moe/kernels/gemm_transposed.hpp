@@ -20,9 +20,7 @@ bool readable_in_place(View<T> b) {
 /// packed = the tiles of a one after the other, each k by k.
 template <class T>
 void pack_tiles(View<T> a, T* packed) {
-  Index rows = 0;
-  for (Index row = 0; row < a.rows; row += rows) {
-    rows = next_tile_rows(a.rows - row, GemmTile<T>::rows);
+  for_tiles<T>(a.rows, [&](Index row, Index rows, Index) {
     for (Index k = 0; k < a.cols; ++k, packed += rows) {
       const T* step = a.data + row + k * a.col_stride;
       if (rows == GemmTile<T>::rows) {  // a constant makes a few moves of it
@@ -31,7 +29,7 @@ void pack_tiles(View<T> a, T* packed) {
         std::copy_n(step, rows, packed);
       }
     }
-  }
+  });
 }
 
 /// c (a.rows, tile cols) = or += a * panel. `packed` holds a's tiles, `panel` lies in B.
@@ -39,20 +37,17 @@ template <class T>
 void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c, Update update) {
   using Tile = GemmTile<T>;
   const NextPanel<T> next_panel{panel.data + Tile::cols, panel.stride, Tile::line};
-  Index rows = 0;
-  for (Index row = 0; row < c.rows(); row += rows) {
-    rows = next_tile_rows(c.rows() - row, Tile::rows);
+  for_tiles<T>(c.rows(), [&](Index row, Index rows, Index left) {
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
       pointer[r] = packed + row * depth + r;
     }
     // The sums are a gradient, which comes from memory: ask for those of the next tile.
-    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, c.rows() - next);
+    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
     prefetch_rows(c.data() + next * c.outerStride(), next_rows, Tile::cols, c.outerStride());
     micro_kernel<T>(rows, {pointer, rows}, panel, depth,
-                    {&c.coeffRef(row, 0), c.outerStride(), update},
-                    next_panel.ahead_of(c.rows() - next));
-  }
+                    {&c.coeffRef(row, 0), c.outerStride(), update}, next_panel.ahead_of(left));
+  });
 }
 
 /// c (M, N) = or += a (M, K) * b (K, N) for a.row_stride == 1, b readable in place, and N a

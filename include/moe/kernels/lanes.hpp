@@ -170,13 +170,13 @@ struct LanePlace {
     W padded[Lanes<W>::size];
     if (count == Lanes<W>::size) {
       for (Index i = 0; i < Lanes<W>::size; ++i) {
-        padded[i] = static_cast<W>(row[begin + i]);
+        padded[i] = convert<W>(row[begin + i]);
       }
       return Lanes<W>::load(padded);
     }
     std::fill(padded, padded + Lanes<W>::size, pad);
     for (Index i = 0; i < count; ++i) {
-      padded[i] = static_cast<W>(row[begin + i]);
+      padded[i] = convert<W>(row[begin + i]);
     }
     return Lanes<W>::load(padded);
   }

@@ -44,7 +44,7 @@ struct Sums {
 };
 
 /// Rows of A at any address, so that a gather costs nothing: row r has its k-th element at
-/// row[r][k * stride]. The stride of grouped scalars is 1.
+/// row[r][k * stride], and the rest of a group behind the first of it.
 template <class T>
 struct RowPointers {
   const T* const* row;
@@ -97,14 +97,26 @@ struct NextPanel {
   }
 };
 
-/// Rows in the next tile when `left` are left: tiles as even as possible, as a small one reads the
-/// panel for little work.
-inline Index next_tile_rows(Index left, Index most) { return left / ((left + most - 1) / most); }
+/// body(row, count, left) for each tile of `rows` rows, which `left` rows come after: tiles as even
+/// as possible, as a small one reads the panel for little work.
+template <class T, class Body>
+void for_tiles(Index rows, Body&& body) {
+  constexpr Index most = GemmTile<T>::rows;
+  for (Index row = 0, count = 0; row < rows; row += count) {
+    const Index left = rows - row;
+    count = left / ((left + most - 1) / most);
+    body(row, count, left - count);
+  }
+}
 
 // One step of the tile. For bfloat16 it takes pairs of k: see bfloat16.hpp.
 template <class Packet, class T>
 Packet load_group(const T* panel) {
   return Eigen::internal::ploadu<Packet>(panel);
+}
+template <class Packet, class T>
+void store_group(T* panel, const Packet& packet) {
+  Eigen::internal::pstoreu(panel, packet);
 }
 template <class Packet, class T>
 Packet broadcast_group(const T* value) {

@@ -34,7 +34,7 @@ class PackedMatrix {
     for (const Matrix<T>* weight : weights) {
       for (Index out = 0; out < outputs_; ++out) {
         for (Index k = 0; k < width_; ++k) {
-          data_[place(first_col, out, k)] = narrow<S>((*weight)(out, k));
+          data_[place(first_col, out, k)] = convert<S>((*weight)(out, k));
         }
       }
       first_col += share_;
@@ -100,13 +100,11 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
       const bool is_end = panel + 1 == weight.num_panels() && k + depth == weight.depth();
       const S* after = is_end ? data : data + depth * Tile::cols;
       const NextPanel<S> next{after, Tile::line, depth / Tile::group * Tile::line};
-      for (Index row = 0, count = 0; row < num_rows; row += count) {
-        count = next_tile_rows(num_rows - row, Tile::rows);
+      for_tiles<S>(num_rows, [&](Index row, Index count, Index left) {
         const S* tile_rows[Tile::rows];
         for (Index r = 0; r < count; ++r) {
           tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + k;
         }
-        const Index left = num_rows - row - count;
         Wide<S>* tile_sums = sums + row * sums_step;
         micro_kernel<S>(count, {tile_rows, 1}, {data}, depth,
                         {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add},
@@ -114,7 +112,7 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
         if (k + depth >= weight.depth()) {
           finish(Finished<S>{row, count, std::min(left, Index{Tile::rows}), panel, tile_sums});
         }
-      }
+      });
     }
   }
 }

@@ -18,13 +18,13 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 template <class T>
 using Square = Eigen::internal::PacketBlock<typename GemmTile<T>::Packet, GemmTile<T>::packet_size>;
 
-/// Packet k = element k of each of the packet size rows.
+/// Packet k = group k of each of the packet size rows.
 template <class T>
 EIGEN_STRONG_INLINE Square<T> load_transposed(const T* const* rows) {
   namespace ei = Eigen::internal;
   Square<T> square;
   for (Index i = 0; i < GemmTile<T>::packet_size; ++i) {
-    square.packet[i] = ei::ploadu<typename GemmTile<T>::Packet>(rows[i]);
+    square.packet[i] = load_group<typename GemmTile<T>::Packet>(rows[i]);
   }
   ei::ptranspose(square);
   return square;

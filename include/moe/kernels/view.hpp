@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "../types.hpp"
+#include "bfloat16.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -26,11 +26,13 @@ View<typename M::Scalar> view(const M& m) {
   return {m.data(), m.rows(), m.cols(), m.outerStride(), 1};
 }
 
-/// Copies a matrix with contiguous rows to memory whose rows are `to_stride` apart.
-template <class T>
-void copy_rows(View<T> from, T* to, Index to_stride) {
+/// Copies a matrix with contiguous rows, rounded to To, to memory whose rows are `to_stride` apart.
+template <class From, class To>
+void copy_rows(View<From> from, To* to, Index to_stride) {
   for (Index row = 0; row < from.rows; ++row) {
-    std::copy_n(from.data + row * from.row_stride, from.cols, to + row * to_stride);
+    const From* begin = from.data + row * from.row_stride;
+    std::transform(begin, begin + from.cols, to + row * to_stride,
+                   [](const From& value) { return convert<To>(value); });
   }
 }
 

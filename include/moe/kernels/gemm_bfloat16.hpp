@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The matrix product of bfloat16: sums in float, rounded once at the end.
+//
+// The register tile takes pairs of k, so B is packed always, and A unless its rows are pairs as
+// they lie in memory. All buffers are on the stack.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+
+#include "few_rows.hpp"
+#include "lanes.hpp"
+#include "pack.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// A product c = or += a b in the making: the block of B that is at work, the same of A if A has to
+/// be packed, and the sums of some rows.
+template <class T>
+class PairedProduct {
+ public:
+  using Tile = GemmTile<T>;
+  static constexpr Index most_depth = Tile::depth / 2, most_rows = 256;
+
+  PairedProduct(View<T> a, View<T> b, MatrixRef<T> c, Update update)
+      : a_(a), b_(b), c_(c), update_(update) {}
+
+  /// Whether the tile may read A where it is.
+  static bool readable(View<T> a) { return a.col_stride == 1 && a.cols % 2 == 0; }
+
+  /// Rows that meet a block of B before the next: as many as are packed, or whose sums stay in L2.
+  Index rows_at_once() const {
+    const Index depth = std::clamp(padded(a_.cols), Index{2}, most_depth);
+    return packs_a_ ? std::min(most_rows, most_depth / depth * Tile::cols) : most_rows;
+  }
+
+  /// Of the rows [row, row + rows) the columns of the panel at `col`.
+  void compute(Index row, Index rows, Index col) {
+    const Index cols = std::min(Tile::cols, b_.cols - col);
+    for (Index k = 0; k == 0 || k < a_.cols; k += most_depth) {
+      const Index depth = std::min(most_depth, a_.cols - k);
+      const View<T> a = a_.block(row, k, rows, depth);
+      if (packs_a_ && (col == 0 || depth < a_.cols)) {
+        pack_rows(a);
+      }
+      pack_panel(b_.block(k, col, depth, cols), panel_);
+      multiply(a, c_.block(row, col, rows, cols), {k == 0, k + depth == a_.cols});
+    }
+  }
+
+ private:
+  /// Whether a block of k is the first and the last of a product.
+  struct Ends {
+    bool first, last;
+  };
+
+  static Index padded(Index depth) { return (depth + 1) / 2 * 2; }
+
+  /// packed_a = the rows of A as panels of B, tile cols rows each.
+  void pack_rows(View<T> a) {
+    for (Index row = 0; row < a.rows; row += Tile::cols) {
+      const Index rows = std::min(Tile::cols, a.rows - row);
+      pack_panel(a.block(row, 0, rows, a.cols).transpose(), packed_a_ + row * padded(a.cols));
+    }
+  }
+
+  /// Where the tile finds row r of the block of A.
+  const T* row_of(View<T> a, Index r) const {
+    const Index in_panel = r % Tile::cols;
+    return packs_a_ ? packed_a_ + (r - in_panel) * padded(a.cols) + 2 * in_panel
+                    : a.data + r * a.row_stride;
+  }
+
+  /// sums += a * panel, which begin as c and end in it.
+  void multiply(View<T> a, MatrixRef<T> c, Ends block) {
+    for_tiles<T>(a.rows, [&](Index row, Index rows, Index left) {
+      float* sums = sums_ + row * Tile::cols;
+      const T* pointer[Tile::rows];
+      for (Index r = 0; r < rows; ++r) {
+        pointer[r] = row_of(a, row + r);
+        if (block.first && update_ == Update::add) {
+          float* to = sums + r * Tile::cols;
+          convert_row(&c.coeffRef(row + r, 0), c.cols(), to);
+          std::fill(to + c.cols(), to + Tile::cols, 0.0F);
+        }
+      }
+      const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
+      prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
+      micro_kernel<T>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_}, padded(a.cols),
+                      {sums, Tile::cols, block.first ? update_ : Update::add}, {panel_, 0});
+      for (Index r = 0; block.last && r < rows; ++r) {
+        convert_row(sums + r * Tile::cols, c.cols(), &c.coeffRef(row + r, 0));
+      }
+    });
+  }
+
+  template <class From, class To>
+  static void convert_row(const From* from, Index size, To* to) {
+    for_lanes<float>(size, [&](auto at) { at.store(to, at.load(from)); });
+  }
+
+  const View<T> a_, b_;
+  MatrixRef<T> c_;
+  const Update update_;
+  const bool packs_a_ = !readable(a_);
+  alignas(64) T panel_[most_depth * Tile::cols];
+  alignas(64) T packed_a_[most_depth * Tile::cols];
+  alignas(64) float sums_[most_rows * Tile::cols];
+};
+
+/// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
+template <std::same_as<bf16> T>
+void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+  using Product = PairedProduct<T>;
+  if (a.rows <= GemmTile<T>::rows && b.row_stride == 1 && Product::readable(a)) {
+    return multiply_few_rows<T>(a, b, c, update);
+  }
+  Product product(a, b, c, update);
+  const Index step = product.rows_at_once();
+  for (Index row = 0; row < a.rows; row += step) {
+    for (Index col = 0; col < b.cols; col += GemmTile<T>::cols) {
+      product.compute(row, std::min(step, a.rows - row), col);
+    }
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
