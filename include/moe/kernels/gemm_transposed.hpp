@@ -21,12 +21,13 @@ bool readable_in_place(View<T> b) {
 template <class T>
 void pack_tiles(View<T> a, T* packed) {
   for_tiles<T>(a.rows, [&](Index row, Index rows, Index) {
-    for (Index k = 0; k < a.cols; ++k, packed += rows) {
+    T* to = packed + row * a.cols;
+    for (Index k = 0; k < a.cols; ++k, to += rows) {
       const T* step = a.data + row + k * a.col_stride;
       if (rows == GemmTile<T>::rows) {  // a constant makes a few moves of it
-        std::copy_n(step, GemmTile<T>::rows, packed);
+        std::copy_n(step, GemmTile<T>::rows, to);
       } else {
-        std::copy_n(step, rows, packed);
+        std::copy_n(step, rows, to);
       }
     }
   });
