@@ -20,7 +20,7 @@ template <class T>
 class PairedProduct {
  public:
   using Tile = GemmTile<T>;
-  static constexpr Index most_depth = Tile::depth / 2, most_rows = 256;
+  static constexpr Index most_depth = Tile::depth / 2, most_rows = 512;
 
   PairedProduct(View<T> a, View<T> b, MatrixRef<T> c, Update update)
       : a_(a), b_(b), c_(c), update_(update) {}
