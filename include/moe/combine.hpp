@@ -5,7 +5,7 @@
 
 #include "detail/parallel.hpp"
 #include "dispatch_plan.hpp"
-#include "kernels/permute.hpp"
+#include "kernels/row_sums.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 

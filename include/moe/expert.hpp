@@ -17,7 +17,7 @@
 #include "expert_params.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/lanes.hpp"
-#include "kernels/permute.hpp"
+#include "kernels/row_sums.hpp"
 #include "part.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {

@@ -9,7 +9,7 @@
 #include "expert.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/packed_matrix.hpp"
-#include "kernels/permute.hpp"
+#include "kernels/row_sums.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 

@@ -6,7 +6,7 @@
 #include "concepts.hpp"
 #include "detail/parallel.hpp"
 #include "kernels/gemm.hpp"
-#include "kernels/permute.hpp"
+#include "kernels/row_sums.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/topk.hpp"
 #include "part.hpp"
@@ -63,7 +63,7 @@ class Router {
                 MatrixRef<T> dx, Params& grads) const;
 
  private:
-  static constexpr Index block_rows = 64;  // tokens of one work item, or columns
+  static constexpr Index block_size = 64;  // of tokens, columns or experts, in one work item
 
   RouterNoise<W> noise_of(const std::optional<std::uint64_t>& seed) const {
     return RouterNoise<W>(config_, seed);
@@ -174,7 +174,7 @@ template <Real T>
 void Router<T>::write_logits(ConstMatrixRef<W> input, Table& table) const {
   // Many tokens for each reading of the weights, but blocks for every thread.
   const Index num_tokens = input.rows();
-  const Index size = std::clamp<Index>(num_tokens / (4 * table.num_threads), block_rows, 256);
+  const Index size = std::clamp<Index>(num_tokens / (4 * table.num_threads), block_size, 256);
   for_parts((num_tokens + size - 1) / size, table.num_threads, [&](Index block, Part part, int) {
     const Index begin = block * size, rows = std::min(size, num_tokens - begin);
     const Index step = kernels::columns_at_once<W>(rows);
@@ -256,9 +256,9 @@ void Router<T>::backward(ConstMatrixRef<T> x, const Table& table, RoutingGradien
   check_like(params_, grads, "Router: grads");
   gradient.assign(gradient, table);
 
-  const Index blocks = (num_tokens + block_rows - 1) / block_rows;
+  const Index blocks = (num_tokens + block_size - 1) / block_size;
   detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_rows, rows = std::min(block_rows, num_tokens - begin);
+    const Index begin = block * block_size, rows = std::min(block_size, num_tokens - begin);
     for (Index token = begin; token < begin + rows; ++token) {
       backward_token(token, table, gradient);
     }
@@ -316,9 +316,9 @@ void Router<T>::write_dx(Index begin, Index rows, const Table& table,
   if constexpr (std::is_same_v<T, W>) {
     project_back(0, dx_rows);
   } else {
-    W wide[block_rows * block_rows];
-    for (Index col = 0; col < d_model(); col += block_rows) {
-      Eigen::Map<Matrix<W>> columns(wide, rows, std::min(block_rows, d_model() - col));
+    W wide[block_size * block_size];
+    for (Index col = 0; col < d_model(); col += block_size) {
+      Eigen::Map<Matrix<W>> columns(wide, rows, std::min(block_size, d_model() - col));
       project_back(col, columns);
       dx_rows.middleCols(col, columns.cols()) = columns.template cast<T>();
     }
@@ -336,9 +336,9 @@ template <Real T>
 void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
                           const RoutingGradient<W>& gradient, Params& grads) const {
   const ConstMatrixRef<W> input = gate_input(x, table);
-  const Index blocks = (d_model() + block_rows - 1) / block_rows;
+  const Index blocks = (d_model() + block_size - 1) / block_size;
   detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_rows, cols = std::min(block_rows, d_model() - begin);
+    const Index begin = block * block_size, cols = std::min(block_size, d_model() - begin);
     const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
     multiply_back(table, kernels::view(gradient.logits).transpose(), columns,
                   grads.weight.middleCols(begin, cols), kernels::Update::add);
@@ -347,9 +347,9 @@ void Router<T>::add_grads(ConstMatrixRef<T> x, const Table& table,
                     grads.noise.middleCols(begin, cols), kernels::Update::add);
     }
   });
-  const Index bias_blocks = (grads.bias.size() + block_rows - 1) / block_rows;
+  const Index bias_blocks = (grads.bias.size() + block_size - 1) / block_size;
   detail::parallel_for(bias_blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_rows, experts = std::min(block_rows, num_experts() - begin);
+    const Index begin = block * block_size, experts = std::min(block_size, num_experts() - begin);
     kernels::add_rows<W>(gradient.logits.middleCols(begin, experts), nullptr,
                          &grads.bias(0, begin));
   });

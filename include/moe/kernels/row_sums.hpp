@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows between token order and expert order. Both directions read: whoever owns the output row
-// gathers what belongs to it, so nothing is ever scattered.
+// Sums of whole rows: how slots come together in the row of a token, and gradients in that of a
+// bias. Whoever owns the row gathers what belongs to it, so nothing is ever scattered.
 #pragma once
 
 #include <span>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tests of the row kernels of the permutation: scaling, combining, adding and the dot product.
-#include "moe/kernels/permute.hpp"
+// Tests of the sums of whole rows: scaling, combining, adding and the dot product.
+#include "moe/kernels/row_sums.hpp"
 
 #include <gtest/gtest.h>
 
@@ -27,11 +27,11 @@ Matrix<T> combined(const Matrix<T>& rows, const std::vector<Index>& slot,
 }
 
 template <class T>
-class Permute : public ::testing::Test {};
+class RowSums : public ::testing::Test {};
 using Scalars = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(Permute, Scalars);
+TYPED_TEST_SUITE(RowSums, Scalars);
 
-TYPED_TEST(Permute, ScaleRowMultipliesEachElement) {
+TYPED_TEST(RowSums, ScaleRowMultipliesEachElement) {
   using T = TypeParam;
   Matrix<T> row(1, 3), want(1, 3);
   row << 1, -2, 4;
@@ -40,7 +40,7 @@ TYPED_TEST(Permute, ScaleRowMultipliesEachElement) {
   EXPECT_TRUE(same_bits(row, want));
 }
 
-TYPED_TEST(Permute, AddRowsAddsWeightedRowsWithTheSameBitsForEachColumnAlone) {
+TYPED_TEST(RowSums, AddRowsAddsWeightedRowsWithTheSameBitsForEachColumnAlone) {
   using T = TypeParam;
   const Matrix<T> weight = random_matrix<T>(1, 5, 1), ones = Matrix<T>::Ones(1, 5);
   for (Index size = 1; size <= 2 * Lanes<T>::size + 1; ++size) {
@@ -63,7 +63,7 @@ TYPED_TEST(Permute, AddRowsAddsWeightedRowsWithTheSameBitsForEachColumnAlone) {
   }
 }
 
-TYPED_TEST(Permute, CombineRowAddsWeightedRows) {
+TYPED_TEST(RowSums, CombineRowAddsWeightedRows) {
   using T = TypeParam;
   Matrix<T> rows(3, 2), want(1, 2);
   rows << 1, 2, 10, 20, 100, 200;
@@ -73,7 +73,7 @@ TYPED_TEST(Permute, CombineRowAddsWeightedRows) {
   EXPECT_TRUE(same_bits(combined<T>(rows, {2, 0}, {}), want)) << "no weights are ones";
 }
 
-TYPED_TEST(Permute, CombineRowLeavesDroppedSlotsOut) {
+TYPED_TEST(RowSums, CombineRowLeavesDroppedSlotsOut) {
   using T = TypeParam;
   Matrix<T> rows(2, 2), want(1, 2);
   rows << 1, 2, 3, 4;
@@ -83,7 +83,7 @@ TYPED_TEST(Permute, CombineRowLeavesDroppedSlotsOut) {
   EXPECT_TRUE(same_bits(combined<T>(rows, {dropped, dropped}, {1, 1}), Matrix<T>::Zero(1, 2)));
 }
 
-TYPED_TEST(Permute, CombineRowAddsTheBaseLastAndInPlace) {
+TYPED_TEST(RowSums, CombineRowAddsTheBaseLastAndInPlace) {
   using T = TypeParam;
   Matrix<T> rows(2, 1), base(1, 1);
   const T half_ulp = std::numeric_limits<T>::epsilon() / 2;
@@ -93,7 +93,7 @@ TYPED_TEST(Permute, CombineRowAddsTheBaseLastAndInPlace) {
   EXPECT_EQ(base(0, 0), T(1) + 2 * half_ulp);
 }
 
-TYPED_TEST(Permute, CombineRowIsRightForEveryWidth) {
+TYPED_TEST(RowSums, CombineRowIsRightForEveryWidth) {
   using T = TypeParam;
   for (Index cols = 0; cols <= 70; ++cols) {
     const Matrix<T> rows = random_matrix<T>(5, cols, 1), base = random_matrix<T>(1, cols, 2);
@@ -104,7 +104,7 @@ TYPED_TEST(Permute, CombineRowIsRightForEveryWidth) {
   }
 }
 
-TYPED_TEST(Permute, CombineRowGivesAnElementTheSameBitsInEveryColumn) {
+TYPED_TEST(RowSums, CombineRowGivesAnElementTheSameBitsInEveryColumn) {
   using T = TypeParam;
   const Matrix<T> rows = random_matrix<T>(3, 80, 3), base = random_matrix<T>(1, 80, 4);
   const std::vector<Index> slot{2, 0, 1};
@@ -119,7 +119,7 @@ TYPED_TEST(Permute, CombineRowGivesAnElementTheSameBitsInEveryColumn) {
   }
 }
 
-TYPED_TEST(Permute, TouchesNothingOutsideTheRow) {
+TYPED_TEST(RowSums, TouchesNothingOutsideTheRow) {
   using T = TypeParam;
   for (Index cols = 1; cols <= 40; ++cols) {
     const Matrix<T> row = random_matrix<T>(1, cols, 5);
@@ -133,7 +133,7 @@ TYPED_TEST(Permute, TouchesNothingOutsideTheRow) {
   }
 }
 
-TYPED_TEST(Permute, DotIsRightWithTheSameBitsAtAnyAddressAndReadsNothingOutside) {
+TYPED_TEST(RowSums, DotIsRightWithTheSameBitsAtAnyAddressAndReadsNothingOutside) {
   using T = TypeParam;
   for (Index size = 0; size <= 70; ++size) {
     const Matrix<T> a = random_matrix<T>(1, size, 6), b = random_matrix<T>(1, size, 7);
