@@ -154,7 +154,7 @@ TYPED_TEST(RowSums, DotIsRightWithTheSameBitsAtAnyAddressAndReadsNothingOutside)
   }
 }
 
-TEST(PermuteOfNarrow, SumsInFloatAndRoundsOnce) {
+TEST(RowSumsOfNarrow, SumsInFloatAndRoundsOnce) {
   using T = Eigen::bfloat16;
   Matrix<T> rows = Matrix<T>::Constant(3, 70, T(1));
   rows.row(0).setConstant(T(256));  // 256 + 1 is 256 in bfloat16
@@ -163,7 +163,7 @@ TEST(PermuteOfNarrow, SumsInFloatAndRoundsOnce) {
   EXPECT_EQ(dot(&rows(0, 0), &rows(1, 0), 70), 256.0f * 70.0f);
 }
 
-TEST(PermuteOfNarrow, UsesTheWeightInFloat) {
+TEST(RowSumsOfNarrow, UsesTheWeightInFloat) {
   using T = Eigen::bfloat16;
   const Matrix<T> rows = Matrix<T>::Constant(2, 1, T(1));
   const float weight = 1.001f;  // 1 in bfloat16
