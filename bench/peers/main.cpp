@@ -27,7 +27,7 @@ std::vector<PeerCase> peer_cases() {
 }
 
 void print(const Comparison& c) {
-  std::printf("%-9s %-8s %-20s %6td %9.2f %9.2f %9.1f %8.2f\n", c.peer.c_str(), c.pass().c_str(),
+  std::printf("%-13s %-8s %-20s %6td %9.2f %9.2f %9.1f %8.2f\n", c.peer.c_str(), c.pass().c_str(),
               c.shape.c_str(), c.tokens, 1e3 * c.peer_seconds, 1e3 * c.our_seconds, c.our_gflops,
               c.ratio);
   std::fflush(stdout);
@@ -72,7 +72,7 @@ int main(int argc, char** argv) {
 #ifdef _OPENMP
     omp_set_num_threads(threads);  // of the peers
 #endif
-    std::printf("%-9s %-8s %-20s %6s %9s %9s %9s %8s\n", "peer", "pass", "shape", "tokens",
+    std::printf("%-13s %-8s %-20s %6s %9s %9s %9s %8s\n", "peer", "pass", "shape", "tokens",
                 "peer ms", "our ms", "GFLOP/s", "ratio");
     std::vector<Comparison> rows;
     for (const PeerKind& kind : peer_kinds()) {

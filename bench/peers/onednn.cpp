@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// oneDNN: a loop over the experts, each three products on all threads, of weights that lie as
-// oneDNN likes them best. The activation is fused into the product of the gate. A primitive is made
-// for each number of rows and kept.
+// oneDNN: a loop over the experts, each three products on all threads. The activation is fused into
+// the product of the gate. A primitive is made for each number of rows and kept. Twice: of weights
+// as they are, row-major, and of weights packed once as oneDNN likes them best.
 #include <dnnl.hpp>
 #include <map>
 
@@ -12,22 +12,35 @@ namespace {
 
 using dnnl::memory;
 
-memory::desc row_major(Index rows, Index cols) {
-  return {{rows, cols}, memory::data_type::f32, memory::format_tag::ab};
+using Tag = memory::format_tag;
+
+memory::desc describe(Index rows, Index cols, Tag tag = Tag::ab) {
+  return {{rows, cols}, memory::data_type::f32, tag};
 }
 
 /// x (rows, in) * w^T, for all weights w (out, in) of one shape; gated: silu of it, times another
 /// matrix (rows, out).
 class Product {
  public:
-  Product(const dnnl::engine& engine, Index in, Index out, bool gated)
-      : engine_(engine), in_(in), out_(out), gated_(gated), layout_(best_layout()) {}
+  struct Kind {
+    bool gated, packed;
+  };
 
-  memory pack(const Matrix<float>& weight, dnnl::stream& stream) const {
-    const memory plain({{in_, out_}, memory::data_type::f32, memory::format_tag::ba}, engine_,
-                       const_cast<float*>(weight.data()));
+  Product(const dnnl::engine& engine, Index in, Index out, Kind kind)
+      : engine_(engine),
+        in_(in),
+        out_(out),
+        gated_(kind.gated),
+        layout_(kind.packed ? best_layout() : describe(in, out, Tag::ba)) {}
+
+  /// The weight (out, in) itself, or packed.
+  memory lay_out(const Matrix<float>& weight, dnnl::stream& stream) const {
+    memory plain(describe(in_, out_, Tag::ba), engine_, const_cast<float*>(weight.data()));
+    if (plain.get_desc() == layout_) {
+      return plain;
+    }
     memory packed(layout_, engine_);
-    dnnl::reorder(plain, packed).execute(stream, const_cast<memory&>(plain), packed);
+    dnnl::reorder(plain, packed).execute(stream, plain, packed);
     stream.wait();
     return packed;
   }
@@ -36,34 +49,33 @@ class Product {
                 dnnl::stream& stream) {
     auto [place, missing] = primitives_.try_emplace(rows);
     if (missing) {
-      place->second = dnnl::matmul(describe(rows, layout_));
+      place->second = dnnl::matmul(primitive(rows, layout_));
     }
     std::unordered_map<int, memory> arguments{
-        {DNNL_ARG_SRC, {row_major(rows, in_), engine_, const_cast<float*>(x)}},
+        {DNNL_ARG_SRC, {describe(rows, in_), engine_, const_cast<float*>(x)}},
         {DNNL_ARG_WEIGHTS, weight},
-        {DNNL_ARG_DST, {row_major(rows, out_), engine_, y}}};
+        {DNNL_ARG_DST, {describe(rows, out_), engine_, y}}};
     if (gated_) {
       arguments.emplace(DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1,
-                        memory(row_major(rows, out_), engine_, factor));
+                        memory(describe(rows, out_), engine_, factor));
     }
     place->second.execute(stream, arguments);
   }
 
  private:
-  dnnl::matmul::primitive_desc describe(Index rows, const memory::desc& weight) const {
+  dnnl::matmul::primitive_desc primitive(Index rows, const memory::desc& weight) const {
     dnnl::primitive_attr attr;
     if (gated_) {
       dnnl::post_ops ops;
       ops.append_eltwise(1.0F, dnnl::algorithm::eltwise_swish, 1.0F, 0.0F);
-      ops.append_binary(dnnl::algorithm::binary_mul, row_major(rows, out_));
+      ops.append_binary(dnnl::algorithm::binary_mul, describe(rows, out_));
       attr.set_post_ops(ops);
     }
-    return {{row_major(rows, in_), weight, row_major(rows, out_)}, attr, engine_};
+    return {{describe(rows, in_), weight, describe(rows, out_)}, attr, engine_};
   }
 
   memory::desc best_layout() const {
-    return describe(192, {{in_, out_}, memory::data_type::f32, memory::format_tag::any})
-        .weights_desc();
+    return primitive(192, describe(in_, out_, Tag::any)).weights_desc();
   }
 
   dnnl::engine engine_;
@@ -75,19 +87,20 @@ class Product {
 
 class OneDnnPeer : public ProductPeer {
  public:
-  OneDnnPeer(const MoELayer<float>& layer, int threads)
+  OneDnnPeer(const MoELayer<float>& layer, int threads, bool packed)
       : ProductPeer(layer, threads),
-        gate_(engine_, layer.d_in(), layer.experts().front().d_ff(), true),
-        up_(engine_, layer.d_in(), layer.experts().front().d_ff(), false),
-        down_(engine_, layer.experts().front().d_ff(), layer.d_out(), false) {
+        gate_(engine_, layer.d_in(), layer.experts().front().d_ff(), {true, packed}),
+        up_(engine_, layer.d_in(), layer.experts().front().d_ff(), {false, packed}),
+        down_(engine_, layer.experts().front().d_ff(), layer.d_out(), {false, packed}) {
     for (Index e = 0; e < layer.num_experts(); ++e) {
-      packed_.push_back({gate_.pack(params(e).gate, stream_), up_.pack(params(e).up, stream_),
-                         down_.pack(params(e).down, stream_)});
+      weights_.push_back({gate_.lay_out(params(e).gate, stream_),
+                          up_.lay_out(params(e).up, stream_),
+                          down_.lay_out(params(e).down, stream_)});
     }
   }
 
  private:
-  struct Packed {
+  struct Weights {
     memory gate, up, down;
   };
 
@@ -99,13 +112,13 @@ class OneDnnPeer : public ProductPeer {
       if (rows == 0) {
         continue;
       }
-      const Packed& packed = packed_[static_cast<std::size_t>(e)];
+      const Weights& weights = weights_[static_cast<std::size_t>(e)];
       const float* x = x_rows_.data() + first_row(e) * x_rows_.cols();
       float* up = rows_.data() + 2 * first_row(e) * d_ff;
       float* hidden = up + rows * d_ff;
-      up_.multiply(rows, x, packed.up, nullptr, up, stream_);
-      gate_.multiply(rows, x, packed.gate, up, hidden, stream_);
-      down_.multiply(rows, hidden, packed.down, nullptr,
+      up_.multiply(rows, x, weights.up, nullptr, up, stream_);
+      gate_.multiply(rows, x, weights.gate, up, hidden, stream_);
+      down_.multiply(rows, hidden, weights.down, nullptr,
                      y_rows_.data() + first_row(e) * y_rows_.cols(), stream_);
     }
     stream_.wait();
@@ -114,14 +127,16 @@ class OneDnnPeer : public ProductPeer {
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   Product gate_, up_, down_;
-  std::vector<Packed> packed_;
+  std::vector<Weights> weights_;
   Matrix<float> rows_;  // of each expert: up, then hidden
 };
 
-[[maybe_unused]] const bool added =
-    add_peer({"oneDNN", false, [](const MoELayer<float>& layer, int threads) {
-                return std::make_unique<OneDnnPeer>(layer, threads);
-              }});
+bool add(const char* name, bool packed) {
+  return add_peer({name, false, [packed](const MoELayer<float>& layer, int threads) {
+                     return std::make_unique<OneDnnPeer>(layer, threads, packed);
+                   }});
+}
+[[maybe_unused]] const bool added = add("oneDNN", false) && add("oneDNN-packed", true);
 
 }  // namespace
 }  // namespace moe::bench
