@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The precompiled header of the tests. The classes that most tests use are compiled once, in
-// instances.cpp, and not again in every program.
+// The precompiled header of the tests. The product and the classes that most tests use are compiled
+// once, in instances.cpp, and not again in every program.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include "moe/moe.hpp"
 
+#define MOE_PRODUCT(T) \
+  void kernels::gemm<T>(kernels::View<T>, kernels::View<T>, MatrixRef<T>, kernels::Update)
+
 #define MOE_FOR_EACH_INSTANCE(prefix)        \
+  prefix template MOE_PRODUCT(float);        \
+  prefix template MOE_PRODUCT(double);       \
+  prefix template MOE_PRODUCT(bf16);         \
   prefix template class Router<float>;       \
   prefix template class Router<double>;      \
   prefix template class Router<bf16>;        \
