@@ -70,7 +70,8 @@ constexpr double rounding<Eigen::half> = 0x1p-11;
 template <>
 constexpr double rounding<bf16> = 0x1p-8;
 
-/// start + a * b in long double, and the bound of the rounding of any chain of K multiply-adds.
+/// start + a * b in more digits than its own sums have, and the bound of the rounding of any chain
+/// of K multiply-adds.
 template <class T>
 struct Oracle {
   Matrix<double> value, bound;
@@ -78,10 +79,11 @@ struct Oracle {
   Oracle(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& start)
       : value(a.rows(), b.cols()), bound(a.rows(), b.cols()) {
     using W = Wide<T>;
-    const auto wide = [](T x) { return static_cast<long double>(static_cast<W>(x)); };
+    using Exact = std::conditional_t<std::is_same_v<W, double>, long double, double>;
+    const auto wide = [](T x) { return static_cast<Exact>(static_cast<W>(x)); };
     for (Index row = 0; row < a.rows(); ++row) {
       for (Index col = 0; col < b.cols(); ++col) {
-        long double sum = wide(start(row, col)), magnitude = std::abs(sum);
+        Exact sum = wide(start(row, col)), magnitude = std::abs(sum);
         for (Index k = 0; k < a.cols(); ++k) {
           sum += wide(a(row, k)) * wide(b(k, col));
           magnitude += std::abs(wide(a(row, k)) * wide(b(k, col)));
