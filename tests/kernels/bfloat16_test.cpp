@@ -13,7 +13,7 @@
 namespace moe::kernels {
 namespace {
 
-TEST(Narrow, RoundsAsEigenDoesAndKeepsNan) {
+TEST(Convert, RoundsAsEigenDoesAndKeepsNan) {
   for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 0x0fff) {
     const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
     const bf16 got = convert<bf16>(value), eigen(value);
@@ -24,8 +24,18 @@ TEST(Narrow, RoundsAsEigenDoesAndKeepsNan) {
       std::isnan(static_cast<float>(convert<bf16>(std::numeric_limits<float>::signaling_NaN()))));
 }
 
+TEST(Convert, WidensEveryBfloat16AsEigenDoes) {
+  for (std::uint32_t bits = 0; bits < 0x10000u; ++bits) {
+    const bf16 value =
+        Eigen::bfloat16_impl::raw_uint16_to_bfloat16(static_cast<std::uint16_t>(bits));
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(convert<float>(value)),
+              std::bit_cast<std::uint32_t>(static_cast<float>(value)))
+        << bits;
+  }
+}
+
 // Denormals and the bits of NaN, too.
-TEST(Narrow, RoundsEachLaneOfAPacketAsItDoesAScalar) {
+TEST(Convert, RoundsEachLaneOfAPacketAsItDoesAScalar) {
   using Packet = GemmTile<float>::Packet;
   constexpr Index lanes = GemmTile<float>::packet_size;
   float value[lanes];

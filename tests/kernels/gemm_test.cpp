@@ -225,7 +225,7 @@ TYPED_TEST(Gemm, TouchesNoMemoryOutsideItsOperands) {
   }
 }
 
-// Rows an odd number of cache lines apart are not packed.
+// Rows an odd number of cache lines apart are not packed, but for bfloat16.
 TYPED_TEST(Gemm, ReadsBWhereItIsWithTheBitsOfPackedB) {
   using T = TypeParam;
   const Index cols = detail::spread_width<T>(GemmTile<T>::cols + 1);

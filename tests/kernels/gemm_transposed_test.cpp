@@ -71,7 +71,8 @@ TYPED_TEST(GemmTransposed, TakesAWeightWithTheSameBitsForEveryRemainder) {
   }
 }
 
-// The rows of x are read in place where they are an odd number of cache lines apart, else packed.
+// The rows of x are read in place where they are an odd number of cache lines apart, else packed;
+// those of bfloat16 are packed always.
 TYPED_TEST(GemmTransposed, TakesAGradientWithTheSameBitsForEveryRemainder) {
   using T = TypeParam;
   const Index cols = 2 * GemmTile<T>::cols + 1, gap = detail::spread_width<T>(cols) - cols;

@@ -4,7 +4,8 @@
 // Every element of C is one chain of multiply-adds over k = 0, 1, 2, ... whatever the number of
 // rows and columns, so a row of C has the same bits alone and in a batch. B is read where it is if
 // its rows lie well for a cache; else it is packed, a block of k by a panel of columns at a time,
-// into a buffer on the stack: nothing is allocated. A transposed A is packed there too.
+// into a buffer on the stack: nothing is allocated. A transposed A is packed there too. bfloat16
+// has an overload of its own.
 #pragma once
 
 #include <algorithm>

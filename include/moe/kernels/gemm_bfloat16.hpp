@@ -9,7 +9,6 @@
 #include <concepts>
 
 #include "few_rows.hpp"
-#include "lanes.hpp"
 #include "pack.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -20,17 +19,18 @@ template <class T>
 class PairedProduct {
  public:
   using Tile = GemmTile<T>;
-  static constexpr Index most_depth = Tile::depth / 2, most_rows = 512;
+  static constexpr Index most_depth = Tile::depth / 2;  // as A and the sums want their place in L2
+  static constexpr Index most_rows = 512;
 
   PairedProduct(View<T> a, View<T> b, MatrixRef<T> c, Update update)
       : a_(a), b_(b), c_(c), update_(update) {}
 
   /// Whether the tile may read A where it is.
-  static bool readable(View<T> a) { return a.col_stride == 1 && a.cols % 2 == 0; }
+  static bool readable(View<T> a) { return a.col_stride == 1 && a.cols % Tile::group == 0; }
 
   /// Rows that meet a block of B before the next: as many as are packed, or whose sums stay in L2.
   Index rows_at_once() const {
-    const Index depth = std::clamp(padded(a_.cols), Index{2}, most_depth);
+    const Index depth = std::clamp(Tile::whole_groups(a_.cols), Tile::group, most_depth);
     return packs_a_ ? std::min(most_rows, most_depth / depth * Tile::cols) : most_rows;
   }
 
@@ -54,21 +54,21 @@ class PairedProduct {
     bool first, last;
   };
 
-  static Index padded(Index depth) { return (depth + 1) / 2 * 2; }
-
   /// packed_a = the rows of A as panels of B, tile cols rows each.
   void pack_rows(View<T> a) {
     for (Index row = 0; row < a.rows; row += Tile::cols) {
       const Index rows = std::min(Tile::cols, a.rows - row);
-      pack_panel(a.block(row, 0, rows, a.cols).transpose(), packed_a_ + row * padded(a.cols));
+      pack_panel(a.block(row, 0, rows, a.cols).transpose(),
+                 packed_a_ + row * Tile::whole_groups(a.cols));
     }
   }
 
   /// Where the tile finds row r of the block of A.
   const T* row_of(View<T> a, Index r) const {
     const Index in_panel = r % Tile::cols;
-    return packs_a_ ? packed_a_ + (r - in_panel) * padded(a.cols) + 2 * in_panel
-                    : a.data + r * a.row_stride;
+    return packs_a_
+               ? packed_a_ + (r - in_panel) * Tile::whole_groups(a.cols) + Tile::group * in_panel
+               : a.data + r * a.row_stride;
   }
 
   /// sums += a * panel, which begin as c and end in it.
@@ -78,25 +78,21 @@ class PairedProduct {
       const T* pointer[Tile::rows];
       for (Index r = 0; r < rows; ++r) {
         pointer[r] = row_of(a, row + r);
-        if (block.first && update_ == Update::add) {
-          float* to = sums + r * Tile::cols;
-          convert_row(&c.coeffRef(row + r, 0), c.cols(), to);
-          std::fill(to + c.cols(), to + Tile::cols, 0.0F);
-        }
+      }
+      if (block.first && update_ == Update::add) {
+        std::fill_n(sums, rows * Tile::cols, 0.0F);  // c may be narrower than the tile
+        copy_rows(view(c.middleRows(row, rows)), sums, Tile::cols);
       }
       const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
       prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
-      micro_kernel<T>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_}, padded(a.cols),
+      micro_kernel<T>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_},
+                      Tile::whole_groups(a.cols),
                       {sums, Tile::cols, block.first ? update_ : Update::add}, {panel_, 0});
-      for (Index r = 0; block.last && r < rows; ++r) {
-        convert_row(sums + r * Tile::cols, c.cols(), &c.coeffRef(row + r, 0));
+      if (block.last) {
+        copy_rows(View<float>{sums, rows, c.cols(), Tile::cols, 1}, &c.coeffRef(row, 0),
+                  c.outerStride());
       }
     });
-  }
-
-  template <class From, class To>
-  static void convert_row(const From* from, Index size, To* to) {
-    for_lanes<float>(size, [&](auto at) { at.store(to, at.load(from)); });
   }
 
   const View<T> a_, b_;

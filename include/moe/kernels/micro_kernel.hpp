@@ -24,6 +24,9 @@ struct GemmTile {
   static constexpr Index depth = 262144 / (cols * static_cast<Index>(sizeof(T)));
   static constexpr Index line = 64 / static_cast<Index>(sizeof(T));  ///< scalars in a cache line
   static constexpr Index lines = (cols * group + line - 1) / line;   ///< of a step of a panel
+
+  /// Steps of k, rounded up.
+  static constexpr Index whole_groups(Index k) { return (k + group - 1) / group * group; }
 };
 
 enum class Update { assign, add };

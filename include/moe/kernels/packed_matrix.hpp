@@ -57,7 +57,7 @@ class PackedMatrix {
   Index num_outputs() const { return outputs_; }
   Index width() const { return width_; }
   /// Steps of k: the width in whole groups.
-  Index depth() const { return (width_ + group - 1) / group * group; }
+  Index depth() const { return GemmTile<S>::whole_groups(width_); }
   Index num_panels() const { return (outputs_ + share_ - 1) / share_; }
   const S* panel(Index number) const { return data_.data() + number * panel_size(); }
   std::size_t bytes() const { return data_.size() * sizeof(S); }

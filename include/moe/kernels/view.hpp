@@ -2,9 +2,7 @@
 // What a product reads: a matrix in memory, whatever its strides.
 #pragma once
 
-#include <algorithm>
-
-#include "bfloat16.hpp"
+#include "lanes.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -30,9 +28,9 @@ View<typename M::Scalar> view(const M& m) {
 template <class From, class To>
 void copy_rows(View<From> from, To* to, Index to_stride) {
   for (Index row = 0; row < from.rows; ++row) {
-    const From* begin = from.data + row * from.row_stride;
-    std::transform(begin, begin + from.cols, to + row * to_stride,
-                   [](const From& value) { return convert<To>(value); });
+    const From* from_row = from.data + row * from.row_stride;
+    To* to_row = to + row * to_stride;
+    for_lanes<Wide<From>>(from.cols, [&](auto at) { at.store(to_row, at.load(from_row)); });
   }
 }
 
