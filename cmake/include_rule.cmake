@@ -1,43 +1,42 @@
 # Checks the include rule: a header of moe includes only what stands to its left in the flow.
 #   cmake -D INCLUDE_DIR=<repo>/include -P cmake/include_rule.cmake
-# A new header must be placed in `flow`.
+# A new folder, or a new header outside of the folders, must be placed in `flow`.
 cmake_minimum_required(VERSION 3.25)
 
-# One line a step, left to right. Headers of one folder may include each other; those of a line
-# marked `peers` too.
+# One line a step, left to right: folders, or headers outside of them. The headers of a folder may
+# include each other; the folders of one line may not, but for what `shared` names.
 set(flow
-  "kernels/instruction_set"
-  "detail/*"
-  "types version"
-  "config"
-  "kernels/*"
-  "activation routing_table dispatch_plan router_params router_noise expert_params part peers"
-  "concepts routing_weights"
-  "router routing/* expert"
-  "combine dense_ffn expert_rows"
-  "packed_expert layer_tape"
-  "moe_layer"
-  "packed_layer"
-  "reference loss cost optimizer peers"
-  "io/*"
-  "mpi/*")
+  "instruction_set.hpp version.hpp"
+  "detail"
+  "types.hpp config.hpp routing_table.hpp concepts.hpp"
+  "kernels"
+  "storage"
+  "routing dispatch experts"
+  "layers"
+  "losses cost train govern reference"
+  "io"
+  "mpi")
+set(shared dispatch/plan.hpp)
 set(moe_dir ${INCLUDE_DIR}/moe)
 set(errors "")
 
-# Sets `step` to the place of a header in `flow` (-1: none), `is_peer` to whether its line has peers.
-function(find_step header)
-  get_filename_component(folder ${header} DIRECTORY)
-  string(REGEX REPLACE "\\.hpp$" "" name ${header})
+# Sets `place` to what stands for a header in `flow`: its folder, or itself.
+function(find_place header)
+  set(place ${header})
+  if(header MATCHES "^([^/]+)/")
+    set(place ${CMAKE_MATCH_1})
+  endif()
+  set(place ${place} PARENT_SCOPE)
+endfunction()
+
+# Sets `step` to the number of the line of `flow` that names a place, -1 if none does.
+function(find_step place)
   set(step -1 PARENT_SCOPE)
   set(number 0)
   foreach(line ${flow})
     separate_arguments(names UNIX_COMMAND ${line})
-    if(name IN_LIST names OR (folder AND "${folder}/*" IN_LIST names))
+    if(place IN_LIST names)
       set(step ${number} PARENT_SCOPE)
-      set(is_peer FALSE PARENT_SCOPE)
-      if("peers" IN_LIST names)
-        set(is_peer TRUE PARENT_SCOPE)
-      endif()
       return()
     endif()
     math(EXPR number "${number} + 1")
@@ -71,22 +70,34 @@ endfunction()
 
 file(REAL_PATH ${moe_dir} moe_dir)
 file(GLOB_RECURSE headers RELATIVE ${moe_dir} ${moe_dir}/*.hpp)
-list(REMOVE_ITEM headers moe.hpp)
+file(GLOB folders RELATIVE ${moe_dir} LIST_DIRECTORIES true ${moe_dir}/*)
+list(FILTER folders EXCLUDE REGEX "\\.hpp$")
 list(LENGTH headers count)
+
+# moe.hpp and an umbrella of each folder, <folder>.hpp, stand outside of the flow.
+set(umbrellas moe.hpp)
+foreach(folder ${folders})
+  list(APPEND umbrellas ${folder}.hpp)
+endforeach()
+
 foreach(header ${headers})
-  find_step(${header})
+  if(header IN_LIST umbrellas)
+    continue()
+  endif()
+  find_place(${header})
+  set(own_place ${place})
+  find_step(${place})
   set(own_step ${step})
-  set(own_peer ${is_peer})
-  get_filename_component(own_folder ${header} DIRECTORY)
   if(own_step EQUAL -1)
     string(APPEND errors "  ${header} has no place: add it to `flow` in cmake/include_rule.cmake\n")
     continue()
   endif()
   read_includes(${header})
   foreach(included ${includes})
-    find_step(${included})
-    get_filename_component(folder ${included} DIRECTORY)
-    if(step EQUAL own_step AND (own_peer OR (folder AND folder STREQUAL own_folder)))
+    find_place(${included})
+    find_step(${place})
+    if(step EQUAL own_step
+        AND (place STREQUAL own_place OR NOT header MATCHES "/" OR included IN_LIST shared))
       continue()
     endif()
     if(step EQUAL -1 OR NOT step LESS own_step)
@@ -101,21 +112,30 @@ foreach(header ${headers})
   endforeach()
 endforeach()
 
-# The umbrella has all of the top level but the slow reference, and nothing that needs more than Eigen.
-if(EXISTS ${moe_dir}/moe.hpp)
-  read_includes(moe.hpp)
-  foreach(header ${headers})
-    if(NOT header MATCHES "/" AND NOT header STREQUAL "reference.hpp"
-        AND NOT header IN_LIST includes)
-      string(APPEND errors "  moe.hpp lacks ${header}\n")
+# The umbrella of a folder has all of it. What may change without notice has none.
+foreach(folder ${folders})
+  if(NOT EXISTS ${moe_dir}/${folder}.hpp)
+    if(NOT folder STREQUAL "detail")
+      string(APPEND errors "  ${folder}.hpp, the umbrella of ${folder}/, is missing\n")
     endif()
-  endforeach()
-  foreach(included ${includes})
-    if(included MATCHES "^(io|mpi)/|^reference\\.hpp$")
-      string(APPEND errors "  moe.hpp includes ${included}\n")
-    endif()
-  endforeach()
-endif()
+    continue()
+  endif()
+  read_includes(${folder}.hpp)
+  file(GLOB_RECURSE wanted RELATIVE ${moe_dir} ${moe_dir}/${folder}/*.hpp)
+  list(SORT includes)
+  list(SORT wanted)
+  if(NOT includes STREQUAL wanted)
+    string(APPEND errors "  ${folder}.hpp includes ${includes}, expected ${wanted}\n")
+  endif()
+endforeach()
+
+# What a first program includes needs no more than Eigen.
+read_includes(moe.hpp)
+foreach(included ${includes})
+  if(included MATCHES "^(io|mpi|reference)[./]")
+    string(APPEND errors "  moe.hpp includes ${included}\n")
+  endif()
+endforeach()
 
 if(errors)
   message(FATAL_ERROR "The include rule is broken:\n${errors}")

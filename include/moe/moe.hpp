@@ -1,27 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The whole library but its reference, file formats and MPI: what a user includes.
+// What a first program needs: layers and their parts, packed or not, losses and costs. Each folder
+// has an umbrella of its own: moe/routing.hpp, and so on.
 #pragma once
 
-#include "activation.hpp"
-#include "combine.hpp"
-#include "concepts.hpp"
-#include "config.hpp"
 #include "cost.hpp"
-#include "dense_ffn.hpp"
-#include "dispatch_plan.hpp"
-#include "expert.hpp"
-#include "expert_params.hpp"
-#include "expert_rows.hpp"
-#include "layer_tape.hpp"
-#include "loss.hpp"
-#include "moe_layer.hpp"
-#include "packed_expert.hpp"
-#include "packed_layer.hpp"
-#include "part.hpp"
-#include "router.hpp"
-#include "router_noise.hpp"
-#include "router_params.hpp"
-#include "routing_table.hpp"
-#include "routing_weights.hpp"
-#include "types.hpp"
+#include "dispatch.hpp"
+#include "experts.hpp"
+#include "layers.hpp"
+#include "losses.hpp"
+#include "routing.hpp"
 #include "version.hpp"

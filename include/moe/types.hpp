@@ -10,7 +10,7 @@
 #include <concepts>
 #include <cstdint>
 
-#include "kernels/instruction_set.hpp"
+#include "instruction_set.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 

@@ -21,9 +21,9 @@ TEST(Check, ThrowsTheJoinedParts) {
 TEST(Check, LetsTruthPass) { EXPECT_NO_THROW(check(true, "never read")); }
 
 /// Notes that it was printed.
-struct Part {
+struct Printable {
   bool* read;
-  friend std::ostream& operator<<(std::ostream& out, const Part& part) {
+  friend std::ostream& operator<<(std::ostream& out, const Printable& part) {
     *part.read = true;
     return out;
   }
@@ -31,9 +31,9 @@ struct Part {
 
 TEST(Check, ReadsItsPartsOnlyOnFailure) {
   bool read = false;
-  check(true, Part{&read});
+  check(true, Printable{&read});
   EXPECT_FALSE(read);
-  EXPECT_THROW(check(false, Part{&read}), std::invalid_argument);
+  EXPECT_THROW(check(false, Printable{&read}), std::invalid_argument);
   EXPECT_TRUE(read);
 }
 

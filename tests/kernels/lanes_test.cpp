@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-#include "moe/activation.hpp"
+#include "moe/experts/activation.hpp"
 
 namespace moe::kernels {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "moe/part.hpp"
+#include "moe/detail/part.hpp"
 #include "support/guarded.hpp"
 #include "support/matrix_near.hpp"
 #include "support/product_sizes.hpp"
@@ -34,7 +34,7 @@ Matrix<S> random_rows(Index rows, Index width, std::uint64_t seed) {
 /// product (rows, outputs of all weights side by side), in the columns that a part of the panels
 /// holds. sums (rows, tile cols).
 template <class S>
-void multiply(ConstMatrixRef<S> x, const PackedMatrix<S>& weight, Part part,
+void multiply(ConstMatrixRef<S> x, const PackedMatrix<S>& weight, detail::Part part,
               MatrixRef<Wide<S>> sums, Matrix<Wide<S>>& product) {
   std::vector<const S*> rows;
   for (Index row = 0; row < x.rows(); ++row) {
@@ -55,7 +55,7 @@ void multiply(ConstMatrixRef<S> x, const PackedMatrix<S>& weight, Part part,
 
 /// NaN where nothing was written.
 template <class S>
-Matrix<Wide<S>> product(const Matrix<S>& x, const PackedMatrix<S>& weight, Part part = {}) {
+Matrix<Wide<S>> product(const Matrix<S>& x, const PackedMatrix<S>& weight, detail::Part part = {}) {
   using W = Wide<S>;
   Matrix<W> sums(x.rows(), weight.cols);
   Matrix<W> result =
@@ -125,7 +125,7 @@ TYPED_TEST(PackedMatrixOf, FinishesThePanelsOfAPartAndNoOther) {
     const Matrix<W> whole = product(x, packed);
     for (const Index parts : {2, 3, 5, 7}) {
       for (Index number = 0; number < parts; ++number) {
-        const Part part{number, parts};
+        const detail::Part part{number, parts};
         const Index begin = part.begin(outputs, cols), end = part.end(outputs, cols);
         Matrix<W> got = product(x, packed, part);
         ASSERT_TRUE(
@@ -152,7 +152,7 @@ TYPED_TEST(PackedMatrixOf, TouchesNoMemoryOutsideItsRowsAndSums) {
         testing::Guarded<S> guarded_x(x, flush);
         testing::Guarded<W> sums(Matrix<W>::Zero(rows, cols), flush);
         Matrix<W> got(rows, cols + 1);
-        multiply<S>(guarded_x.map(), packed, Part{}, sums.map(), got);
+        multiply<S>(guarded_x.map(), packed, detail::Part{}, sums.map(), got);
         ASSERT_TRUE(same_bits(got, want)) << rows << " rows, K = " << depth;
       }
     }

@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 

@@ -6,7 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "../kernels/instruction_set.hpp"
+#include "../instruction_set.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "../kernels/instruction_set.hpp"
+#include "../instruction_set.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 

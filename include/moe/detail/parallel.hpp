@@ -11,7 +11,7 @@
 #include <thread>
 #include <type_traits>
 
-#include "../kernels/instruction_set.hpp"
+#include "../instruction_set.hpp"
 #include "check.hpp"
 
 #ifdef _OPENMP

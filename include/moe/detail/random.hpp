@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <numbers>
 
-#include "../kernels/instruction_set.hpp"
+#include "../instruction_set.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "../kernels/instruction_set.hpp"
+#include "../instruction_set.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 

@@ -9,7 +9,7 @@
 #include <optional>
 #include <string_view>
 
-#include "../kernels/instruction_set.hpp"
+#include "../instruction_set.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 

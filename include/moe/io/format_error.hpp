@@ -13,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-#include "../kernels/instruction_set.hpp"
+#include "../instruction_set.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layer costs: parameters, FLOPs and bytes, of a config (predicted) and of a plan
+// (executed). Pure functions of sizes; nothing here reads a weight.
+//
+// The rule: each + - * / and each call of exp, erf, tanh, log or sqrt is one FLOP (a fused
+// multiply-add is two); comparisons, signs, copies and conversions are none. By this rule the
+// counts are exact, not estimates: a layer instantiated with a counting scalar performs just these,
+// without masks, noise and losses.
+#pragma once
+
+#include <cmath>
+
+#include "../config.hpp"
+#include "../dispatch/plan.hpp"
+#include "../experts/activation.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+struct ParameterCount {
+  Index router = 0;
+  Index expert = 0;  ///< one of them
+  Index shared = 0;
+  Index total = 0;
+  Index active = 0;  ///< used for one token: router, top_k experts, shared
+};
+
+/// What a call has to do: given by a plan, or predicted from a config.
+struct Work {
+  Index tokens = 0;
+  Index rows = 0;               ///< routed rows that are computed: dropped ones are not
+  double distinct_experts = 0;  ///< experts with at least one row
+};
+
+/// FLOPs of a step, split by what matters for speed.
+struct Flops {
+  Index matmul = 0;  ///< in matrix products, 2 m n k each
+  Index other = 0;   ///< everything else
+
+  Index total() const { return matmul + other; }
+  Flops& operator+=(const Flops& o) {
+    matmul += o.matmul;
+    other += o.other;
+    return *this;
+  }
+  friend Flops operator+(Flops a, const Flops& b) { return a += b; }
+  friend Flops operator*(Index n, const Flops& f) { return {n * f.matmul, n * f.other}; }
+};
+
+struct LayerFlops {
+  Flops router, experts, shared, combine;
+
+  Flops sum() const { return router + experts + shared + combine; }
+  Index total() const { return sum().total(); }
+};
+
+struct LayerBytes {
+  double weights = 0;      ///< of the router, the shared and the distinct experts, read once
+  double activations = 0;  ///< x, the experts' rows and y, each written and read once
+
+  double total() const { return weights + activations; }
+};
+
+namespace detail {
+
+/// A feed-forward as cost sees it.
+struct FfnShape {
+  Index d_in, d_ff, d_out;
+  ExpertConfig kind;
+
+  Index up_projections() const { return kind.gated ? 2 : 1; }
+  Index bias(Index size) const { return kind.bias ? size : 0; }
+  Index gate(Index size) const { return kind.output_gate ? size : 0; }
+};
+
+inline FfnShape expert_shape(const MoEConfig& c) {
+  return {c.d_model, c.d_ff, c.output_width(), c.expert};
+}
+
+inline FfnShape shared_shape(const MoEConfig& c) {
+  ExpertConfig kind = c.expert;
+  kind.output_gate = c.shared->output_gate;
+  return {c.d_model, c.shared->d_ff, c.output_width(), kind};
+}
+
+inline Index parameters(const FfnShape& s) {
+  return s.up_projections() * (s.d_ff * s.d_in + s.bias(s.d_ff)) + s.d_out * s.d_ff +
+         s.bias(s.d_out) + s.gate(s.d_in);
+}
+
+/// One row through a feed-forward.
+inline Flops forward_flops(const FfnShape& s) {
+  return with_activation(s.kind.activation, [&](auto act) -> Flops {
+    const Index up = s.up_projections();
+    return {2 * s.d_ff * (up * s.d_in + s.d_out), up * s.bias(s.d_ff) + s.bias(s.d_out) +
+                                                      s.d_ff * (act.value_flops + (up - 1)) +
+                                                      s.gate(2 * s.d_in + 3 + s.d_out)};
+  });
+}
+
+inline Flops backward_flops(const FfnShape& s) {
+  return with_activation(s.kind.activation, [&](auto act) -> Flops {
+    const Index up = s.up_projections();
+    const Index slopes =
+        s.kind.gated ? 3 + act.value_flops + act.derivative_flops : 1 + act.derivative_flops;
+    // Each forward product comes back twice: for its input and for its weight.
+    return {2 * forward_flops(s).matmul, s.d_ff * slopes + up * s.bias(s.d_ff) + s.bias(s.d_out) +
+                                             s.gate(3 * s.d_out + 3 + 4 * s.d_in)};
+  });
+}
+
+}  // namespace detail
+
+inline ParameterCount parameters(const MoEConfig& c) {
+  c.validate();
+  ParameterCount count;
+  count.router = c.num_experts * (c.d_model * (c.router.noisy ? 2 : 1) + (c.router.bias ? 1 : 0));
+  count.expert = detail::parameters(detail::expert_shape(c));
+  count.shared = c.shared ? detail::parameters(detail::shared_shape(c)) : 0;
+  count.total = count.router + c.num_experts * count.expert + count.shared;
+  count.active = count.router + c.top_k * count.expert + count.shared;
+  return count;
+}
+
+/// Dropless work for so many tokens. Under uniform routing E (1 - (1 - K/E)^N) distinct experts.
+inline Work predicted_work(const MoEConfig& c, Index tokens) {
+  const double experts = static_cast<double>(c.num_experts);
+  const double missed =
+      std::pow(1.0 - static_cast<double>(c.top_k) / experts, static_cast<double>(tokens));
+  return {tokens, tokens * c.top_k, experts * (1.0 - missed)};
+}
+
+/// The work of a plan as it is carried out.
+inline Work executed_work(const DispatchPlan& plan) {
+  return {plan.slot().rows(), plan.num_rows(), static_cast<double>(plan.num_active())};
+}
+
+inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
+  const Index e = c.num_experts, k = c.top_k, d_out = c.output_width();
+  Index per_token = (c.router.bias ? e : 0) + (c.router.score == Score::softmax ? 4 : 3) * e + k;
+  if (c.router.weight == WeightSource::softmax_of_chosen) {
+    per_token += 4 * k;
+  } else if (c.router.renormalise) {
+    per_token += 2 * k;
+  }
+  const bool on_input = c.weight_on == WeightOn::input;
+  LayerFlops flops;
+  flops.router = work.tokens * Flops{2 * c.d_model * e, per_token};
+  flops.experts = work.rows * detail::forward_flops(detail::expert_shape(c));
+  flops.combine = {0, work.rows * (on_input ? c.d_model + d_out : 2 * d_out)};
+  if (c.shared) {
+    flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
+    flops.combine.other += work.tokens * d_out;
+  }
+  return flops;
+}
+
+inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
+  const Index e = c.num_experts, k = c.top_k, d = c.d_model, d_out = c.output_width();
+  Index per_token = 3 * k + (c.router.score == Score::softmax ? 4 : 3) * e + e;
+  if (c.router.weight == WeightSource::softmax_of_chosen ||
+      (c.router.weight == WeightSource::score && c.router.renormalise)) {
+    per_token += 4 * k;
+  } else if (c.router.weight == WeightSource::score) {
+    per_token += 2 * k;
+  }
+  per_token += c.router.bias ? e : 0;
+  const bool on_input = c.weight_on == WeightOn::input;
+  LayerFlops flops;
+  flops.router = work.tokens * Flops{4 * d * e, per_token};
+  flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
+  // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.
+  flops.combine = {0, work.rows * ((on_input ? 3 * d : 3 * d_out) + 1 + d) + work.tokens * d};
+  if (c.shared) {
+    flops.shared = work.tokens * detail::backward_flops(detail::shared_shape(c));
+    flops.combine.other += work.tokens * d;
+  }
+  return flops;
+}
+
+/// Bytes of one forward, every scalar `scalar_size` bytes wide. At few tokens the weights are all
+/// that counts: their bytes over the memory bandwidth bound the time from below.
+inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scalar_size) {
+  const ParameterCount count = parameters(c);
+  const double size = static_cast<double>(scalar_size);
+  LayerBytes bytes;
+  bytes.weights = size * (static_cast<double>(count.router + count.shared) +
+                          work.distinct_experts * static_cast<double>(count.expert));
+  bytes.activations = size * static_cast<double>(work.tokens * (c.d_model + c.output_width()) +
+                                                 work.rows * (c.d_model + 2 * c.output_width()));
+  return bytes;
+}
+
+/// Bytes of a tape, for a layer in float or double; without the padding of rows, masks and noise.
+/// A Tape keeps both from its forward to its backward. A RecomputingTape keeps its routing, and
+/// shares the memory of the rows with those of other layers.
+struct TapeBytes {
+  double routing = 0;  ///< routing table and plan
+  double rows = 0;     ///< inputs, pre-activations and outputs of the experts, and all gradients
+
+  double total() const { return routing + rows; }
+};
+
+inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_size) {
+  const auto ffn_scalars = [](const detail::FfnShape& s) {  // of one row
+    // Gate, up and hidden, the first two with gradients; the output gate with both of its sides.
+    return (2 * s.up_projections() + 1) * s.d_ff + s.gate(2 * s.d_out + 2);
+  };
+  const Index d = c.d_model, d_out = c.output_width();
+  const Index row = ffn_scalars(detail::expert_shape(c)) + 2 * (d + d_out);
+  const Index shared = c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0;
+  const Index choices = work.tokens * c.top_k;  // rows are reserved for each, dropped or not
+  // Probs, logits and the weights of the choices, of which there is also the gradient; and of each
+  // choice its expert, and four integers of the plan.
+  const Index table_scalars = choices + work.tokens * 2 * c.num_experts;
+  const auto choice_bytes = static_cast<Index>(sizeof(ExpertId) + 4 * sizeof(Index));
+  return {static_cast<double>(scalar_size * table_scalars + choices * choice_bytes),
+          static_cast<double>(scalar_size) *
+              static_cast<double>(choices * row + work.tokens * shared + table_scalars)};
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a routing table to rows grouped by expert, and back to tokens.
+#pragma once
+
+#include "dispatch/combine.hpp"
+#include "dispatch/plan.hpp"

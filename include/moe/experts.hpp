@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+// What computes the routed rows: feed-forwards, and sets of experts.
+#pragma once
+
+#include "experts/activation.hpp"
+#include "experts/dense_ffn.hpp"
+#include "experts/expert.hpp"
+#include "experts/expert_params.hpp"
+#include "experts/ffn_experts.hpp"
+#include "experts/packed_expert.hpp"

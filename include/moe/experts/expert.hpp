@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expert<T>: a feed-forward, gated or not. It computes the rows it is given and knows nothing of
+// routing.
+//
+//   h = act(x W_up^T + b_up)                            plain
+//   h = act(x W_gate^T + b_gate) * (x W_up^T + b_up)    gated (Shazeer 2020, GLU variants)
+//   y = h W_down^T + b_down, times sigmoid(x . output_gate) where there is one
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "../detail/parallel.hpp"
+#include "../detail/part.hpp"
+#include "../detail/random.hpp"
+#include "../detail/reserve.hpp"
+#include "../kernels/gemm.hpp"
+#include "../kernels/lanes.hpp"
+#include "../kernels/row_sums.hpp"
+#include "activation.hpp"
+#include "expert_params.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+template <Real T>
+class Expert {
+ public:
+  using W = Wide<T>;
+  using Params = ExpertParams<T>;
+
+  /// Memory of the rows of one or many tiles. Grows to the most it has seen; wider than F.
+  struct Scratch {
+    Matrix<T> gate, up;  // (n, F): pre-activations; without a tape `up` becomes the hidden row
+    Matrix<T> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
+  };
+
+  /// What backward needs of the rows, and its own intermediate results.
+  struct Tape : Scratch {
+    Matrix<T> hidden;             // (n, F)
+    Matrix<T> dgate, dup;         // (n, F) written by backward_hidden
+    Matrix<T> ungated, dungated;  // (n, D_out) before the output gate, and its gradient
+    Matrix<T> dfactor;            // (n, 1) the gradient of x . output_gate
+  };
+
+  struct Sizes {
+    Index d_in, d_ff, d_out;
+  };
+
+  /// Weights from N(0, 1 / fan_in), biases zero.
+  Expert(Sizes sizes, const ExpertConfig& config, std::uint64_t seed) : config_(config) {
+    detail::check(sizes.d_in > 0 && sizes.d_ff > 0 && sizes.d_out > 0, "Expert: sizes (",
+                  sizes.d_in, ", ", sizes.d_ff, ", ", sizes.d_out, "), expected at least 1");
+    params_.gate.resize(config.gated ? sizes.d_ff : 0, sizes.d_in);
+    params_.up.resize(sizes.d_ff, sizes.d_in);
+    params_.down.resize(sizes.d_out, sizes.d_ff);
+    params_.gate_bias.setZero(1, config.gated && config.bias ? sizes.d_ff : 0);
+    params_.up_bias.setZero(1, config.bias ? sizes.d_ff : 0);
+    params_.down_bias.setZero(1, config.bias ? sizes.d_out : 0);
+    params_.output_gate.resize(config.output_gate ? 1 : 0, sizes.d_in);
+    std::uint64_t stream = 0;
+    for (Matrix<T>* weight : {&params_.gate, &params_.up, &params_.down, &params_.output_gate}) {
+      detail::fill_normal(*weight, seed, stream++);
+    }
+  }
+
+  /// Takes ready weights. Throws std::invalid_argument if their shapes do not fit each other or
+  /// the config.
+  Expert(Params params, const ExpertConfig& config) : config_(config), params_(std::move(params)) {
+    const Index d_in = params_.up.cols(), d_ff = params_.up.rows(), d_out = params_.down.rows();
+    const Index bias = config.bias ? 1 : 0, gated = config.gated ? 1 : 0;
+    detail::check(d_in > 0 && d_ff > 0 && d_out > 0, "Expert: up is (", d_ff, ", ", d_in,
+                  ") and down has ", d_out, " rows, expected at least 1 of each");
+    detail::check_shape(params_.down, d_out, d_ff, "Expert: down");
+    detail::check(
+        params_.gate.rows() == gated * d_ff && (!config.gated || params_.gate.cols() == d_in),
+        "Expert: gate is (", params_.gate.rows(), ", ", params_.gate.cols(), "), expected (",
+        gated * d_ff, ", ", d_in, ")");
+    const auto check_row = [](const Matrix<T>& b, Index size, const char* name) {
+      detail::check(b.size() == size && (size == 0 || b.rows() == 1), "Expert: ", name, " is (",
+                    b.rows(), ", ", b.cols(), "), expected (1, ", size, ")");
+    };
+    check_row(params_.gate_bias, bias * gated * d_ff, "gate_bias");
+    check_row(params_.up_bias, bias * d_ff, "up_bias");
+    check_row(params_.down_bias, bias * d_out, "down_bias");
+    check_row(params_.output_gate, config.output_gate ? d_in : 0, "output_gate");
+  }
+
+  Index d_in() const { return params_.up.cols(); }
+  Index d_ff() const { return params_.up.rows(); }
+  Index d_out() const { return params_.down.rows(); }
+  const ExpertConfig& config() const { return config_; }
+  Params& params() { return params_; }
+  const Params& params() const { return params_; }
+
+  /// Makes the scratch or tape large enough for so many rows.
+  void reserve(Scratch& scratch, Index rows) const;
+  void reserve(Tape& tape, Index rows) const;
+
+  /// y (n, d_out) = f(x (n, d_in)). y must not overlap x.
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch) const {
+    forward_stages(x, y, scratch);
+  }
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape) const {
+    forward_stages(x, y, tape);
+  }
+
+  // The same in two stages, for several threads, after reserve(). The rows of x are those from
+  // `first` on in the scratch, which many tiles may share. A stage computes the columns of one
+  // part, and begins when all parts of the one before it are there.
+  void forward_hidden(ConstMatrixRef<T> x, Scratch& scratch, Index first, detail::Part part) const {
+    hidden_columns(x, scratch, scratch.up, first, part);
+  }
+  void forward_hidden(ConstMatrixRef<T> x, Tape& tape, Index first, detail::Part part) const {
+    hidden_columns(x, tape, tape.hidden, first, part);
+  }
+  void forward_output(Scratch& scratch, Index first, MatrixRef<T> y, detail::Part part) const {
+    output_columns(scratch, scratch.up, first, y, part);
+  }
+  void forward_output(Tape& tape, Index first, MatrixRef<T> y, detail::Part part) const {
+    output_columns(tape, tape.hidden, first, y, part);
+  }
+
+  /// dx (n, d_in) = the gradient of x, and the tape keeps the gradients of the pre-activations.
+  void backward_input(ConstMatrixRef<T>, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx) const {
+    backward_gate(dy, tape, 0);
+    backward_hidden(dy, tape, 0, detail::Part{});
+    backward_input(tape, 0, dx, detail::Part{});
+  }
+
+  // The same in three stages, of which the first has no parts.
+  void backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
+  void backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part) const;
+  void backward_input(const Tape& tape, Index first, MatrixRef<T> dx, detail::Part part) const;
+
+  /// grads += the gradients of the parameters, after backward_input with the same tape.
+  void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const Tape& tape,
+                       Params& grads) const {
+    backward_params({x, dy, 0}, tape, grads, detail::Part{});
+  }
+
+  /// Rows of x and dy (n), which are those from `first` on in the tape.
+  struct TapedRows {
+    ConstMatrixRef<T> x, dy;
+    Index first;
+  };
+  /// Only the rows of one part of each tensor.
+  void backward_params(const TapedRows& rows, const Tape& tape, Params& grads,
+                       detail::Part part) const;
+
+ private:
+  static constexpr Index panel = kernels::GemmTile<W>::cols;
+
+  /// z (n, columns) = x (n, in) w (out, in)^T + bias, for the columns [begin, begin + z.cols()).
+  static void linear(ConstMatrixRef<T> x, const Matrix<T>& w, const Matrix<T>& bias, Index begin,
+                     MatrixRef<T> z) {
+    kernels::gemm<T>(kernels::view(x), kernels::view(w.middleRows(begin, z.cols())).transpose(), z,
+                     kernels::Update::assign);
+    for (Index row = 0; bias.size() > 0 && row < z.rows(); ++row) {
+      z.row(row) += bias.middleCols(begin, z.cols());
+    }
+  }
+
+  /// grad (out, in) += dz (n, out)^T x (n, in), and the bias the sums of dz's columns; the rows of
+  /// one part.
+  static void linear_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, detail::Part part,
+                              Matrix<T>& grad, Matrix<T>& bias) {
+    constexpr Index step = kernels::GemmTile<W>::rows;
+    const Index begin = part.begin(grad.rows(), step), rows = part.end(grad.rows(), step) - begin;
+    kernels::gemm<T>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
+                     kernels::view(x), grad.middleRows(begin, rows), kernels::Update::add);
+    if (bias.size() > 0) {
+      kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, bias.data() + begin);
+    }
+  }
+
+  /// body(begin, columns) for each panel of the part of `size` columns.
+  template <class Body>
+  static void for_panels(Index size, detail::Part part, Body&& body) {
+    const Index end = part.end(size, panel);
+    for (Index begin = part.begin(size, panel); begin < end; begin += panel) {
+      body(begin, std::min(panel, end - begin));
+    }
+  }
+
+  template <class Memory>
+  void forward_stages(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory) const {
+    reserve(memory, x.rows());
+    forward_hidden(x, memory, 0, detail::Part{});
+    forward_output(memory, 0, y, detail::Part{});
+  }
+  void hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>& hidden, Index first,
+                      detail::Part part) const;
+
+  /// Memory is a Scratch, or a Tape, which keeps y before the output gate.
+  template <class Memory>
+  void output_columns(Memory& memory, const Matrix<T>& hidden, Index first, MatrixRef<T> y,
+                      detail::Part part) const;
+
+  /// The gradient behind the output gate: dy itself where there is none.
+  ConstMatrixRef<T> ungated(ConstMatrixRef<T> dy, const Tape& tape, Index first) const {
+    if (!config_.output_gate) {
+      return dy;
+    }
+    return tape.dungated.block(first, 0, dy.rows(), d_out());
+  }
+
+  /// hidden = act(gate) * up, or act(up). hidden may be up.
+  void activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> hidden) const;
+  /// dup holds dhidden and becomes the gradient of its pre-activation.
+  void activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> dgate,
+                         MatrixRef<T> dup) const;
+
+  ExpertConfig config_;
+  Params params_;
+};
+
+template <Real T>
+void Expert<T>::activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> hidden) const {
+  with_activation(config_.activation, [&](auto act) {
+    for (Index row = 0; row < up.rows(); ++row) {
+      const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
+      const T* up_row = &up.coeffRef(row, 0);
+      T* hidden_row = &hidden.coeffRef(row, 0);
+      kernels::for_lanes<W>(up.cols(), [&](auto at) {
+        const auto u = at.load(up_row);
+        at.store(hidden_row, config_.gated ? act.value(at.load(gate_row)) * u : act.value(u));
+      });
+    }
+  });
+}
+
+template <Real T>
+void Expert<T>::activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> dgate,
+                                  MatrixRef<T> dup) const {
+  with_activation(config_.activation, [&](auto act) {
+    for (Index row = 0; row < up.rows(); ++row) {
+      const T* up_row = &up.coeffRef(row, 0);
+      const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
+      T* dgate_row = config_.gated ? &dgate.coeffRef(row, 0) : nullptr;
+      T* dup_row = &dup.coeffRef(row, 0);
+      // The forward wrote them long ago: fetch a row from memory while others are computed.
+      const Index later = std::min(row + 4, up.rows() - 1);
+      kernels::prefetch_rows(&up.coeffRef(later, 0), 1, up.cols(), 0);
+      if (config_.gated) {
+        kernels::prefetch_rows(&gate.coeffRef(later, 0), 1, up.cols(), 0);
+      }
+      kernels::for_lanes<W>(up.cols(), [&](auto at) {
+        const auto dhidden = at.load(dup_row), u = at.load(up_row);
+        if (config_.gated) {
+          const auto g = at.load(gate_row);
+          at.store(dgate_row, dhidden * u * act.derivative(g));
+          at.store(dup_row, dhidden * act.value(g));
+        } else {
+          at.store(dup_row, dhidden * act.derivative(u));
+        }
+      });
+    }
+  });
+}
+
+template <Real T>
+void Expert<T>::reserve(Scratch& scratch, Index rows) const {
+  const Index width = detail::spread_width<T>(d_ff());
+  detail::grow_both(scratch.up, rows, width);
+  detail::grow_both(scratch.gate, config_.gated ? rows : 0, width);
+  detail::grow_both(scratch.factor, config_.output_gate ? rows : 0, 1);
+}
+
+template <Real T>
+void Expert<T>::reserve(Tape& tape, Index rows) const {
+  reserve(static_cast<Scratch&>(tape), rows);
+  const Index width = detail::spread_width<T>(d_ff());
+  detail::grow_both(tape.hidden, rows, width);
+  detail::grow_both(tape.dup, rows, width);
+  detail::grow_both(tape.dgate, config_.gated ? rows : 0, width);
+  for (Matrix<T>* m : {&tape.ungated, &tape.dungated}) {
+    detail::grow_both(*m, config_.output_gate ? rows : 0, d_out());
+  }
+  detail::grow_both(tape.dfactor, config_.output_gate ? rows : 0, 1);
+}
+
+template <Real T>
+void Expert<T>::hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>& hidden,
+                               Index first, detail::Part part) const {
+  const Index rows = x.rows(), gate_rows = config_.gated ? rows : 0;
+  for_panels(d_ff(), part, [&](Index begin, Index columns) {
+    auto gate = scratch.gate.block(config_.gated ? first : 0, begin, gate_rows, columns);
+    auto up = scratch.up.block(first, begin, rows, columns);
+    if (config_.gated) {
+      linear(x, params_.gate, params_.gate_bias, begin, gate);
+    }
+    linear(x, params_.up, params_.up_bias, begin, up);
+    activate(gate, up, hidden.block(first, begin, rows, columns));
+  });
+  for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
+    const W dot = kernels::dot(&x.coeffRef(row, 0), params_.output_gate.data(), d_in());
+    scratch.factor(first + row, 0) = static_cast<T>(kernels::sigmoid(dot));
+  }
+}
+
+template <Real T>
+template <class Memory>
+void Expert<T>::output_columns(Memory& memory, const Matrix<T>& hidden, Index first, MatrixRef<T> y,
+                               detail::Part part) const {
+  for_panels(d_out(), part, [&](Index begin, Index columns) {
+    auto y_columns = y.middleCols(begin, columns);
+    linear(hidden.block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
+           y_columns);
+    for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
+      if constexpr (std::same_as<Memory, Tape>) {
+        memory.ungated.block(first + row, begin, 1, columns) = y_columns.row(row);
+      }
+      y_columns.row(row) *= memory.factor(first + row, 0);
+    }
+  });
+}
+
+template <Real T>
+void Expert<T>::backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const {
+  for (Index row = 0; config_.output_gate && row < dy.rows(); ++row) {
+    const T factor = tape.factor(first + row, 0);
+    const T dfactor = static_cast<T>(
+        kernels::dot(&dy.coeffRef(row, 0), &tape.ungated.coeffRef(first + row, 0), d_out()));
+    tape.dfactor(first + row, 0) = dfactor * (factor * (T(1) - factor));
+    tape.dungated.block(first + row, 0, 1, d_out()) = factor * dy.row(row);
+  }
+}
+
+template <Real T>
+void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first,
+                                detail::Part part) const {
+  const Index rows = dy.rows(), gate_rows = config_.gated ? rows : 0;
+  const Index first_gate = config_.gated ? first : 0;
+  const ConstMatrixRef<T> dungated = ungated(dy, tape, first);
+  for_panels(d_ff(), part, [&](Index begin, Index columns) {
+    auto dup = tape.dup.block(first, begin, rows, columns);
+    kernels::gemm<T>(kernels::view(dungated),
+                     kernels::view(params_.down.middleCols(begin, columns)), dup,
+                     kernels::Update::assign);
+    activate_backward(tape.gate.block(first_gate, begin, gate_rows, columns),
+                      tape.up.block(first, begin, rows, columns),
+                      tape.dgate.block(first_gate, begin, gate_rows, columns), dup);
+  });
+}
+
+template <Real T>
+void Expert<T>::backward_input(const Tape& tape, Index first, MatrixRef<T> dx,
+                               detail::Part part) const {
+  const Index begin = part.begin(d_in(), panel), columns = part.end(d_in(), panel) - begin;
+  auto dx_columns = dx.middleCols(begin, columns);
+  kernels::gemm<T>(kernels::view(tape.dup.block(first, 0, dx.rows(), d_ff())),
+                   kernels::view(params_.up.middleCols(begin, columns)), dx_columns,
+                   kernels::Update::assign);
+  if (config_.gated) {
+    kernels::gemm<T>(kernels::view(tape.dgate.block(first, 0, dx.rows(), d_ff())),
+                     kernels::view(params_.gate.middleCols(begin, columns)), dx_columns,
+                     kernels::Update::add);
+  }
+  for (Index row = 0; config_.output_gate && row < dx.rows(); ++row) {
+    kernels::add_rows<T>(params_.output_gate.middleCols(begin, columns),
+                         &tape.dfactor.coeffRef(first + row, 0), &dx_columns.coeffRef(row, 0));
+  }
+}
+
+template <Real T>
+void Expert<T>::backward_params(const TapedRows& rows, const Tape& tape, Params& grads,
+                                detail::Part part) const {
+  const Index first = rows.first, count = rows.x.rows();
+  linear_backward(tape.hidden.block(first, 0, count, d_ff()), ungated(rows.dy, tape, first), part,
+                  grads.down, grads.down_bias);
+  linear_backward(rows.x, tape.dup.block(first, 0, count, d_ff()), part, grads.up, grads.up_bias);
+  if (config_.gated) {
+    linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part, grads.gate,
+                    grads.gate_bias);
+  }
+  if (config_.output_gate && part.number == 0 && count > 0) {
+    kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());
+  }
+}
+
+/// The routed experts of a config, with random weights from the seed.
+template <Real T>
+std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed) {
+  config.validate();
+  std::vector<std::optional<Expert<T>>> made(static_cast<std::size_t>(config.num_experts));
+  detail::parallel_for(config.num_experts, detail::num_threads(0), [&](Index e, int) {
+    made[static_cast<std::size_t>(e)].emplace(
+        typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
+        config.expert, detail::seed_of(seed, 2 + static_cast<std::uint64_t>(e)));
+  });
+  std::vector<Expert<T>> experts;
+  experts.reserve(made.size());
+  for (std::optional<Expert<T>>& expert : made) {
+    experts.push_back(std::move(*expert));
+  }
+  return experts;
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parameters of an Expert.
+#pragma once
+
+#include <string_view>
+
+#include "../types.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// Weights are (out, in), as in PyTorch; a tensor that the expert does not have is empty.
+template <Real T>
+struct ExpertParams {
+  Matrix<T> gate = {}, up = {}, down = {};                 ///< (F, D_in), (F, D_in), (D_out, F)
+  Matrix<T> gate_bias = {}, up_bias = {}, down_bias = {};  ///< (1, F), (1, F), (1, D_out)
+  Matrix<T> output_gate = {};                              ///< (1, D_in)
+
+  template <class Visit, class... P>
+  static void for_each(Visit&& visit, P&... p) {
+    visit(std::string_view("gate"), p.gate...);
+    visit(std::string_view("up"), p.up...);
+    visit(std::string_view("down"), p.down...);
+    visit(std::string_view("gate_bias"), p.gate_bias...);
+    visit(std::string_view("up_bias"), p.up_bias...);
+    visit(std::string_view("down_bias"), p.down_bias...);
+    visit(std::string_view("output_gate"), p.output_gate...);
+  }
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// PackedExpert<S>: the inference form of an Expert. Its weights lie as the register tile reads
+// them, in storage S; the activation is applied to finished sums, so a hidden row is written once.
+#pragma once
+
+#include <concepts>
+#include <span>
+
+#include "../kernels/lanes.hpp"
+#include "../kernels/packed_matrix.hpp"
+#include "../kernels/row_sums.hpp"
+#include "expert.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// What packed weights may be stored as. bf16 rounds to nearest even and keeps NaN.
+template <class S>
+concept Storage = kernels::Vectorised<S> || std::same_as<S, bf16>;
+
+/// An expert with packed weights in storage S. Sums, biases and activations are Wide<S>.
+template <Storage S>
+struct PackedExpert {
+  using W = Wide<S>;
+
+  ExpertConfig config;
+  kernels::PackedMatrix<S> up;  ///< gate and up interleaved, or up alone
+  kernels::PackedMatrix<S> down;
+  Matrix<W> gate_bias, up_bias, down_bias, output_gate;
+
+  template <Real T>
+  explicit PackedExpert(const Expert<T>& expert)
+      : config(expert.config()),
+        gate_bias(expert.params().gate_bias.template cast<W>()),
+        up_bias(expert.params().up_bias.template cast<W>()),
+        down_bias(expert.params().down_bias.template cast<W>()),
+        output_gate(expert.params().output_gate.template cast<W>()) {
+    const ExpertParams<T>& p = expert.params();
+    up = config.gated ? kernels::PackedMatrix<S>({&p.gate, &p.up})
+                      : kernels::PackedMatrix<S>({&p.up});
+    down = kernels::PackedMatrix<S>({&p.down});
+  }
+
+  /// The expert again, its weights as they are stored.
+  Expert<W> unpack() const {
+    ExpertParams<W> p{.gate = Matrix<W>(0, up.width()),
+                      .up = up.unpack(config.gated ? 1 : 0),
+                      .down = down.unpack(0),
+                      .gate_bias = gate_bias,
+                      .up_bias = up_bias,
+                      .down_bias = down_bias,
+                      .output_gate = output_gate};
+    if (config.gated) {
+      p.gate = up.unpack(0);
+    }
+    return Expert<W>(std::move(p), config);
+  }
+
+  /// The rows of a tile: where they come from and go to.
+  struct Rows {
+    std::span<const S* const> input;   ///< a row of x each
+    std::span<const S* const> hidden;  ///< a row of hidden each
+    S* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
+    W* factor;                         ///< sigmoid(x . output_gate) of each row, if there is one
+    W* first_out;                      ///< outputs follow each other, D_out wide
+  };
+
+  /// hidden = act(x up^T) for a part of the panels; sums has room for (rows, tile cols).
+  void multiply_up(const Rows& rows, detail::Part part, W* sums) const {
+    const Index panels = up.num_panels();
+    kernels::multiply_panels<S>(rows.input, up, part.begin(panels), part.end(panels), sums,
+                                [&](const Finished& tile) { finish_up(tile, rows); });
+    for (std::size_t row = 0; config.output_gate && part.number == 0 && row < rows.input.size();
+         ++row) {
+      rows.factor[row] =
+          kernels::sigmoid(kernels::dot(rows.input[row], output_gate.data(), output_gate.cols()));
+    }
+  }
+
+  /// out (rows, D_out) = hidden down^T for a part of the panels, after all parts of multiply_up.
+  void multiply_down(const Rows& rows, detail::Part part, W* sums) const {
+    const Index panels = down.num_panels();
+    kernels::multiply_panels<S>(rows.hidden, down, part.begin(panels), part.end(panels), sums,
+                                [&](const Finished& tile) { finish_down(tile, rows); });
+  }
+
+ private:
+  using Finished = kernels::Finished<S>;
+
+  void finish_up(const Finished& tile, const Rows& rows) const;
+  void finish_down(const Finished& tile, const Rows& rows) const;
+};
+
+template <Storage S>
+void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
+  const Index share = up.share(), begin = tile.panel * share;
+  const Index size = std::min(share, up.num_outputs() - begin);
+  const W* sums = tile.sums;
+  S* hidden = rows.first_hidden + tile.row * down.depth();
+  kernels::prefetch_rows(hidden + tile.count * down.depth() + begin, tile.next_count, size,
+                         down.depth());
+  with_activation(config.activation, [&](auto act) {
+    for (Index row = 0; row < tile.count; ++row, sums += up.cols, hidden += down.depth()) {
+      const W* up_sums = config.gated ? sums + share : sums;
+      kernels::for_lanes<W>(size, [&](auto at) {
+        auto u = at.load(up_sums);
+        if (config.bias) {
+          u = u + at.load(up_bias.data() + begin);
+        }
+        if (config.gated) {
+          auto gate = at.load(sums);
+          if (config.bias) {
+            gate = gate + at.load(gate_bias.data() + begin);
+          }
+          at.store(hidden + begin, act.value(gate) * u);
+        } else {
+          at.store(hidden + begin, act.value(u));
+        }
+      });
+      if (begin + size == up.num_outputs()) {
+        std::fill(hidden + up.num_outputs(), hidden + down.depth(), S(0));
+      }
+    }
+  });
+}
+
+template <Storage S>
+void PackedExpert<S>::finish_down(const Finished& tile, const Rows& rows) const {
+  const Index begin = tile.panel * down.cols;
+  const Index size = std::min(down.cols, down.num_outputs() - begin);
+  const W* sums = tile.sums;
+  W* out = rows.first_out + tile.row * down.num_outputs();
+  kernels::prefetch_rows(out + tile.count * down.num_outputs() + begin, tile.next_count, size,
+                         down.num_outputs());
+  for (Index row = 0; row < tile.count; ++row, sums += down.cols, out += down.num_outputs()) {
+    kernels::for_lanes<W>(size, [&](auto at) {
+      auto value = at.load(sums);
+      if (config.bias) {
+        value = value + at.load(down_bias.data() + begin);
+      }
+      if (config.output_gate) {
+        value = value * kernels::Lanes<W>(rows.factor[tile.row + row]);
+      }
+      at.store(out + begin, value);
+    });
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// The products, vector math and selections under every step: free functions.
+#pragma once
+
+#include "kernels/bfloat16.hpp"
+#include "kernels/few_rows.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/gemm_bfloat16.hpp"
+#include "kernels/gemm_transposed.hpp"
+#include "kernels/lanes.hpp"
+#include "kernels/mask.hpp"
+#include "kernels/micro_kernel.hpp"
+#include "kernels/pack.hpp"
+#include "kernels/packed_matrix.hpp"
+#include "kernels/row_sums.hpp"
+#include "kernels/softmax.hpp"
+#include "kernels/topk.hpp"
+#include "kernels/transpose.hpp"
+#include "kernels/vector_math.hpp"
+#include "kernels/view.hpp"

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pipeline: routing, dispatch, experts and combine in one layer.
+#pragma once
+
+#include "layers/layer_tape.hpp"
+#include "layers/moe_layer.hpp"
+#include "layers/packed_layer.hpp"

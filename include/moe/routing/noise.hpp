@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The random part of routing: jitter on the input (Fedus et al. 2021) and noise on the logits
+// (Shazeer et al. 2017, eq. 4). Each number comes from its place and the seed of the call, so that
+// it is the same for any number of threads, and once more in backward.
+#pragma once
+
+#include <optional>
+
+#include "../config.hpp"
+#include "../detail/random.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// The noise of one call; without a seed there is none.
+template <Real T>
+class RouterNoise {
+ public:
+  RouterNoise(const RouterConfig& config, const std::optional<std::uint64_t>& seed)
+      : jitter_(seed ? config.input_jitter : 0.0),
+        on_logits_(seed && config.noisy),
+        jitters_(seed.value_or(0), jitter_stream),
+        normals_(seed.value_or(0), noise_stream) {}
+
+  bool on_input() const { return jitter_ > 0.0; }
+  bool on_logits() const { return on_logits_; }
+
+  /// The factor of an element of the input (N, D), uniform in 1 -+ input_jitter.
+  T factor(Index token, Index col, Index d_model) const {
+    return T(1.0 + jitter_ * (2.0 * jitters_.uniform(place(token, col, d_model)) - 1.0));
+  }
+  /// From N(0, 1), for an element of the logits (N, E).
+  T normal(Index token, Index expert, Index num_experts) const {
+    return T(normals_.normal(place(token, expert, num_experts)));
+  }
+
+ private:
+  enum Stream : std::uint64_t { jitter_stream = 1, noise_stream = 2 };
+
+  static std::uint64_t place(Index row, Index col, Index cols) {
+    return static_cast<std::uint64_t>(row * cols + col);
+  }
+
+  double jitter_;
+  bool on_logits_;
+  detail::CounterRandom jitters_, normals_;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the cost model: published layers by hand, and FLOPs against a layer that counts its own.
+#include "moe/cost/cost.hpp"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "../support/count_allocations.hpp"
+#include "../support/counting_scalar.hpp"
+#include "../support/random_matrix.hpp"
+#include "moe/layers/moe_layer.hpp"
+
+namespace moe {
+namespace {
+
+using testing::Counting;
+
+MoEConfig mixtral() { return {.d_model = 4096, .d_ff = 14336, .num_experts = 8, .top_k = 2}; }
+
+TEST(Parameters, AreThoseOfMixtral) {
+  const ParameterCount count = parameters(mixtral());
+  EXPECT_EQ(count.router, 8 * 4096);
+  EXPECT_EQ(count.expert, Index(3) * 4096 * 14336);
+  EXPECT_EQ(count.shared, 0);
+  EXPECT_EQ(count.total, 1'409'318'912);  // 8 * 176 160 768 + 32 768
+  EXPECT_EQ(count.active, 352'354'304);   // 2 * 176 160 768 + 32 768
+}
+
+TEST(Parameters, AreThoseOfDeepSeekV3) {
+  const MoEConfig config{.d_model = 7168,
+                         .d_ff = 2048,
+                         .num_experts = 256,
+                         .top_k = 8,
+                         .shared = SharedExpertConfig{.d_ff = 2048}};
+  const ParameterCount count = parameters(config);
+  EXPECT_EQ(count.expert, 44'040'192);
+  EXPECT_EQ(count.shared, 44'040'192);
+  EXPECT_EQ(count.total, 11'320'164'352);  // 257 * 44 040 192 + 256 * 7168
+  EXPECT_EQ(count.active, 398'196'736);    // 9 * 44 040 192 + 256 * 7168
+}
+
+TEST(Parameters, CountBiasesGatesAndTheNoiseProjection) {
+  const MoEConfig config{.d_model = 5,
+                         .d_ff = 7,
+                         .num_experts = 3,
+                         .top_k = 1,
+                         .d_out = 2,
+                         .expert = {.bias = true},
+                         .router = {.bias = true, .noisy = true},
+                         .shared = SharedExpertConfig{.d_ff = 4, .output_gate = true}};
+  const ParameterCount count = parameters(config);
+  EXPECT_EQ(count.router, 3 * 5 + 3 + 3 * 5);
+  EXPECT_EQ(count.expert, 2 * (7 * 5 + 7) + 2 * 7 + 2);
+  EXPECT_EQ(count.shared, 2 * (4 * 5 + 4) + 2 * 4 + 2 + 5);
+}
+
+TEST(Parameters, AreThoseThatALayerHas) {
+  for (int bits = 0; bits < 16; ++bits) {
+    const MoEConfig config{.d_model = 5,
+                           .d_ff = 7,
+                           .num_experts = 3,
+                           .top_k = 2,
+                           .d_out = 4,
+                           .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
+                           .router = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
+                           .shared = SharedExpertConfig{.d_ff = 6, .output_gate = (bits & 4) != 0}};
+    MoELayer<float> layer(config, 1);
+    Index size = 0;
+    layer.for_each_parameter([&](const std::string&, auto& tensor) { size += tensor.size(); });
+    EXPECT_EQ(parameters(config).total, size);
+  }
+}
+
+TEST(Parameters, RejectAnInvalidConfig) {
+  EXPECT_THROW(parameters(MoEConfig{}), std::invalid_argument);
+}
+
+/// x with two thirds of its tokens alike, so that routing is ragged.
+Matrix<Counting> ragged_tokens(Index num_tokens, Index width) {
+  Matrix<Counting> x = testing::random_matrix<Counting>(num_tokens, width, 1);
+  for (Index t = 0; t < num_tokens; ++t) {
+    if (t % 3 != 0) {
+      x.row(t) = x.row(0);
+    }
+  }
+  return x;
+}
+
+/// Runs the layer of a config in the counting scalar and compares every count.
+void expect_exact_flops(const MoEConfig& config, Index num_tokens) {
+  const MoELayer<Counting> layer(config, 3);
+  const Matrix<Counting> x = ragged_tokens(num_tokens, layer.d_in());
+  const auto dy = testing::random_matrix<Counting>(num_tokens, layer.d_out(), 2);
+  Matrix<Counting> y(num_tokens, layer.d_out()), dx(num_tokens, layer.d_in());
+  MoELayer<Counting>::Scratch scratch;
+  MoELayer<Counting>::Tape tape;
+  auto grads = layer.zero_grads();
+  const CallOptions one_thread{.num_threads = 1};
+  const auto inference = testing::count_flops([&] { layer.forward(x, y, scratch, one_thread); });
+  const auto training = testing::count_flops([&] { layer.forward(x, y, tape, one_thread); });
+  const auto backward = testing::count_flops([&] { layer.backward(x, dy, tape, dx, grads); });
+  const Work work = executed_work(tape.plan);
+  EXPECT_EQ(forward_flops(config, work).total(), inference);
+  EXPECT_EQ(forward_flops(config, work).total(), training);
+  EXPECT_EQ(backward_flops(config, work).total(), backward);
+}
+
+MoEConfig small() { return {.d_model = 5, .d_ff = 3, .num_experts = 4, .top_k = 2}; }
+
+TEST(Flops, AreExactForEveryRouter) {
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    for (const WeightSource weight :
+         {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
+      for (int bits = 0; bits < 8; ++bits) {
+        MoEConfig config = small();
+        config.top_k = (bits & 4) != 0 ? 1 : 3;
+        config.router = {.bias = (bits & 1) != 0,
+                         .score = score,
+                         .weight = weight,
+                         .renormalise = (bits & 2) != 0,
+                         .scale = 2.5};
+        SCOPED_TRACE(::testing::Message() << "score " << static_cast<int>(score) << ", weight "
+                                          << static_cast<int>(weight) << ", bits " << bits);
+        expect_exact_flops(config, 7);
+      }
+    }
+  }
+}
+
+TEST(Flops, AreExactForEveryExpert) {
+  for (const auto activation : {Activation::relu, Activation::relu_squared, Activation::gelu_erf,
+                                Activation::gelu_tanh, Activation::silu}) {
+    for (int bits = 0; bits < 8; ++bits) {
+      MoEConfig config = small();
+      config.expert = {.activation = activation,
+                       .gated = (bits & 1) != 0,
+                       .bias = (bits & 2) != 0,
+                       .output_gate = (bits & 4) != 0};
+      SCOPED_TRACE(::testing::Message()
+                   << "activation " << static_cast<int>(activation) << ", bits " << bits);
+      expect_exact_flops(config, 6);
+    }
+  }
+}
+
+TEST(Flops, AreExactForEveryLayerAroundThem) {
+  for (int shared = 0; shared < 3; ++shared) {
+    for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+      for (const Index d_out : {5, 2, 9}) {
+        for (const Index num_tokens : {1, 6}) {
+          MoEConfig config = small();
+          config.expert.bias = true;
+          config.d_out = d_out;
+          config.weight_on = weight_on;
+          if (shared > 0) {
+            config.shared = SharedExpertConfig{.d_ff = 6, .output_gate = shared == 2};
+          }
+          SCOPED_TRACE(::testing::Message()
+                       << "shared " << shared << ", weight on " << static_cast<int>(weight_on)
+                       << ", d_out " << d_out << ", tokens " << num_tokens);
+          expect_exact_flops(config, num_tokens);
+        }
+      }
+    }
+  }
+}
+
+TEST(Flops, AreExactForOneExpertAndForAll) {
+  MoEConfig config = small();
+  config.top_k = 4;
+  expect_exact_flops(config, 5);
+  config.num_experts = config.top_k = 1;
+  expect_exact_flops(config, 5);
+}
+
+TEST(Flops, LeaveOutDroppedRows) {
+  for (const auto policy : {DropPolicy::position, DropPolicy::probability}) {
+    for (const Index rows : {0, 1, 2}) {
+      MoEConfig config = small();
+      config.capacity = {.rows = rows, .policy = policy};
+      expect_exact_flops(config, 9);
+    }
+  }
+}
+
+TEST(Flops, AreNoneWithoutTokens) {
+  expect_exact_flops(small(), 0);
+  EXPECT_EQ(forward_flops(small(), Work{}).total(), 0);
+  EXPECT_EQ(backward_flops(small(), Work{}).total(), 0);
+}
+
+TEST(Flops, AreExactAcrossTiles) {
+  MoEConfig config = small();
+  config.shared = SharedExpertConfig{.d_ff = 2, .output_gate = true};
+  expect_exact_flops(config, 3 * DispatchPlan::tile_rows);
+}
+
+#if MOE_COUNTS_ALLOCATIONS
+/// Bytes that a tape takes in its first step, and those of a second layer's recomputing tape.
+TapeBytes allocated_tape_bytes(const MoEConfig& config, Index num_tokens) {
+  using Layer = MoELayer<float>;
+  const Layer layer(config, 1), next(config, 2);
+  const auto x = testing::random_matrix<float>(num_tokens, layer.d_in(), 3);
+  Matrix<float> y(num_tokens, layer.d_out()), dx(num_tokens, layer.d_in());
+  auto grads = layer.zero_grads();
+  Layer::Tape memory;
+  Layer::RecomputingTape tape(memory), second(memory);
+  const CallOptions one_thread{.num_threads = 1};
+  const std::size_t all = testing::count_bytes([&] {
+    layer.forward(x, y, tape, one_thread);
+    layer.backward(x, y, tape, dx, grads);
+  });
+  const std::size_t kept = testing::count_bytes([&] { next.forward(x, y, second, one_thread); });
+  return {static_cast<double>(kept), static_cast<double>(all - kept)};
+}
+
+// Rows of 48 and 80 floats are not padded.
+TEST(TapeBytes, AreThoseThatATapeAllocates) {
+  for (int bits = 0; bits < 8; ++bits) {
+    MoEConfig config{.d_model = 48, .d_ff = 80, .num_experts = 6, .top_k = 2};
+    config.expert = {.gated = (bits & 1) != 0, .output_gate = (bits & 2) != 0};
+    if ((bits & 4) != 0) {
+      config.shared = SharedExpertConfig{.d_ff = 112, .output_gate = true};
+    }
+    const TapeBytes expected = tape_bytes(config, predicted_work(config, 500), sizeof(float));
+    const TapeBytes bytes = allocated_tape_bytes(config, 500);
+    EXPECT_NEAR(bytes.routing / expected.routing, 1.0, 0.02) << bits;
+    EXPECT_NEAR(bytes.rows / expected.rows, 1.0, 0.02) << bits;
+  }
+}
+#endif
+
+// Two FLOPs for each active weight and token, and twice as many backwards.
+TEST(Flops, InMatrixProductsFollowTheActiveParameters) {
+  const Work work = predicted_work(mixtral(), 10);
+  EXPECT_EQ(forward_flops(mixtral(), work).sum().matmul, 20 * parameters(mixtral()).active);
+  EXPECT_EQ(backward_flops(mixtral(), work).sum().matmul, 40 * parameters(mixtral()).active);
+}
+
+TEST(Flops, AddUp) {
+  const Flops sum = Flops{1, 2} + 3 * Flops{10, 100};
+  EXPECT_EQ(sum.matmul, 31);
+  EXPECT_EQ(sum.other, 302);
+  EXPECT_EQ(sum.total(), 333);
+  const LayerFlops layer{{1, 2}, {3, 4}, {5, 6}, {7, 8}};
+  EXPECT_EQ(layer.total(), 36);
+}
+
+TEST(Work, PredictsDistinctExpertsUnderUniformRouting) {
+  const MoEConfig config{.d_model = 1, .d_ff = 1, .num_experts = 128, .top_k = 8};
+  EXPECT_EQ(predicted_work(config, 0).distinct_experts, 0.0);
+  EXPECT_DOUBLE_EQ(predicted_work(config, 1).distinct_experts, 8.0);
+  EXPECT_NEAR(predicted_work(config, 16).distinct_experts, 82.4, 0.05);
+  EXPECT_NEAR(predicted_work(config, 10000).distinct_experts, 128.0, 1e-9);
+  EXPECT_EQ(predicted_work(config, 16).rows, 128);
+  EXPECT_EQ(predicted_work(config, 16).tokens, 16);
+}
+
+TEST(Work, IsReadFromAPlan) {
+  RoutingTable<float> table;
+  table.expert.resize(3, 2);
+  table.expert << 0, 2, 2, none, 2, 0;
+  table.weight.setOnes(3, 2);
+  DispatchPlan plan;
+  plan.build(table, 4, {.rows = 2});
+  const Work work = executed_work(plan);
+  EXPECT_EQ(work.tokens, 3);
+  EXPECT_EQ(work.rows, 4) << "five choices, one over capacity";
+  EXPECT_EQ(work.distinct_experts, 2.0);
+}
+
+TEST(Bytes, AreThoseOfTheDistinctExpertsAndTheRows) {
+  const MoEConfig config{.d_model = 8,
+                         .d_ff = 16,
+                         .num_experts = 4,
+                         .top_k = 2,
+                         .d_out = 6,
+                         .shared = SharedExpertConfig{.d_ff = 10}};
+  const LayerBytes bytes = forward_bytes(config, {3, 6, 2.5}, 4);
+  const double expert = 16 * 8 * 2 + 6 * 16, shared = 10 * 8 * 2 + 6 * 10, router = 4 * 8;
+  EXPECT_DOUBLE_EQ(bytes.weights, 4.0 * (router + shared + 2.5 * expert));
+  // x and y of 3 tokens; of 6 rows the input is read, the output written and read.
+  EXPECT_DOUBLE_EQ(bytes.activations, 4.0 * (3 * (8 + 6) + 6 * (8 + 2 * 6)));
+  EXPECT_DOUBLE_EQ(bytes.total(), bytes.weights + bytes.activations);
+  EXPECT_DOUBLE_EQ(forward_bytes(config, {3, 6, 2.5}, 2).total(), bytes.total() / 2.0);
+}
+
+}  // namespace
+}  // namespace moe
