@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 
 #include "detail/check.hpp"
 #include "types.hpp"
@@ -111,17 +112,85 @@ struct MoEConfig {
 /// 0 = the expert may not be chosen. One row for all tokens, or a row for each: (1, E) or (N, E).
 using ExpertMask = Matrix<std::uint8_t>;
 
+/// Tokens [begin, end) of one sequence.
+struct Sequence {
+  Index begin, end;
+};
+
+/// What the rows of x are, for whoever looks further than at one row. Spans are the caller's, read
+/// in the call only; what is empty or 0 was not said.
+struct Tokens {
+  /// (N) numbers in the vocabulary, for routers that go by them.
+  std::span<const std::int32_t> ids = {};
+  /// The batch is sequences of so many tokens each; 0: one sequence.
+  Index sequence_length = 0;
+  /// (B + 1) or: sequence b has the tokens [sequence_offset[b], sequence_offset[b + 1]).
+  std::span<const Index> sequence_offset = {};
+  /// (N) not 0: the row is no token. It has no expert, takes no capacity, is not seen by losses,
+  /// gets 0 in y and dx, and its x and dy, which may be NaN, reach no gradient.
+  std::span<const std::uint8_t> padding = {};
+
+  bool is_padding(Index token) const {
+    return !padding.empty() && padding[static_cast<std::size_t>(token)] != 0;
+  }
+  Index num_sequences(Index num_tokens) const;
+  Sequence sequence(Index number, Index num_tokens) const;
+
+  /// Throws std::invalid_argument unless all of it fits a batch of so many rows.
+  void validate(Index num_tokens) const;
+};
+
 /// What one call may ask for. All of it is read, nothing kept.
 struct CallOptions {
   /// Threads of this call; 0 for OpenMP's default. Results do not depend on it.
   int num_threads = 0;
-  /// Capacity is counted for each sequence of so many tokens; 0: the batch is one sequence.
-  Index sequence_length = 0;
+  /// What the rows of x are.
+  Tokens tokens = {};
   /// Null: every expert is allowed. A token with no allowed expert gets zeros from the routed part.
   const ExpertMask* expert_mask = nullptr;
   /// Draws the jitter and the noise of a training step; none: the router is evaluated without.
   std::optional<std::uint64_t> noise_seed = std::nullopt;
 };
+
+inline Index Tokens::num_sequences(Index num_tokens) const {
+  if (!sequence_offset.empty()) {
+    return static_cast<Index>(sequence_offset.size()) - 1;
+  }
+  return sequence_length == 0 ? 1 : num_tokens / sequence_length;
+}
+
+inline Sequence Tokens::sequence(Index number, Index num_tokens) const {
+  if (!sequence_offset.empty()) {
+    const auto b = static_cast<std::size_t>(number);
+    return {sequence_offset[b], sequence_offset[b + 1]};
+  }
+  const Index length = sequence_length == 0 ? num_tokens : sequence_length;
+  return {number * length, (number + 1) * length};
+}
+
+inline void Tokens::validate(Index num_tokens) const {
+  const auto check_size = [&](std::size_t size, const char* name) {
+    detail::check(size == 0 || static_cast<Index>(size) == num_tokens, "Tokens: ", name, " has ",
+                  size, " elements, expected as many as tokens = ", num_tokens);
+  };
+  check_size(ids.size(), "ids");
+  check_size(padding.size(), "padding");
+  detail::check(sequence_length >= 0 && (sequence_length == 0 || num_tokens % sequence_length == 0),
+                "Tokens: sequence_length = ", sequence_length,
+                ", expected to divide the number of tokens = ", num_tokens);
+  if (sequence_offset.empty()) {
+    return;
+  }
+  detail::check(sequence_length == 0,
+                "Tokens: sequence_length and sequence_offset are both set, expected one");
+  detail::check(sequence_offset.front() == 0 && sequence_offset.back() == num_tokens,
+                "Tokens: sequence_offset goes from ", sequence_offset.front(), " to ",
+                sequence_offset.back(), ", expected from 0 to the number of tokens = ", num_tokens);
+  for (std::size_t b = 1; b < sequence_offset.size(); ++b) {
+    detail::check(sequence_offset[b - 1] <= sequence_offset[b], "Tokens: sequence_offset[", b,
+                  "] = ", sequence_offset[b], ", expected at least ", sequence_offset[b - 1]);
+  }
+}
 
 inline void MoEConfig::validate() const {
   const auto positive = [](Index value, const char* name) {

@@ -159,7 +159,7 @@ class Case {
     x_ = read<T>("input.x", family_.tokens(), width());
     r_ = read<T>("input.r", family_.tokens(), width());
     call_.num_threads = 1;  // some 20 tokens
-    call_.sequence_length = family_.sequence();
+    call_.tokens.sequence_length = family_.sequence();
   }
 
   std::vector<Error> run() {

@@ -127,7 +127,7 @@ TEST(MoELayerGradient, MatchesCentralDifferencesForEveryDropPolicyAndPlaceOfTheW
         problem.config.capacity = capacity;
         problem.config.weight_on = weight_on;
         problem.config.router.renormalise = sequence == 0;
-        problem.call.sequence_length = sequence;
+        problem.call.tokens.sequence_length = sequence;
         problem.losses = sequence == 3;
         EXPECT_LT(worst_error(problem), 1e-7)
             << static_cast<int>(weight_on) << sequence << static_cast<int>(capacity.policy);

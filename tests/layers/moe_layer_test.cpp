@@ -118,7 +118,7 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryCapacityAndSharedExpert) {
           config.weight_on = weight_on;
           config.shared =
               SharedExpertConfig{.d_ff = 4, .output_gate = weight_on == WeightOn::input};
-          this->check(config, 36, {.sequence_length = sequence});
+          this->check(config, 36, {.tokens = {.sequence_length = sequence}});
         }
       }
     }
@@ -168,10 +168,11 @@ TEST(MoELayer, RefusesShapesAndOptionsThatDoNotFit) {
   EXPECT_THROW(layer.forward(narrow, y, scratch), std::invalid_argument);
   EXPECT_THROW(layer.forward(x, narrow, scratch), std::invalid_argument);
   EXPECT_THROW(layer.forward(x, few, scratch), std::invalid_argument);
-  EXPECT_THROW(layer.forward(x, y, scratch, {.sequence_length = 4}), std::invalid_argument);
+  EXPECT_THROW(layer.forward(x, y, scratch, {.tokens = {.sequence_length = 4}}),
+               std::invalid_argument);
   EXPECT_THROW(layer.forward(x, x, tape), std::invalid_argument) << "backward needs x again";
   EXPECT_THROW(layer.forward(x, y, scratch, {.num_threads = -1}), std::invalid_argument);
-  EXPECT_NO_THROW(layer.forward(x, y, scratch, {.sequence_length = 3}));
+  EXPECT_NO_THROW(layer.forward(x, y, scratch, {.tokens = {.sequence_length = 3}}));
 }
 
 TEST(MoELayer, OfAnotherSeedSharesNoNumberWithIt) {

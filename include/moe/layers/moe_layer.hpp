@@ -193,7 +193,8 @@ void MoELayer<T, RouterT, ExpertT>::route(ConstMatrixRef<T> x, const CallOptions
   router_.route(x, call, scratch.routing);
   detail::check(scratch.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
                 scratch.routing.num_tokens(), " tokens, expected ", x.rows());
-  scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
+  scratch.plan.build(scratch.routing, num_experts(), options_.capacity,
+                     call.tokens.sequence_length);
 }
 
 /// The experts' inputs, and room for their outputs.

@@ -141,7 +141,8 @@ void PackedLayer<S>::forward(ConstMatrixRef<W> x, MatrixRef<W> y, Scratch& scrat
   const int threads = detail::num_threads(call.num_threads);
   detail::in_one_region(threads, [&] {
     router_.route(x, call, scratch.routing);
-    scratch.plan.build(scratch.routing, num_experts(), options_.capacity, call.sequence_length);
+    scratch.plan.build(scratch.routing, num_experts(), options_.capacity,
+                       call.tokens.sequence_length);
     list_inputs(x, threads, scratch);
     list_jobs(x.rows(), scratch);
     for_jobs(scratch, threads, [](const Job& job, detail::Part part, W* sums) {

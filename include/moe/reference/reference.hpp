@@ -196,8 +196,8 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
                             layer.router().top_k(), allowed, row_of(x, t),
                             probs[static_cast<std::size_t>(t)]));
   }
-  drop(layer.options().capacity, call.sequence_length, layer.num_experts(), layer.router().top_k(),
-       probs, routing);
+  drop(layer.options().capacity, call.tokens.sequence_length, layer.num_experts(),
+       layer.router().top_k(), probs, routing);
 
   Matrix<double> y = Matrix<double>::Zero(x.rows(), layer.d_out());
   for (Index t = 0; t < x.rows(); ++t) {
