@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/bfloat16.hpp"
+#include "kernels/convert.hpp"
 #include "kernels/few_rows.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/gemm_bfloat16.hpp"

@@ -69,7 +69,9 @@ inline void expect_message(const FormatError& error, std::string_view file,
   for (const std::string_view fact : facts) {
     EXPECT_NE(message.find(fact), std::string::npos) << "no <" << fact << "> in: " << message;
   }
-  for (const char c : message) EXPECT_FALSE(c >= 0 && c < ' ') << message;
+  for (const char c : message) {
+    EXPECT_FALSE(c >= 0 && c < ' ') << message;
+  }
 }
 
 /// Tells the byte that is blamed, for tests that want to know.

@@ -300,7 +300,9 @@ TEST(ReadMatrix, RefusesDtypesWithoutAConversion) {
 
 TEST(ReadMatrix, TakesLeadingDimensionsTogetherAsRows) {
   std::vector<float> values(24);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(i);
+  }
   const SafeTensors file = tensor_file("F32", "[2,3,4]", values);
   const Matrix<float> matrix = read_matrix<float>(file, "w", 6, 4);
   EXPECT_EQ(matrix(5, 1), 21.0F);

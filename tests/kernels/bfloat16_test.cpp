@@ -1,41 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rounding to bfloat16, against Eigen's, and the product of pairs.
+// Packets of bfloat16: rounding to it, against scalars, and the product of pairs.
 #include "moe/kernels/bfloat16.hpp"
 
 #include <gtest/gtest.h>
 
 #include <bit>
-#include <cmath>
-#include <limits>
+#include <cstdint>
 
+#include "moe/kernels/convert.hpp"
 #include "moe/kernels/micro_kernel.hpp"
 
 namespace moe::kernels {
 namespace {
 
-TEST(Convert, RoundsAsEigenDoesAndKeepsNan) {
-  for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 0x0fff) {
-    const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
-    const bf16 got = convert<bf16>(value), eigen(value);
-    const bool both_nan = std::isnan(value) && std::isnan(static_cast<float>(got));
-    EXPECT_TRUE(both_nan || got.value == eigen.value) << value;
-  }
-  EXPECT_TRUE(
-      std::isnan(static_cast<float>(convert<bf16>(std::numeric_limits<float>::signaling_NaN()))));
-}
-
-TEST(Convert, WidensEveryBfloat16AsEigenDoes) {
-  for (std::uint32_t bits = 0; bits < 0x10000u; ++bits) {
-    const bf16 value =
-        Eigen::bfloat16_impl::raw_uint16_to_bfloat16(static_cast<std::uint16_t>(bits));
-    ASSERT_EQ(std::bit_cast<std::uint32_t>(convert<float>(value)),
-              std::bit_cast<std::uint32_t>(static_cast<float>(value)))
-        << bits;
-  }
-}
-
 // Denormals and the bits of NaN, too.
-TEST(Convert, RoundsEachLaneOfAPacketAsItDoesAScalar) {
+TEST(NarrowPacket, RoundsEachLaneOfAPacketAsItDoesAScalar) {
   using Packet = GemmTile<float>::Packet;
   constexpr Index lanes = GemmTile<float>::packet_size;
   float value[lanes];

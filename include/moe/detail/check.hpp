@@ -2,20 +2,17 @@
 // Checks at the public boundary: always on, they throw before anything is written.
 #pragma once
 
-#include <locale>
-#include <sstream>
+#include <cstddef>
 #include <stdexcept>
 
 #include "../instruction_set.hpp"
+#include "joined.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream message;
-  message.imbue(std::locale::classic());  // 1288, whatever the program's locale makes of it
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
+  throw std::invalid_argument(joined(parts...));
 }
 
 /// Throws std::invalid_argument with the joined parts unless ok. A function, not a macro: the

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A file as read-only bytes: mapped, or read whole into memory.
-// Place in the flow: path -> InputFile -> Bytes -> the safetensors reader, which knows no file
-// system. Opens regular files only, never blocks on a FIFO, and asks size and kind of the very file
-// it opened.
+// path -> InputFile -> Bytes: a file mapped, or read whole into memory. Readers of a format get
+// bytes and know no file system. Opens regular files only, never blocks on a FIFO, and asks size
+// and kind of the very file it opened.
 #pragma once
 
 #include <algorithm>
@@ -50,7 +49,9 @@ class InputFile {
   explicit InputFile(const std::filesystem::path& path);
 #if MOE_IO_POSIX
   ~InputFile() {
-    if (fd_ >= 0) ::close(fd_);
+    if (fd_ >= 0) {
+      ::close(fd_);
+    }
   }
 #endif
   InputFile(const InputFile&) = delete;
@@ -111,7 +112,9 @@ inline InputFile::InputFile(const std::filesystem::path& path) : name_(path.stri
   do {
     fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   } while (fd_ < 0 && errno == EINTR);
-  if (fd_ < 0) fail("cannot open", errno);
+  if (fd_ < 0) {
+    fail("cannot open", errno);
+  }
 
   // From here on a throw must close the descriptor itself: the destructor of a half-made object
   // does not run.
@@ -123,18 +126,26 @@ inline InputFile::InputFile(const std::filesystem::path& path) : name_(path.stri
   }
   ::close(fd_);
   fd_ = -1;
-  if (error != 0) fail("cannot stat", error);
+  if (error != 0) {
+    fail("cannot stat", error);
+  }
   fail("not a regular file");
 }
 
 inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const {
-  constexpr std::size_t kMaxStep = std::size_t{1} << 30;  // one read() moves at most 2 GiB on Linux
+  constexpr std::size_t max_step = std::size_t{1} << 30;  // one read() moves at most 2 GiB on Linux
   while (!to.empty()) {
     const ::ssize_t got =
-        ::pread(fd_, to.data(), std::min(to.size(), kMaxStep), static_cast<::off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail("cannot read", errno);
-    if (got == 0) fail_short(offset);
+        ::pread(fd_, to.data(), std::min(to.size(), max_step), static_cast<::off_t>(offset));
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0) {
+      fail("cannot read", errno);
+    }
+    if (got == 0) {
+      fail_short(offset);
+    }
     to = to.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
   }
@@ -143,7 +154,9 @@ inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const
 inline Bytes InputFile::map() const {
   const std::size_t size = size_in_memory();
   void* const start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd_, 0);
-  if (start == MAP_FAILED) fail("cannot map", errno);
+  if (start == MAP_FAILED) {
+    fail("cannot map", errno);
+  }
   const std::shared_ptr<const void> owner(start, [size](void* mapped) { ::munmap(mapped, size); });
   return {owner, {static_cast<const std::byte*>(start), size}};
 }
@@ -152,17 +165,23 @@ inline Bytes InputFile::map() const {
 
 inline InputFile::InputFile(const std::filesystem::path& path) : name_(path.string()) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) fail("cannot open: not a regular file");
+  if (!std::filesystem::is_regular_file(path, error)) {
+    fail("cannot open: not a regular file");
+  }
   stream_.open(path, std::ios::binary | std::ios::ate);
   const auto end = static_cast<std::streamoff>(stream_.tellg());
-  if (!stream_ || end < 0) fail("cannot open");
+  if (!stream_ || end < 0) {
+    fail("cannot open");
+  }
   size_ = static_cast<std::uint64_t>(end);
 }
 
 inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const {
   stream_.seekg(static_cast<std::streamoff>(offset));
   stream_.read(reinterpret_cast<char*>(to.data()), static_cast<std::streamsize>(to.size()));
-  if (!stream_) fail_short(offset);
+  if (!stream_) {
+    fail_short(offset);
+  }
 }
 
 inline Bytes InputFile::map() const { return load(); }

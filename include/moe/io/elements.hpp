@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes of a file -> C++ numbers: which element type converts to which, and how one does.
-// Place in the flow: under read_matrix(), the only user.
+// Bytes of a file -> C++ numbers, below read_matrix(): which element type may become which.
 #pragma once
 
 #include <Eigen/Core>
@@ -12,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../kernels/convert.hpp"
 #include "dtype.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
@@ -22,34 +22,22 @@ concept Integer =
     std::integral<T> && !std::same_as<T, bool> &&
     (std::same_as<T, std::make_signed_t<T>> || std::same_as<T, std::make_unsigned_t<T>>);
 
-template <class T>
-concept HalfFloat = std::same_as<T, Eigen::half> || std::same_as<T, Eigen::bfloat16>;
+using kernels::SixteenBitFloat;
 
 /// What read_matrix() can make.
 template <class T>
-concept Readable = std::same_as<T, float> || std::same_as<T, double> || HalfFloat<T> || Integer<T>;
+concept Readable =
+    std::same_as<T, float> || std::same_as<T, double> || SixteenBitFloat<T> || Integer<T>;
 
 namespace detail {
 
-/// Integers become floats, but floats never integers; what would round twice on its way to 16 bits
-/// is left out.
+/// Integers become floats, but floats never integers. Only floats of 16 and 32 bits become floats
+/// of 16: integers and F64 are not what half-precision weights are kept in.
 template <class From, class T>
-inline constexpr bool kConverts = Integer<T>     ? Integer<From>
-                                  : HalfFloat<T> ? HalfFloat<From> || std::same_as<From, float>
-                                                 : true;
-
-template <class T, class From>
-T convert(From value) {
-  if constexpr (std::same_as<From, T>) {
-    return value;  // not by way of float, which would quieten a signalling NaN
-  } else if constexpr (HalfFloat<T>) {
-    return T(static_cast<float>(value));
-  } else if constexpr (HalfFloat<From>) {
-    return static_cast<T>(static_cast<float>(value));
-  } else {
-    return static_cast<T>(value);
-  }
-}
+inline constexpr bool converts =
+    Integer<T>           ? Integer<From>
+    : SixteenBitFloat<T> ? SixteenBitFloat<From> || std::same_as<From, float>
+                         : true;
 
 /// Calls visit(std::type_identity<C++ type>) for the dtypes that have one; false for the others.
 template <class Visit>
@@ -90,15 +78,19 @@ template <class From, class T>
 std::size_t copy_elements(std::span<const std::byte> data, T* out) {
   const std::size_t count = data.size() / sizeof(From);
   if constexpr (std::same_as<From, T>) {
-    if (count > 0) std::memcpy(static_cast<void*>(out), data.data(), data.size());
+    if (count > 0) {
+      std::memcpy(static_cast<void*>(out), data.data(), data.size());
+    }
   } else {
     for (std::size_t i = 0; i < count; ++i) {
       From value{};
       std::memcpy(static_cast<void*>(&value), data.data() + i * sizeof(From), sizeof(From));
       if constexpr (Integer<T>) {
-        if (!std::in_range<T>(value)) return i;
+        if (!std::in_range<T>(value)) {
+          return i;
+        }
       }
-      out[i] = convert<T>(value);
+      out[i] = kernels::convert<T>(value);
     }
   }
   return count;

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one exception of io/: a file that cannot be read, is malformed, or does not hold what was
-// asked of it.
-// Place in the flow: every other header of io/ throws it; nothing in io/ prints or aborts.
+// The one exception of io/, thrown by all of it: a file that cannot be read, is malformed, or does
+// not hold what was asked of it.
 #pragma once
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,24 +11,13 @@
 #include <string>
 #include <string_view>
 
-#include "../instruction_set.hpp"
+#include "../detail/joined.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 namespace detail {
-
-inline void append(std::string& out, std::string_view part) { out += part; }
-inline void append(std::string& out, std::integral auto part) { out += std::to_string(part); }
-
-/// Text and integers in a row. Not a stream: that would obey the global locale ("1,288").
-template <class... Parts>
-std::string joined(const Parts&... parts) {
-  std::string out;
-  (append(out, parts), ...);
-  return out;
+using moe::detail::joined;
 }
-
-}  // namespace detail
 
 /// Text from a file made fit for a message: control characters (C0, DEL and C1) become \xNN, and
 /// what exceeds max_bytes is cut off and marked with "...". Other UTF-8 is left as it is.
@@ -62,10 +49,18 @@ class FormatError : public std::runtime_error {
   static std::string message(const std::string& file, const std::string& tensor,
                              std::optional<std::uint64_t> offset, const std::string& fault) {
     std::string text = detail::joined(printable(file, 4096), ": ");
-    if (!tensor.empty()) text += detail::joined("tensor \"", printable(tensor), "\"");
-    if (!tensor.empty() && offset) text += ", ";
-    if (offset) text += detail::joined("byte ", *offset);
-    if (!tensor.empty() || offset) text += ": ";
+    if (!tensor.empty()) {
+      text += detail::joined("tensor \"", printable(tensor), "\"");
+    }
+    if (!tensor.empty() && offset) {
+      text += ", ";
+    }
+    if (offset) {
+      text += detail::joined("byte ", *offset);
+    }
+    if (!tensor.empty() || offset) {
+      text += ": ";
+    }
     return text + fault;
   }
 
@@ -78,7 +73,9 @@ inline std::string printable(std::string_view text, std::size_t max_bytes) {
   if (size > max_bytes) {
     size = max_bytes;
     // Never cut a UTF-8 sequence in two.
-    while (size > 0 && (byte_at(size) & 0xC0U) == 0x80U) --size;
+    while (size > 0 && (byte_at(size) & 0xC0U) == 0x80U) {
+      --size;
+    }
   }
   std::string out;
   for (std::size_t i = 0; i < size; ++i) {
@@ -88,13 +85,15 @@ inline std::string printable(std::string_view text, std::size_t max_bytes) {
     if (byte >= 0x20U && byte != 0x7FU && !lead_of_c1 && !c1) {
       out += text[i];
     } else {
-      constexpr std::string_view kHex = "0123456789abcdef";
+      constexpr std::string_view hex = "0123456789abcdef";
       out += "\\x";
-      out += kHex[byte >> 4U];
-      out += kHex[byte & 0xFU];
+      out += hex[byte >> 4U];
+      out += hex[byte & 0xFU];
     }
   }
-  if (size < text.size()) out += "...";
+  if (size < text.size()) {
+    out += "...";
+  }
   return out;
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The header of a safetensors file as data, and the limits under which it is read.
-// Place in the flow: header_json.hpp fills it, header_check.hpp holds it against the file,
-// SafeTensors takes it over.
+// The header of a safetensors file as data, and the limits under which it is read: header_json.hpp
+// fills it, header_check.hpp holds it against the file, SafeTensors takes it over.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +25,7 @@ struct ReadLimits {
 namespace detail {
 
 /// Where the JSON begins: behind its own length, eight bytes, little-endian.
-inline constexpr std::uint64_t kLengthBytes = 8;
+inline constexpr std::uint64_t length_bytes = 8;
 
 /// One tensor as the header declares it; begin and end count from the first byte after the header.
 struct HeaderEntry {

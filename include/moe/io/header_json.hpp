@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The JSON header of a safetensors file -> a list of entries: what the file claims, each value
-// well-formed, no two values compared yet (header_check.hpp does that).
-// Place in the flow: bytes of the header -> Header. The parser is nlohmann-json's event (SAX)
+// The JSON of a safetensors file -> Header: what the file claims, each value well-formed, no two
+// values compared yet (header_check.hpp does that). The parser is nlohmann-json's event (SAX)
 // interface: duplicate keys are seen, numbers keep their type, and nesting costs no stack.
 #pragma once
 
@@ -99,7 +98,7 @@ class HeaderReader final : public nlohmann::json::json_sax_t {
     return true;
   }
 
-  static constexpr std::array<const char*, 3> kFields{"dtype", "shape", "data_offsets"};
+  static constexpr std::array<const char*, 3> entry_fields{"dtype", "shape", "data_offsets"};
 
   std::string_view text_;
   const std::string& file_;
@@ -128,11 +127,15 @@ inline Header HeaderReader::read() {
 inline void HeaderReader::check_text() const {
   const std::size_t first = text_.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos) {
-    fail_at(kLengthBytes + text_.size(), "the header is empty, expected a JSON object");
+    fail_at(length_bytes + text_.size(), "the header is empty, expected a JSON object");
   }
-  if (text_[first] != '{') fail_at(kLengthBytes + first, "the header does not begin with '{'");
+  if (text_[first] != '{') {
+    fail_at(length_bytes + first, "the header does not begin with '{'");
+  }
   const std::size_t nul = text_.find('\0');
-  if (nul != std::string_view::npos) fail_at(kLengthBytes + nul, "invalid JSON: a NUL byte");
+  if (nul != std::string_view::npos) {
+    fail_at(length_bytes + nul, "invalid JSON: a NUL byte");
+  }
 }
 
 inline bool HeaderReader::start_object(std::size_t) {
@@ -157,12 +160,18 @@ inline bool HeaderReader::key(std::string& name) {
     start_field(name);
   } else if (inside_ == Object::metadata) {
     check_name(name);
-    if (header_.metadata.contains(name)) fail("__metadata__ has \"", printable(name), "\" twice");
-    if (header_.metadata.size() == limits_.max_tensors) fail("too many keys in __metadata__");
+    if (header_.metadata.contains(name)) {
+      fail("__metadata__ has \"", printable(name), "\" twice");
+    }
+    if (header_.metadata.size() == limits_.max_tensors) {
+      fail("too many keys in __metadata__");
+    }
     metadata_key_ = std::move(name);
     expect_ = Expect::text;
   } else if (name == "__metadata__") {
-    if (std::exchange(saw_metadata_, true)) fail("__metadata__ appears twice");
+    if (std::exchange(saw_metadata_, true)) {
+      fail("__metadata__ appears twice");
+    }
     expect_ = Expect::metadata;
   } else {
     start_entry(name);
@@ -184,19 +193,23 @@ inline void HeaderReader::start_entry(std::string& name) {
 }
 
 inline void HeaderReader::start_field(const std::string& name) {
-  const auto known = std::find(kFields.begin(), kFields.end(), name);
-  if (known == kFields.end()) {
+  const auto known = std::find(entry_fields.begin(), entry_fields.end(), name);
+  if (known == entry_fields.end()) {
     fail("unknown field \"", printable(name), "\", expected dtype, shape and data_offsets only");
   }
-  const auto field = static_cast<std::size_t>(known - kFields.begin());
-  if (std::exchange(saw_field_[field], true)) fail("field \"", name, "\" appears twice");
+  const auto field = static_cast<std::size_t>(known - entry_fields.begin());
+  if (std::exchange(saw_field_[field], true)) {
+    fail("field \"", name, "\" appears twice");
+  }
   expect_ = static_cast<Expect>(field);
 }
 
 inline bool HeaderReader::end_object() {
   if (inside_ == Object::entry) {
-    for (std::size_t i = 0; i < kFields.size(); ++i) {
-      if (!saw_field_[i]) fail("field \"", kFields[i], "\" is missing");
+    for (std::size_t i = 0; i < entry_fields.size(); ++i) {
+      if (!saw_field_[i]) {
+        fail("field \"", entry_fields[i], "\" is missing");
+      }
     }
   }
   inside_ = inside_ == Object::top ? Object::none : Object::top;
@@ -226,7 +239,9 @@ inline bool HeaderReader::string(std::string& value) {
     header_.metadata.emplace(std::move(metadata_key_), std::move(value));
   } else if (expect_ == Expect::dtype) {
     const std::optional<DType> dtype = parse_dtype(value);
-    if (!dtype) fail("unknown dtype \"", printable(value, 40), "\"");
+    if (!dtype) {
+      fail("unknown dtype \"", printable(value, 40), "\"");
+    }
     entry().dtype = *dtype;
   } else {
     refuse("a string");
@@ -244,7 +259,9 @@ inline bool HeaderReader::number_unsigned(std::uint64_t value) {
     }
     entry().shape.push_back(static_cast<Index>(value));
   } else if (expect_ == Expect::offset) {
-    if (num_offsets_ == 2) fail("data_offsets has more than 2 items, expected 2");
+    if (num_offsets_ == 2) {
+      fail("data_offsets has more than 2 items, expected 2");
+    }
     (num_offsets_++ == 0 ? entry().begin : entry().end) = value;
   } else {
     refuse(std::to_string(value));
@@ -259,14 +276,18 @@ inline bool HeaderReader::parse_error(std::size_t position, const std::string&,
   // what was last read may be a megabyte of anything.
   std::string_view text = error.what();
   const std::size_t start = text.find("syntax error");
-  if (start != std::string_view::npos) text.remove_prefix(start);
+  if (start != std::string_view::npos) {
+    text.remove_prefix(start);
+  }
   text = text.substr(0, text.find("; last read"));
-  fail_at(kLengthBytes + std::max<std::size_t>(position, 1) - 1,
+  fail_at(length_bytes + std::max<std::size_t>(position, 1) - 1,
           joined("invalid JSON: ", printable(text)));
 }
 
 inline void HeaderReader::check_name(const std::string& name) const {
-  if (name.empty()) fail("an empty name");
+  if (name.empty()) {
+    fail("an empty name");
+  }
   if (name.size() > limits_.max_name_bytes) {
     fail("the name \"", printable(name, 40), "\" has ", name.size(), " bytes, expected at most ",
          limits_.max_name_bytes);
@@ -279,20 +300,20 @@ inline void HeaderReader::check_name(const std::string& name) const {
 // Of the token just reported: it follows the previous one, and what may stand between the two.
 inline std::uint64_t HeaderReader::place() const {
   const std::size_t start = text_.find_first_not_of(" \t\r\n,:", token_);
-  return kLengthBytes + (start == std::string_view::npos ? text_.size() : start);
+  return length_bytes + (start == std::string_view::npos ? text_.size() : start);
 }
 
 inline void HeaderReader::refuse(const std::string& found) const {
-  constexpr std::array<const char*, 9> kExpected{"a string (dtype)",
-                                                 "an array (shape)",
-                                                 "an array (data_offsets)",
-                                                 "an object",
-                                                 "an object with dtype, shape and data_offsets",
-                                                 "an object (__metadata__)",
-                                                 "a string (__metadata__ maps strings to strings)",
-                                                 "an unsigned 64-bit integer (shape)",
-                                                 "an unsigned 64-bit integer (data_offsets)"};
-  fail("found ", found, ", expected ", kExpected[static_cast<std::size_t>(expect_)]);
+  constexpr std::array<const char*, 9> expected{"a string (dtype)",
+                                                "an array (shape)",
+                                                "an array (data_offsets)",
+                                                "an object",
+                                                "an object with dtype, shape and data_offsets",
+                                                "an object (__metadata__)",
+                                                "a string (__metadata__ maps strings to strings)",
+                                                "an unsigned 64-bit integer (shape)",
+                                                "an unsigned 64-bit integer (data_offsets)"};
+  fail("found ", found, ", expected ", expected[static_cast<std::size_t>(expect_)]);
 }
 
 inline void HeaderReader::fail_at(std::uint64_t offset, const std::string& fault) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads *.safetensors: names -> typed, shaped views of the file's bytes. Knows no MoE.
-// Place in the flow: a file -> SafeTensors -> read_matrix() -> whoever owns the parameters.
+// *.safetensors -> SafeTensors, typed and shaped views of the file's bytes -> read_matrix() ->
+// whoever owns the parameters. Knows no MoE.
+//
 // A file is checked in full when it is opened; stricter than the reference reader in Rust, which
 // lets repeated keys, unknown fields, empty names, control characters in names, a null __metadata__
 // and any rank pass. Values are not looked at: NaN and Inf are legal weights.
@@ -112,7 +113,9 @@ inline SafeTensors::SafeTensors(detail::Bytes bytes, std::string file, const Rea
   }
   metadata_ = std::move(header.metadata);
   by_name_.resize(tensors_.size());
-  for (std::size_t i = 0; i < by_name_.size(); ++i) by_name_[i] = i;
+  for (std::size_t i = 0; i < by_name_.size(); ++i) {
+    by_name_[i] = i;
+  }
   std::sort(by_name_.begin(), by_name_.end(),
             [this](std::size_t a, std::size_t b) { return tensors_[a].name < tensors_[b].name; });
 }
@@ -121,7 +124,7 @@ namespace detail {
 
 // Done before a file is mapped or read whole: it may be a terabyte of something else.
 inline void check_length(const InputFile& input, const ReadLimits& limits) {
-  std::array<std::byte, kLengthBytes> first{};
+  std::array<std::byte, length_bytes> first{};
   const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(input.size(), first.size()));
   input.read(0, std::span(first).first(size));
   header_length(std::span(first).first(size), input.size(), input.name(), limits);
@@ -161,9 +164,13 @@ namespace detail {
 inline void check_matrix_shape(const TensorView& tensor, Index rows, Index cols,
                                const std::string& file) {
   Index leading = 1;  // cannot overflow: see byte_size()
-  for (std::size_t i = 0; i + 1 < tensor.shape.size(); ++i) leading *= tensor.shape[i];
+  for (std::size_t i = 0; i + 1 < tensor.shape.size(); ++i) {
+    leading *= tensor.shape[i];
+  }
   const Index last = tensor.shape.empty() ? 1 : tensor.shape.back();
-  if (leading == rows && last == cols) return;
+  if (leading == rows && last == cols) {
+    return;
+  }
   throw FormatError(file, tensor.name, tensor.file_offset,
                     joined(dtype_and_shape(tensor.dtype, tensor.shape), ", expected a matrix of (",
                            rows, ", ", cols, ")"));
@@ -178,7 +185,7 @@ Matrix<T> read_matrix(const SafeTensors& file, std::string_view name, Index rows
   Matrix<T> matrix(rows, cols);
   const bool known =
       detail::visit_element_type(tensor.dtype, [&]<class From>(std::type_identity<From>) {
-        if constexpr (detail::kConverts<From, T>) {
+        if constexpr (detail::converts<From, T>) {
           const std::size_t done = detail::copy_elements<From>(tensor.data, matrix.data());
           if (done < static_cast<std::size_t>(matrix.size())) {
             throw FormatError(
@@ -186,7 +193,7 @@ Matrix<T> read_matrix(const SafeTensors& file, std::string_view name, Index rows
                 detail::joined("the value does not fit an integer of ", 8 * sizeof(T), " bits"));
           }
         }
-        return detail::kConverts<From, T>;
+        return detail::converts<From, T>;
       });
   if (!known) {
     throw FormatError(

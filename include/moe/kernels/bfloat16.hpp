@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// bfloat16: rounding to it, and products of pairs summed in float. This file and mask.hpp are the
-// only ones with intrinsics.
+// Packets of bfloat16: rounding to it, and products of pairs summed in float. This file and
+// mask.hpp are the only ones with intrinsics.
 //
 // A packet of floats stands for as many pairs (k, k + 1), the lower half of each 32 bits first.
 // With AVX512_BF16 one instruction adds both products of a pair, and takes denormals for zero.
@@ -8,32 +8,15 @@
 // of single additions: at most about depth * 2^-24 of the sum of absolute products.
 #pragma once
 
-#include <bit>
 #include <cstring>
 #include <type_traits>
 
 #include "../types.hpp"
+#include "convert.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// static_cast<To>, which to bfloat16 is to the nearest, ties to even, NaN kept. Eigen's own casts
-/// of bfloat16 are right, too, but GCC vectorises no loop of them.
-template <class To, class From>
-To convert(const From& value) {
-  if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
-    namespace impl = Eigen::bfloat16_impl;
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    const auto quiet = static_cast<std::uint16_t>((bits | 0x400000u) >> 16);
-    const std::uint16_t nearest = impl::float_to_bfloat16_rtne<true>(value).value;
-    return impl::raw_uint16_to_bfloat16((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
-  } else if constexpr (std::is_same_v<To, float> && std::is_same_v<From, bf16>) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(value.value) << 16);
-  } else {
-    return static_cast<To>(value);
-  }
-}
-
-/// The same of each lane, bit for bit.
+/// convert() of each lane, bit for bit.
 template <class Packet, class T>
 void narrow_packet(const Packet& value, T* to) {
   using Traits = Eigen::internal::unpacket_traits<Packet>;

@@ -10,7 +10,9 @@ namespace {
 
 std::string header_of_u8(std::initializer_list<std::string> entries) {
   std::string json = "{";
-  for (const std::string& entry : entries) json += joined(json.size() > 1 ? "," : "", entry);
+  for (const std::string& entry : entries) {
+    json += joined(json.size() > 1 ? "," : "", entry);
+  }
   return json + "}";
 }
 

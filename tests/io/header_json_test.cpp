@@ -7,11 +7,13 @@
 namespace moe::io::testing {
 namespace {
 
-constexpr std::uint64_t kHuge = ~std::uint64_t{0};
+constexpr std::uint64_t huge = ~std::uint64_t{0};
 
 std::string repeated(std::string_view text, std::size_t times) {
   std::string all;
-  for (std::size_t i = 0; i < times; ++i) all += text;
+  for (std::size_t i = 0; i < times; ++i) {
+    all += text;
+  }
   return all;
 }
 
@@ -39,9 +41,9 @@ TEST(SafeTensorsHeader, RefusesALengthBeyondTheFile) {
 }
 
 TEST(SafeTensorsHeader, RefusesAnAbsurdLengthWhateverTheLimit) {
-  const ReadLimits unlimited{.max_header_bytes = kHuge};
+  const ReadLimits unlimited{.max_header_bytes = huge};
   for (const std::uint64_t length :
-       {std::uint64_t{100'000'001}, std::uint64_t{1} << 63, kHuge - 7, kHuge}) {
+       {std::uint64_t{100'000'001}, std::uint64_t{1} << 63, huge - 7, huge}) {
     const std::string found = joined("header length ", length);
     expect_refused(file_of("{}", {}, length), {found, "at most 100000000"}, unlimited);
     expect_refused(file_of("{}", {}, length), {found, "at most 100000000"});
@@ -100,13 +102,12 @@ TEST(SafeTensorsHeader, RefusesTextThatIsNotUtf8) {
 }
 
 TEST(SafeTensorsHeader, RefusesDeepNestingWithoutRecursion) {
-  constexpr std::size_t kDepth = 200'000;
-  expect_refused(file_of(repeated("[", kDepth)), {"does not begin with '{'"});
-  expect_refused(file_of(joined("{\"a\":", repeated("[", kDepth))),
-                 {"found an array", "an object"});
-  expect_refused(file_of(repeated("{\"a\":", kDepth)), {"unknown field \"a\""});
-  expect_refused(file_of(joined("{\"w\":{\"shape\":", repeated("[", kDepth))), {"found an array"});
-  expect_refused(file_of(joined("{\"__metadata__\":{\"a\":", repeated("[", kDepth))),
+  constexpr std::size_t depth = 200'000;
+  expect_refused(file_of(repeated("[", depth)), {"does not begin with '{'"});
+  expect_refused(file_of(joined("{\"a\":", repeated("[", depth))), {"found an array", "an object"});
+  expect_refused(file_of(repeated("{\"a\":", depth)), {"unknown field \"a\""});
+  expect_refused(file_of(joined("{\"w\":{\"shape\":", repeated("[", depth))), {"found an array"});
+  expect_refused(file_of(joined("{\"__metadata__\":{\"a\":", repeated("[", depth))),
                  {"found an array"});
 }
 

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// One number of one type to one of another, for every part that stores in fewer bits than it
+// computes in, and for files. Rounds once, whatever the two types are.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "../types.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+template <class T>
+concept SixteenBitFloat = std::same_as<T, Eigen::half> || std::same_as<T, bf16>;
+
+/// A float that rounds to 16 bits as the value itself would: `value` if a float holds it, else that
+/// of its two neighbours whose last bit is 1, which no rounding to fewer bits takes for a tie
+/// (rounding to odd: Boldo and Melquiond 2008, "Emulation of a FMA and correctly rounded sums").
+template <std::floating_point T>
+float round_to_odd(T value) {
+  const auto nearest = static_cast<float>(value);
+  const auto bits = std::bit_cast<std::uint32_t>(nearest);
+  const T rest = std::abs(value) - std::abs(static_cast<T>(nearest));
+  if ((bits & 1u) == 0 && (rest < 0 || rest > 0)) {  // neither holds for NaN and Inf
+    return std::bit_cast<float>(rest > 0 ? bits + 1 : bits - 1);
+  }
+  return nearest;
+}
+
+/// 64-bit integers, whose cast to double would round, keep 52 bits and whether there was a rest.
+template <std::integral T>
+float round_to_odd(T value) {
+  const auto unsign = static_cast<std::uint64_t>(value);
+  std::uint64_t size = value < T{0} ? 0 - unsign : unsign;
+  if (size >> std::numeric_limits<double>::digits != 0) {
+    const std::uint64_t rest = size & 0xfffu;
+    size = (size - rest) | (rest != 0 ? 0x1000u : 0u);
+  }
+  const auto exact = static_cast<double>(size);
+  return round_to_odd(value < T{0} ? -exact : exact);
+}
+
+/// static_cast<To>, to the nearest, ties to even; NaN stays NaN, and a value of type To keeps its
+/// bits. Eigen's own casts of bfloat16 from float are right, too, but GCC vectorises no loop of
+/// them; from all wider types they round twice.
+template <class To, class From>
+To convert(const From& value) {
+  if constexpr (std::same_as<To, From>) {
+    return value;  // not by way of float, which would quieten a signalling NaN
+  } else if constexpr (std::same_as<To, bf16> && std::same_as<From, float>) {
+    namespace impl = Eigen::bfloat16_impl;
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const auto quiet = static_cast<std::uint16_t>((bits | 0x400000u) >> 16);
+    const std::uint16_t nearest = impl::float_to_bfloat16_rtne<true>(value).value;
+    return impl::raw_uint16_to_bfloat16((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
+  } else if constexpr (std::same_as<To, float> && std::same_as<From, bf16>) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(value.value) << 16);
+  } else if constexpr (SixteenBitFloat<From>) {
+    return convert<To>(static_cast<float>(value));
+  } else if constexpr (SixteenBitFloat<To> && std::is_arithmetic_v<From> &&
+                       !std::same_as<From, float>) {
+    return convert<To>(round_to_odd(value));
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
