@@ -2,4 +2,9 @@
 // Auxiliary losses: pure functions of a routing table, with their gradients.
 #pragma once
 
+#include "losses/balance.hpp"
+#include "losses/importance.hpp"
+#include "losses/load.hpp"
 #include "losses/loss.hpp"
+#include "losses/variation.hpp"
+#include "losses/z_loss.hpp"

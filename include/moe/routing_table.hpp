@@ -3,6 +3,9 @@
 // loss, reads this and nothing else of the router.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "detail/check.hpp"
 #include "types.hpp"
 
@@ -16,6 +19,7 @@ struct RoutingTable {
   Matrix<T> logits = {};         ///< (N, E), as ranked: with the noise; -inf where masked
   Matrix<T> clean_logits = {};   ///< (N, E) before the noise; empty without noise
   Matrix<T> noise_scale = {};    ///< (N, E) standard deviation of the noise; empty without noise
+  std::vector<std::uint8_t> padding = {};  ///< (N), not 0: the row is no token; empty: all are
 
   Index num_tokens() const { return expert.rows(); }
   Index top_k() const { return expert.cols(); }

@@ -9,7 +9,7 @@
 #include "../support/guarded.hpp"
 #include "../support/layer_step.hpp"
 #include "moe/layers/packed_layer.hpp"
-#include "moe/losses/loss.hpp"
+#include "moe/losses.hpp"
 
 #ifdef __SSE__
 #include <xmmintrin.h>

@@ -8,7 +8,7 @@
 #include "../support/finite_difference.hpp"
 #include "../support/layer_step.hpp"
 #include "moe/layers/moe_layer.hpp"
-#include "moe/losses/loss.hpp"
+#include "moe/losses.hpp"
 
 namespace moe {
 namespace {

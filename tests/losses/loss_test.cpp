@@ -1,25 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// Each loss by hand on a tiny table, at its balanced value, with masks, and its gradient: by
-// central differences of the table, and end to end through Router::backward.
+// What holds of every loss: masks, padding, no tokens, and its gradient, by central differences of
+// the table and end to end through Router::backward. And losses as numbers.
 #include "moe/losses/loss.hpp"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "../support/finite_difference.hpp"
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
+#include "moe/losses.hpp"
 #include "moe/routing/router.hpp"
+#include "tables.hpp"
 
 namespace moe {
 namespace {
 
 using testing::gradient_error;
+using testing::Loss;
 using testing::matrix_near;
+using testing::noisy_router;
 using testing::random_matrix;
-using Table = RoutingTable<double>;
-using Loss = RoutingLoss<double>;
+using testing::random_table;
+using testing::Table;
 using LossFunction = Loss (*)(const Table&, TokenMask);
 
 struct Named {
@@ -32,39 +40,6 @@ const Named all_losses[] = {{"load_balancing", load_balancing_loss<double>},
                             {"importance", importance_loss<double>},
                             {"load", load_loss<double>},
                             {"z", z_loss<double>}};
-
-/// Three tokens, three experts, two choices each.
-Table tiny_table() {
-  Table table;
-  table.expert.resize(3, 2);
-  table.expert << 0, 1, 0, 2, 2, none;
-  table.weight.resize(3, 2);
-  table.weight << 0.6, 0.4, 0.7, 0.3, 1.0, 0.0;
-  table.probs.resize(3, 3);
-  table.probs << 0.5, 0.3, 0.2, 0.6, 0.1, 0.3, 0.2, 0.2, 0.6;
-  table.logits.resize(3, 3);
-  table.logits << 0.0, 0.0, 0.0, std::log(2.0), 0.0, 0.0, 1.0, 1.0, 1.0;
-  return table;
-}
-
-/// Tokens and experts in a circle: token t chooses t, t + 1, ... t + k - 1.
-Table balanced_table(Index num_experts, Index top_k) {
-  const Index tokens = 2 * num_experts;
-  Table table;
-  table.expert.resize(tokens, top_k);
-  for (Index t = 0; t < tokens; ++t) {
-    for (Index k = 0; k < top_k; ++k) {
-      table.expert(t, k) = static_cast<ExpertId>((t + k) % num_experts);
-    }
-  }
-  const double share = 1.0 / static_cast<double>(num_experts);
-  table.weight.setConstant(tokens, top_k, 1.0 / static_cast<double>(top_k));
-  table.probs.setConstant(tokens, num_experts, share);
-  table.logits.setConstant(tokens, num_experts, 0.75);
-  table.clean_logits = table.logits;
-  table.noise_scale.setConstant(tokens, num_experts, 0.5);
-  return table;
-}
 
 /// The rows of a table that a mask keeps.
 Table kept_rows(const Table& table, const std::vector<std::uint8_t>& mask) {
@@ -84,18 +59,6 @@ Table kept_rows(const Table& table, const std::vector<std::uint8_t>& mask) {
   return kept;
 }
 
-Router<double> noisy_router(Score score = Score::softmax) {
-  Router<double> router(3, 5, 2, {.bias = true, .noisy = true, .score = score}, 1);
-  testing::randomise(router.params(), 2, 0.8);
-  return router;
-}
-
-Table random_table(Index tokens) {
-  Router<double>::Table table;
-  noisy_router().route(random_matrix<double>(tokens, 3, 3), {.noise_seed = 4}, table);
-  return table;
-}
-
 /// In place of every value that a loss may read, what it could be differentiated by.
 std::pair<Matrix<double>*, const Matrix<double>*> tensors_of(Table& table, const Loss& loss,
                                                              int which) {
@@ -109,78 +72,18 @@ std::pair<Matrix<double>*, const Matrix<double>*> tensors_of(Table& table, const
   }
 }
 
-TEST(Loss, LoadBalancingIsExpertsTimesSumOfFractionTimesMeanProbability) {
-  // f = (2, 1, 2) / 6 (an unused choice counts for nobody), P = (1.3, 0.6, 1.1) / 3
-  const double sum = (2 * 1.3 + 1 * 0.6 + 2 * 1.1) / 6 / 3;
-  EXPECT_NEAR(load_balancing_loss(tiny_table()).value, 3 * sum, 1e-15);
-  EXPECT_NEAR(hugging_face_load_balancing_loss(tiny_table()).value, 2 * 3 * sum, 1e-15);
-}
-
-TEST(Loss, GShardCountsFirstChoicesOnly) {
-  EXPECT_NEAR(gshard_loss(tiny_table()).value, (2.0 / 3 * 1.3 / 3 + 1.0 / 3 * 1.1 / 3) / 3, 1e-15);
-}
-
-TEST(Loss, ImportanceIsTheSquaredVariationOfSummedWeights) {
-  // importance = (1.3, 0.4, 1.3): mean 1, sample variance (0.09 + 0.36 + 0.09) / 2
-  EXPECT_NEAR(importance_loss(tiny_table()).value, 0.27, 1e-15);
-}
-
-TEST(Loss, ZIsTheMeanSquareOfTheLogSumExp) {
-  const double a = std::log(3.0), b = std::log(4.0), c = 1.0 + std::log(3.0);
-  EXPECT_NEAR(z_loss(tiny_table()).value, (a * a + b * b + c * c) / 3, 1e-15);
-}
-
-TEST(Loss, LoadIsTheSquaredVariationOfTheProbabilitiesToBeChosenAgain) {
-  Table table;
-  table.expert.resize(1, 1);
-  table.weight.setOnes(1, 1);
-  table.expert << 1;
-  table.probs.setConstant(1, 2, 0.5);
-  table.clean_logits.resize(1, 2);
-  table.clean_logits << 1.0, 2.0;
-  table.noise_scale.resize(1, 2);
-  table.noise_scale << 0.5, 2.0;
-  table.logits.resize(1, 2);
-  table.logits << 0.5, 3.0;
-  // Expert 0 must pass 3.0, expert 1 must pass 0.5.
-  const auto phi = [](double z) { return 0.5 * std::erfc(-z / std::sqrt(2.0)); };
-  const double p = phi((1.0 - 3.0) / 0.5), q = phi((2.0 - 0.5) / 2.0), mean = (p + q) / 2;
-  const double variance = (p - mean) * (p - mean) + (q - mean) * (q - mean);
-  EXPECT_NEAR(load_loss(table).value, variance / (mean * mean), 1e-14);
-}
-
-TEST(Loss, HasItsKnownValueWhenBalanced) {
-  for (const Index top_k : {1, 2, 4}) {
-    const Table table = balanced_table(4, top_k);
-    EXPECT_NEAR(load_balancing_loss(table).value, 1.0, 1e-15);
-    EXPECT_NEAR(hugging_face_load_balancing_loss(table).value, static_cast<double>(top_k), 1e-14);
-    EXPECT_NEAR(gshard_loss(table).value, 1.0 / 16, 1e-15);
-    EXPECT_NEAR(importance_loss(table).value, 0.0, 1e-15);
-    EXPECT_NEAR(load_loss(table).value, 0.0, 1e-15);
-    EXPECT_NEAR(z_loss(table).value, std::pow(std::log(4.0) + 0.75, 2), 1e-14);
-  }
-}
-
-TEST(Loss, GrowsWhenOneExpertTakesAll) {
-  Table table = balanced_table(4, 1);
-  table.expert.setZero();
-  table.probs.setZero();
-  table.probs.col(0).setOnes();
-  EXPECT_NEAR(load_balancing_loss(table).value, 4.0, 1e-14) << "the number of experts";
-  EXPECT_NEAR(importance_loss(table).value, 4.0, 1e-14);
-}
-
-TEST(Loss, WithAMaskIsThatOfTheOtherTokensAndGivesMaskedOnesNoGradient) {
-  const Table table = random_table(9);
-  const std::vector<std::uint8_t> mask = {1, 0, 1, 1, 0, 0, 1, 1, 0};
-  const Table kept = kept_rows(table, mask);
+/// Holds every loss of the table against that of the rows which `counted` keeps, and to no gradient
+/// at all of the others.
+void expect_loss_of_counted(const Table& table, const std::vector<std::uint8_t>& mask,
+                            const std::vector<std::uint8_t>& counted) {
+  const Table kept = kept_rows(table, counted);
   for (const Named& named : all_losses) {
     const Loss masked = named.loss(table, mask), expected = named.loss(kept, {});
     EXPECT_NEAR(masked.value, expected.value, 1e-14) << named.name;
     const auto compare = [&](const Matrix<double>& got, const Matrix<double>& want) {
       Index row = 0;
       for (Index t = 0; got.size() > 0 && t < got.rows(); ++t) {
-        if (mask[static_cast<std::size_t>(t)] == 0) {
+        if (counted[static_cast<std::size_t>(t)] == 0) {
           EXPECT_TRUE(got.row(t).isZero(0)) << named.name;
         } else {
           EXPECT_TRUE(matrix_near(got.row(t), want.row(row++), 1e-13)) << named.name;
@@ -192,6 +95,42 @@ TEST(Loss, WithAMaskIsThatOfTheOtherTokensAndGivesMaskedOnesNoGradient) {
     compare(masked.gradient.logits, expected.gradient.logits);
     compare(masked.gradient.noise_scale, expected.gradient.noise_scale);
   }
+}
+
+TEST(Loss, WithAMaskIsThatOfTheOtherTokensAndGivesMaskedOnesNoGradient) {
+  const std::vector<std::uint8_t> mask = {1, 0, 1, 1, 0, 0, 1, 1, 0};
+  expect_loss_of_counted(random_table(9), mask, mask);
+}
+
+TEST(Loss, LeavesOutThePaddingOfItsTableAndWhatAMaskLeavesOut) {
+  Table table = random_table(9);
+  table.padding = {0, 1, 0, 0, 7, 0, 0, 0, 1};
+  expect_loss_of_counted(table, {}, {1, 0, 1, 1, 0, 1, 1, 1, 0});
+  const std::vector<std::uint8_t> all(9, 1), mask = {1, 1, 0, 1, 0, 1, 1, 0, 1};
+  expect_loss_of_counted(table, all, {1, 0, 1, 1, 0, 1, 1, 1, 0});
+  expect_loss_of_counted(table, mask, {1, 0, 0, 1, 0, 1, 1, 0, 0});
+}
+
+TEST(Loss, DoesNotReadWhatItLeavesOut) {
+  const std::vector<std::uint8_t> counted = {1, 0, 1, 1, 0, 0, 1, 1, 0};
+  Table table = random_table(9);
+  for (Matrix<double>* m :
+       {&table.weight, &table.probs, &table.logits, &table.clean_logits, &table.noise_scale}) {
+    for (const Index t : {1, 4, 5, 8}) {
+      m->row(t).setConstant(std::nan(""));
+    }
+  }
+  expect_loss_of_counted(table, counted, counted);
+  for (const std::uint8_t token : counted) {
+    table.padding.push_back(token == 0 ? 1 : 0);
+  }
+  expect_loss_of_counted(table, {}, counted);
+}
+
+TEST(Loss, OfATableOfPaddingIsZero) {
+  Table table = random_table(4);
+  table.padding.assign(4, 1);
+  expect_loss_of_counted(table, {}, {0, 0, 0, 0});
 }
 
 TEST(Loss, OverNoTokensIsZero) {
@@ -215,6 +154,14 @@ TEST(Loss, ThrowsOnAMaskOfAnotherLength) {
   }
 }
 
+TEST(Loss, ThrowsOnPaddingOfAnotherLength) {
+  Table table = random_table(4);
+  table.padding.assign(3, 0);
+  for (const auto& [name, function] : all_losses) {
+    EXPECT_THROW(function(table, {}), std::invalid_argument) << name;
+  }
+}
+
 TEST(Loss, ThrowsWhereTheTableLacksWhatItReads) {
   for (const auto& [name, function] : all_losses) {
     Table table = random_table(4);
@@ -233,29 +180,6 @@ TEST(Loss, IsNotAddedToThatOfATableOfAnotherShape) {
   const double value = sum.value;
   EXPECT_THROW(sum += z_loss(random_table(5)), std::invalid_argument);
   EXPECT_EQ(sum.value, value);
-}
-
-TEST(Loss, IsNotLostInTheRoundingOfManyTokensAndExperts) {
-  RoutingTable<float> table;
-  table.expert.setZero(4096, 1);
-  table.probs.setConstant(4096, 4096, 1.0f / 4096);  // each of 2^24 terms is 2^-24
-  EXPECT_EQ(load_balancing_loss(table).value, 1.0f);
-}
-
-TEST(Loss, OfLoadIsFiniteWhereTheNoiseHasNoWidth) {
-  Table table = random_table(4);
-  table.clean_logits = table.logits;
-  table.noise_scale.setZero();
-  const Loss loss = load_loss(table);
-  EXPECT_TRUE(std::isfinite(loss.value));
-  EXPECT_TRUE(loss.gradient.logits.isZero(0));
-  EXPECT_TRUE(loss.gradient.noise_scale.isZero(0));
-}
-
-TEST(Loss, OfLoadNeedsNoise) {
-  Router<double>::Table table;
-  noisy_router().route(random_matrix<double>(4, 3, 3), {}, table);
-  EXPECT_THROW(load_loss<double>(table), std::invalid_argument);
 }
 
 TEST(Loss, HasTheDerivativesOfItsTable) {
@@ -313,15 +237,6 @@ TEST(Loss, HasTheRightGradientThroughTheRouter) {
       }
     }
   }
-}
-
-TEST(Loss, OfLoadIsZeroWithAllExpertsChosen) {
-  Router<double> all(3, 4, 4, {.noisy = true}, 9);
-  Router<double>::Table table;
-  all.route(random_matrix<double>(5, 3, 10), {.noise_seed = 11}, table);
-  const Loss loss = load_loss<double>(table);
-  EXPECT_EQ(loss.value, 0.0);
-  EXPECT_TRUE(loss.gradient.logits.isZero(0));
 }
 
 TEST(Loss, IsScaledAndAddedLikeANumber) {

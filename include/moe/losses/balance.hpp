@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Losses that push counts of choices towards balance through the mean probabilities of experts.
+// In comments: f_e is the fraction of the choices that fell on expert e, P_e the mean probability
+// of e.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "../routing_table.hpp"
+#include "loss.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+namespace detail {
+
+/// Choices per expert, of the first `choices` choices of each counted token.
+template <Real T>
+std::vector<T> count_choices(const RoutingTable<T>& table, const CountedTokens<T>& counted,
+                             Index choices) {
+  std::vector<T> count(static_cast<std::size_t>(check_experts(table)), T(0));
+  for (Index t = 0; t < table.num_tokens(); ++t) {
+    for (Index k = 0; counted(t) && k < choices; ++k) {
+      if (table.expert(t, k) != none) {
+        count[static_cast<std::size_t>(table.expert(t, k))] += T(1);
+      }
+    }
+  }
+  return count;
+}
+
+/// factor * sum_e count_e * sum_t probs_te: every balancing loss with a count and a mean.
+template <Real T>
+RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choices,
+                       const auto& factor_of) {
+  const CountedTokens<T> counted(table, mask);
+  const std::vector<T> count = count_choices(table, counted, choices);
+  RoutingLoss<T> loss;
+  loss.gradient.probs.setZero(table.probs.rows(), table.probs.cols());
+  if (counted.count() == 0) {
+    return loss;
+  }
+  const T factor = factor_of(T(static_cast<double>(counted.count())));
+  for (Index t = 0; t < table.num_tokens(); ++t) {
+    T share(0);  // of the token: N * E terms in one sum would be lost in its rounding
+    for (Index e = 0; counted(t) && e < table.probs.cols(); ++e) {
+      const T slope = factor * count[static_cast<std::size_t>(e)];
+      share += slope * table.probs(t, e);
+      loss.gradient.probs(t, e) = slope;
+    }
+    loss.value += share;
+  }
+  return loss;
+}
+
+}  // namespace detail
+
+/// E * sum_e f_e P_e (Fedus 2021, Switch Transformers, eq. 4, for any top-k): 1 when balanced.
+template <Real T>
+RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+  const T experts = T(static_cast<double>(table.probs.cols()));
+  const T choices = T(static_cast<double>(table.top_k()));
+  return detail::balance(table, mask, table.top_k(),
+                         [&](const T& tokens) { return experts / (choices * tokens * tokens); });
+}
+
+/// load_balancing_loss_func of Hugging Face transformers for one layer: the same sum over each of
+/// the k choices, K when balanced.
+template <Real T>
+RoutingLoss<T> hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+  const T experts = T(static_cast<double>(table.probs.cols()));
+  return detail::balance(table, mask, table.top_k(),
+                         [&](const T& tokens) { return experts / (tokens * tokens); });
+}
+
+/// (1 / E) * sum_e (c_e / N) P_e with c_e counting first choices only (Lepikhin 2020, GShard,
+/// algorithm 1): 1 / E^2 when balanced.
+template <Real T>
+RoutingLoss<T> gshard_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+  const T experts = T(static_cast<double>(table.probs.cols()));
+  return detail::balance(table, mask, 1,
+                         [&](const T& tokens) { return T(1) / (experts * tokens * tokens); });
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET
