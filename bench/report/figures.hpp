@@ -27,15 +27,21 @@ inline std::vector<std::string_view> families(const Report& report) {
   return names;
 }
 
-/// The label of a model, on its side of the point.
+/// The name of a model less that of its family, above its point unless it would meet another there.
 inline std::string label(const ModelRow& row, std::string_view text_colour) {
-  const std::string_view place = row.model.side == Side::above   ? "center offset 0,0.9"
-                                 : row.model.side == Side::below ? "center offset 0,-0.9"
-                                 : row.model.side == Side::left  ? "right offset -1,0"
-                                                                 : "left offset 1,0";
-  return "set label " + in_quotes(row.model.label) + " at " +
-         to_text(static_cast<double>(row.cost.total)) + ',' + to_text(row.cost.flops_per_token) +
-         ' ' + std::string(place) + " font ',10' tc rgb " + in_quotes(text_colour);
+  std::string_view text = row.model.name, place = "center offset 0,0.9";
+  text.remove_prefix(row.model.family.size());
+  text.remove_prefix(text.starts_with('-') ? 1 : 0);
+  if (row.model.family == "OLMoE" || row.model.name == "Qwen1.5-MoE-A2.7B") {
+    place = "right offset -1,0";
+  } else if (row.model.name == "Qwen3-30B-A3B") {
+    place = "left offset 1,0";
+  } else if (row.model.name == "DeepSeek-V2-Lite") {
+    place = "center offset 0,-0.9";
+  }
+  return "set label " + in_quotes(text) + " at " + to_text(static_cast<double>(row.cost.total)) +
+         ',' + to_text(row.cost.flops_per_token) + ' ' + std::string(place) +
+         " font ',10' tc rgb " + in_quotes(text_colour);
 }
 
 /// Left: published models. The dense line is 2 FLOPs for each parameter.

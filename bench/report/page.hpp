@@ -41,7 +41,7 @@ inline std::string model_table(const Report& report) {
                "GFLOP per token", "Dense of equal active FLOPs: total",
                "Dense of equal total: GFLOP per token", "Source and note"});
   for (const ModelRow& r : report.models) {
-    const Published& p = r.model.published;
+    const PublishedCount& p = r.model.published;
     table.row({std::string(r.model.name), count(static_cast<double>(r.cost.total)), count(p.total),
                signed_percent(r.total_deviation()), count(static_cast<double>(r.cost.active)),
                count(p.active), signed_percent(r.active_deviation()),

@@ -3,10 +3,10 @@
 // figures and page.
 #pragma once
 
+#include <moe/cost.hpp>
 #include <string>
 #include <vector>
 
-#include "model_cost.hpp"
 #include "shapes.hpp"
 
 namespace moe::report {
@@ -19,7 +19,7 @@ struct Machine {
 };
 
 struct ModelRow {
-  Model model;
+  ModelConfig model;
   ModelCost cost, equal_active, equal_total;
 
   double total_deviation() const {
@@ -116,7 +116,7 @@ struct Report {
 
 inline std::vector<ModelRow> model_rows() {
   std::vector<ModelRow> rows;
-  for (const Model& model : published_models()) {
+  for (const ModelConfig& model : published_models()) {
     rows.push_back(
         {model, model_cost(model), dense_of_equal_active(model), dense_of_equal_total(model)});
   }

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a layer costs: parameters, FLOPs and bytes.
+// What a layer, its tape and a whole model cost: parameters, FLOPs and bytes.
 #pragma once
 
 #include "cost/cost.hpp"
+#include "cost/model_cost.hpp"
+#include "cost/models.hpp"
+#include "cost/tape_bytes.hpp"

@@ -6,9 +6,9 @@
 
 #include <vector>
 
-#include "../support/count_allocations.hpp"
 #include "../support/counting_scalar.hpp"
 #include "../support/random_matrix.hpp"
+#include "moe/cost/models.hpp"
 #include "moe/layers/moe_layer.hpp"
 
 namespace moe {
@@ -16,7 +16,7 @@ namespace {
 
 using testing::Counting;
 
-MoEConfig mixtral() { return {.d_model = 4096, .d_ff = 14336, .num_experts = 8, .top_k = 2}; }
+MoEConfig mixtral() { return published_model("Mixtral-8x7B").moe; }
 
 TEST(Parameters, AreThoseOfMixtral) {
   const ParameterCount count = parameters(mixtral());
@@ -28,12 +28,7 @@ TEST(Parameters, AreThoseOfMixtral) {
 }
 
 TEST(Parameters, AreThoseOfDeepSeekV3) {
-  const MoEConfig config{.d_model = 7168,
-                         .d_ff = 2048,
-                         .num_experts = 256,
-                         .top_k = 8,
-                         .shared = SharedExpertConfig{.d_ff = 2048}};
-  const ParameterCount count = parameters(config);
+  const ParameterCount count = parameters(published_model("DeepSeek-V3").moe);
   EXPECT_EQ(count.expert, 44'040'192);
   EXPECT_EQ(count.shared, 44'040'192);
   EXPECT_EQ(count.total, 11'320'164'352);  // 257 * 44 040 192 + 256 * 7168
@@ -195,41 +190,6 @@ TEST(Flops, AreExactAcrossTiles) {
   config.shared = SharedExpertConfig{.d_ff = 2, .output_gate = true};
   expect_exact_flops(config, 3 * DispatchPlan::tile_rows);
 }
-
-#if MOE_COUNTS_ALLOCATIONS
-/// Bytes that a tape takes in its first step, and those of a second layer's recomputing tape.
-TapeBytes allocated_tape_bytes(const MoEConfig& config, Index num_tokens) {
-  using Layer = MoELayer<float>;
-  const Layer layer(config, 1), next(config, 2);
-  const auto x = testing::random_matrix<float>(num_tokens, layer.d_in(), 3);
-  Matrix<float> y(num_tokens, layer.d_out()), dx(num_tokens, layer.d_in());
-  auto grads = layer.zero_grads();
-  Layer::Tape memory;
-  Layer::RecomputingTape tape(memory), second(memory);
-  const CallOptions one_thread{.num_threads = 1};
-  const std::size_t all = testing::count_bytes([&] {
-    layer.forward(x, y, tape, one_thread);
-    layer.backward(x, y, tape, dx, grads);
-  });
-  const std::size_t kept = testing::count_bytes([&] { next.forward(x, y, second, one_thread); });
-  return {static_cast<double>(kept), static_cast<double>(all - kept)};
-}
-
-// Rows of 48 and 80 floats are not padded.
-TEST(TapeBytes, AreThoseThatATapeAllocates) {
-  for (int bits = 0; bits < 8; ++bits) {
-    MoEConfig config{.d_model = 48, .d_ff = 80, .num_experts = 6, .top_k = 2};
-    config.expert = {.gated = (bits & 1) != 0, .output_gate = (bits & 2) != 0};
-    if ((bits & 4) != 0) {
-      config.shared = SharedExpertConfig{.d_ff = 112, .output_gate = true};
-    }
-    const TapeBytes expected = tape_bytes(config, predicted_work(config, 500), sizeof(float));
-    const TapeBytes bytes = allocated_tape_bytes(config, 500);
-    EXPECT_NEAR(bytes.routing / expected.routing, 1.0, 0.02) << bits;
-    EXPECT_NEAR(bytes.rows / expected.rows, 1.0, 0.02) << bits;
-  }
-}
-#endif
 
 // Two FLOPs for each active weight and token, and twice as many backwards.
 TEST(Flops, InMatrixProductsFollowTheActiveParameters) {

@@ -190,32 +190,4 @@ inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scal
   return bytes;
 }
 
-/// Bytes of a tape, for a layer in float or double; without the padding of rows, masks and noise.
-/// A Tape keeps both from its forward to its backward. A RecomputingTape keeps its routing, and
-/// shares the memory of the rows with those of other layers.
-struct TapeBytes {
-  double routing = 0;  ///< routing table and plan
-  double rows = 0;     ///< inputs, pre-activations and outputs of the experts, and all gradients
-
-  double total() const { return routing + rows; }
-};
-
-inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_size) {
-  const auto ffn_scalars = [](const detail::FfnShape& s) {  // of one row
-    // Gate, up and hidden, the first two with gradients; the output gate with both of its sides.
-    return (2 * s.up_projections() + 1) * s.d_ff + s.gate(2 * s.d_out + 2);
-  };
-  const Index d = c.d_model, d_out = c.output_width();
-  const Index row = ffn_scalars(detail::expert_shape(c)) + 2 * (d + d_out);
-  const Index shared = c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0;
-  const Index choices = work.tokens * c.top_k;  // rows are reserved for each, dropped or not
-  // Probs, logits and the weights of the choices, of which there is also the gradient; and of each
-  // choice its expert, and four integers of the plan.
-  const Index table_scalars = choices + work.tokens * 2 * c.num_experts;
-  const auto choice_bytes = static_cast<Index>(sizeof(ExpertId) + 4 * sizeof(Index));
-  return {static_cast<double>(scalar_size * table_scalars + choices * choice_bytes),
-          static_cast<double>(scalar_size) *
-              static_cast<double>(choices * row + work.tokens * shared + table_scalars)};
-}
-
 }  // namespace moe::inline MOE_INSTRUCTION_SET

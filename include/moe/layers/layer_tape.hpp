@@ -52,7 +52,7 @@ struct LayerTape : LayerScratch<T, RouterT, ExpertT> {
 
 /// Keeps only the routing of a forward; backward takes x through the experts once more, for the
 /// same gradients. Calls work in the memory of a Tape that outlives this one. The layers of a model
-/// may share it, one call at a time: what it held before is lost (cost.hpp: tape_bytes).
+/// may share it, one call at a time: what it held before is lost (tape_bytes.hpp).
 template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
 class RecomputingLayerTape {
  public:
