@@ -266,15 +266,5 @@ TEST(SafeTensorsHeader, PassesOneVeryLongString) {
   expect_refused(file_of(unfinished), {"invalid JSON", "missing closing"});
 }
 
-TEST(FormatError, TellsThePlaceAndCopiesWithoutThrowing) {
-  static_assert(std::is_nothrow_copy_constructible_v<FormatError>);
-  const FormatError error("a.safetensors", "w", 9, "wrong");
-  const FormatError copy = error;
-  EXPECT_STREQ(copy.what(), "a.safetensors: tensor \"w\", byte 9: wrong");
-  EXPECT_EQ(copy.tensor(), "w");
-  EXPECT_EQ(copy.offset(), 9U);
-  EXPECT_STREQ(FormatError("a", "", std::nullopt, "wrong").what(), "a: wrong");
-}
-
 }  // namespace
 }  // namespace moe::io::testing

@@ -1,0 +1,80 @@
+# Checks that every header of moe has its test: include/moe/<path>/X.hpp has tests/<path>/X_test.cpp
+# or X_*_test.cpp, or a line in `tested_by`. Umbrellas only include, and need none.
+#   cmake -D SOURCE_DIR=<repo> -P cmake/tests_mirror.cmake
+cmake_minimum_required(VERSION 3.25)
+
+# Headers that are tested through another's test, each with the file that does it, below tests/.
+set(tested_by
+  "concepts.hpp                compile/user_parts.cpp"
+  "instruction_set.hpp         package/instruction_sets.cpp"
+  "routing_table.hpp           routing/router_gradient_test.cpp"
+  "version.hpp                 package/check.cmake"
+  "experts/expert_params.hpp   experts/expert_test.cpp"
+  "experts/ffn_experts.hpp     layers/moe_layer_gradient_test.cpp"
+  "experts/packed_expert.hpp   layers/packed_layer_test.cpp"
+  "io/byte_source.hpp          io/safetensors_test.cpp"
+  "io/header.hpp               io/header_json_test.cpp"
+  "kernels/few_rows.hpp        kernels/gemm_test.cpp"
+  "kernels/gemm_bfloat16.hpp   kernels/gemm_test.cpp"
+  "kernels/micro_kernel.hpp    kernels/gemm_test.cpp"
+  "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
+  "routing/router_params.hpp   routing/router_test.cpp"
+  "routing/weights.hpp         routing/router_test.cpp")
+
+set(moe_dir ${SOURCE_DIR}/include/moe)
+set(tests_dir ${SOURCE_DIR}/tests)
+set(errors "")
+file(GLOB_RECURSE headers RELATIVE ${moe_dir} ${moe_dir}/*.hpp)
+file(GLOB_RECURSE tests RELATIVE ${tests_dir} ${tests_dir}/*_test.cpp)
+list(LENGTH headers count)
+
+# Sets `own` to the tests that bear the name of a header. What bears the longer name of another
+# header is that one's: gemm_transposed_test.cpp is none of gemm.hpp.
+function(find_own_tests header)
+  string(REGEX REPLACE "\\.hpp$" "" name ${header})
+  set(own ${tests})
+  list(FILTER own INCLUDE REGEX "^${name}(_[^/]*)?_test\\.cpp$")
+  foreach(other ${headers})
+    string(REGEX REPLACE "\\.hpp$" "" other ${other})
+    if(other MATCHES "^${name}_")
+      list(FILTER own EXCLUDE REGEX "^${other}(_[^/]*)?_test\\.cpp$")
+    endif()
+  endforeach()
+  set(own "${own}" PARENT_SCOPE)
+endfunction()
+
+set(listed "")
+foreach(line ${tested_by})
+  separate_arguments(line UNIX_COMMAND ${line})
+  list(GET line 0 header)
+  list(GET line 1 test)
+  list(APPEND listed ${header})
+  if(NOT header IN_LIST headers)
+    string(APPEND errors "  ${header} is in `tested_by`, but there is no such header\n")
+    continue()
+  endif()
+  if(NOT EXISTS ${tests_dir}/${test})
+    string(APPEND errors "  ${header} is said to be tested by tests/${test}, which is not there\n")
+  endif()
+  find_own_tests(${header})
+  if(own)
+    string(APPEND errors "  ${header} has ${own}: take it out of `tested_by`\n")
+  endif()
+endforeach()
+
+foreach(header ${headers})
+  string(REGEX REPLACE "\\.hpp$" "" folder ${header})
+  if(header STREQUAL "moe.hpp" OR IS_DIRECTORY ${moe_dir}/${folder} OR header IN_LIST listed)
+    continue()
+  endif()
+  find_own_tests(${header})
+  if(NOT own)
+    string(APPEND errors "  ${header} has no tests/${folder}_test.cpp: write it, or say in "
+                         "`tested_by` of cmake/tests_mirror.cmake which test tests it\n")
+  endif()
+endforeach()
+
+if(errors)
+  message(FATAL_ERROR "Headers and tests do not match:\n${errors}")
+endif()
+message(STATUS "${count} headers have their tests")
