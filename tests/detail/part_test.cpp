@@ -7,6 +7,8 @@
 #include <atomic>
 #include <vector>
 
+#include "moe/types.hpp"
+
 namespace moe::detail {
 namespace {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs one golden file (data/README.md) through a MoELayer and measures how far every recorded
-// tensor is off. Place in the flow: a file -> check_file<T>() -> a list of Errors.
+// A golden file (data/README.md) -> check_file<T>() -> a list of Errors: runs the file through a
+// MoELayer and measures how far every recorded tensor is off.
 #pragma once
 
 #include <moe/io/safetensors.hpp>

@@ -30,7 +30,7 @@ class SafeTensorsFile : public ::testing::Test {
   void TearDown() override { fs::remove_all(directory_); }
 
   fs::path write(const std::string& name, const FileBytes& bytes) const {
-    const fs::path path = directory_ / name;
+    fs::path path = directory_ / name;
     std::ofstream(path, std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()),
                static_cast<std::streamsize>(bytes.size()));

@@ -35,7 +35,7 @@ enum class ActiveCount { with_embedding, without_embedding };
 struct PublishedCount {
   double total = 0, active = 0;
   ActiveCount rule = ActiveCount::with_embedding;
-  std::string_view source = "";
+  std::string_view source = {};
 };
 
 /// A transformer with pre-norms and one kind of MoE layer. An encoder-decoder has the layers of
@@ -52,7 +52,7 @@ struct ModelConfig {
   bool correction_bias = false;  ///< a bias for each expert in the selection only (DeepSeek-V3)
   MoEConfig moe;
   PublishedCount published = {};
-  std::string_view note = "";
+  std::string_view note = {};
 
   /// Throws std::invalid_argument that names the value and what is expected of it.
   void validate() const {
@@ -83,7 +83,7 @@ inline ModelConfig switch_base(std::string_view name, Index experts, PublishedCo
           .attention = GroupedQueryAttentionConfig{.heads = 12, .kv_heads = 12, .head_dim = 64},
           .cross_attention_layers = 12,
           .stacks = 2,
-          .relative_bias = 2 * 32 * 12,
+          .relative_bias = Index{2} * 32 * 12,
           .moe = {.d_model = 768,
                   .d_ff = 3072,
                   .num_experts = experts,
@@ -147,7 +147,7 @@ inline std::vector<ModelConfig> published_models() {
        .vocabulary = 50304,
        .attention =
            GroupedQueryAttentionConfig{
-               .heads = 16, .kv_heads = 16, .head_dim = 128, .qk_norm = 2 * 2048},
+               .heads = 16, .kv_heads = 16, .head_dim = 128, .qk_norm = Index{2} * 2048},
        .moe = {.d_model = 2048,
                .d_ff = 1024,
                .num_experts = 64,
@@ -186,7 +186,7 @@ inline std::vector<ModelConfig> published_models() {
                .num_experts = 64,
                .top_k = 6,
                .router = {.renormalise = false},
-               .shared = SharedExpertConfig{.d_ff = 2 * 1408}},
+               .shared = SharedExpertConfig{.d_ff = Index{2} * 1408}},
        .published = {15.7e9, 2.4e9, without_embedding, "model card"},
        .note = "2.45 B with the head and without the input embedding, published as 2.4 B; "
                "2.66 B with both."},
@@ -198,7 +198,7 @@ inline std::vector<ModelConfig> published_models() {
        .vocabulary = 151936,
        .attention =
            GroupedQueryAttentionConfig{
-               .heads = 32, .kv_heads = 4, .head_dim = 128, .qk_norm = 2 * 128},
+               .heads = 32, .kv_heads = 4, .head_dim = 128, .qk_norm = Index{2} * 128},
        .moe = {.d_model = 2048, .d_ff = 768, .num_experts = 128, .top_k = 8},
        .published = {30.5e9, 3.3e9, with_embedding, "model card"},
        .note = "3.35 B, published as 3.3 B."},

@@ -16,8 +16,10 @@
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 namespace detail {
+
 using moe::detail::joined;
-}
+
+}  // namespace detail
 
 /// Text from a file made fit for a message: control characters (C0, DEL and C1) become \xNN, and
 /// what exceeds max_bytes is cut off and marked with "...". Other UTF-8 is left as it is.

@@ -31,17 +31,21 @@ float round_to_odd(T value) {
   return nearest;
 }
 
-/// 64-bit integers, whose cast to double would round, keep 52 bits and whether there was a rest.
+/// 64-bit integers, which a cast to double would round, keep 52 bits and whether there was a rest.
 template <std::integral T>
 float round_to_odd(T value) {
-  const auto unsign = static_cast<std::uint64_t>(value);
-  std::uint64_t size = value < T{0} ? 0 - unsign : unsign;
-  if (size >> std::numeric_limits<double>::digits != 0) {
-    const std::uint64_t rest = size & 0xfffu;
-    size = (size - rest) | (rest != 0 ? 0x1000u : 0u);
+  if constexpr (sizeof(T) < sizeof(double)) {
+    return round_to_odd(static_cast<double>(value));
+  } else {
+    const auto bits = static_cast<std::uint64_t>(value);
+    std::uint64_t size = value < T{0} ? 0 - bits : bits;
+    if (size >> std::numeric_limits<double>::digits != 0) {
+      const std::uint64_t rest = size & 0xfffu;
+      size = (size - rest) | (rest != 0 ? 0x1000u : 0u);
+    }
+    const auto exact = static_cast<double>(size);
+    return round_to_odd(value < T{0} ? -exact : exact);
   }
-  const auto exact = static_cast<double>(size);
-  return round_to_odd(value < T{0} ? -exact : exact);
 }
 
 /// static_cast<To>, to the nearest, ties to even; NaN stays NaN, and a value of type To keeps its
