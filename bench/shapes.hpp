@@ -63,23 +63,6 @@ inline Grid quick_grid() {
 /// CTest asks for the smallest sizes.
 inline bool smoke() { return std::getenv("MOE_BENCH_SMOKE") != nullptr; }
 
-/// A layer of the Google Benchmark programs, and how many tokens it gets.
-struct LayerCase {
-  MoEConfig config;
-  Index tokens;
-
-  std::string name() const { return shape_name(config) + '/' + std::to_string(tokens); }
-};
-
-inline std::vector<LayerCase> layer_cases() {
-  if (smoke()) {
-    return {{equal_active(32, 64, 4, 2), 8}};
-  }
-  return {{equal_active(1024, 7168, 8, 2), 1},    {equal_active(1024, 7168, 8, 2), 128},
-          {equal_active(1024, 7168, 8, 2), 2048}, {equal_active(512, 1024, 64, 8), 1},
-          {equal_active(512, 1024, 64, 8), 128},  {equal_active(512, 1024, 64, 8), 2048}};
-}
-
 /// A product x (rows, k) * w (cols, k)^T.
 struct GemmCase {
   Index rows, cols, k;
