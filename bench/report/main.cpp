@@ -10,6 +10,7 @@
 #include "measure.hpp"
 #include "page.hpp"
 #include "peers.hpp"
+#include "summary.hpp"
 #include "yardstick.hpp"
 
 namespace moe::report {
@@ -49,26 +50,20 @@ Report make_report(const Options& options) {
 
 /// Throws std::runtime_error if gnuplot is there and fails; by then all but the pictures is
 /// written.
-void write_report(Report& report, const std::filesystem::path& out) {
+void write_report(const Report& report, const std::filesystem::path& out) {
   std::filesystem::create_directories(out);
-  write_tables(report, out);
-  const std::vector<Picture> pictures = all_pictures(report);
-  report.pictures = have_gnuplot();
-  if (!report.pictures) {
+  Json json = to_json(report);
+  write_tables(json, out);
+  json["summary"] = summary(report);
+  write_text(out / "summary.txt", json["summary"]);
+  json["pictures"] = false;
+  write_page(json, out);
+  if (have_gnuplot()) {
+    draw_pictures(out);
+    json["pictures"] = true;
+    write_page(json, out);
+  } else {
     std::cout << "gnuplot is not installed: no pictures, tables only\n";
-  }
-  std::string failed;
-  for (const Picture& picture : pictures) {
-    if (report.pictures && !draw(picture, out)) {
-      failed = picture.name();
-      report.pictures = false;
-    }
-  }
-  write_text(out / "index.html", page(report, pictures));
-  write_text(out / "summary.txt", summary(report));
-  if (!failed.empty()) {
-    throw std::runtime_error("moe_report: gnuplot failed on " + failed + ", see " +
-                             (out / "gnuplot.log").string());
   }
 }
 
@@ -84,7 +79,7 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   CLI11_PARSE(app, argc, argv);
   try {
-    moe::report::Report report = moe::report::make_report(options);
+    const moe::report::Report report = moe::report::make_report(options);
     std::cout << moe::report::summary(report);
     moe::report::write_report(report, options.out);
     std::cout << "Written to " << options.out.string() << "/index.html in "

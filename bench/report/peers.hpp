@@ -4,23 +4,15 @@
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "results.hpp"
 
 namespace moe::report {
 
-/// Nothing if there is no such file. Throws nlohmann::json::exception if it is not of moe_peers.
-inline std::vector<PeerRow> read_peers(const std::filesystem::path& path) {
-  std::vector<PeerRow> rows;
+/// Null if there is no such file. Throws nlohmann::json::exception if it is not JSON.
+inline Json read_peers(const std::filesystem::path& path) {
   std::ifstream file(path);
-  if (file) {
-    for (const auto& row : nlohmann::json::parse(file)) {
-      rows.push_back({row.at("peer"), row.at("pass"), row.at("shape"), row.at("tokens"),
-                      row.at("peer_seconds"), row.at("our_seconds"), row.at("ratio")});
-    }
-  }
-  return rows;
+  return file ? Json::parse(file) : Json();
 }
 
 }  // namespace moe::report

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the report knows in the end: filled by measure, stages, load and counted; read by tables,
-// figures and page.
+// What the report knows in the end: filled by measure, stages, load and counted; read by tables
+// and summary.
 #pragma once
 
 #include <moe/cost.hpp>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "shapes.hpp"
 
 namespace moe::report {
+
+using Json = nlohmann::ordered_json;
 
 struct Machine {
   std::string cpu, compiler, flags, simd;
@@ -91,14 +94,8 @@ struct Load {
 struct Counted {
   std::string name;
   Index counted_flops = 0, predicted_flops = 0;
-};
 
-/// The same layer through another library.
-struct PeerRow {
-  std::string peer, pass, shape;
-  Index tokens;
-  double peer_seconds, our_seconds;  ///< medians
-  double ratio;                      ///< peer / ours, median of pairs measured in turn
+  bool exact() const { return counted_flops == predicted_flops; }
 };
 
 struct Report {
@@ -109,8 +106,7 @@ struct Report {
   Yardstick yardstick;
   std::vector<Load> loads;
   std::vector<Counted> counted;
-  std::vector<PeerRow> peers;
-  bool pictures = false;
+  Json peers;  ///< of moe_peers: the same layers through other libraries; null where it was not run
   double seconds = 0;
 };
 

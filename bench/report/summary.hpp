@@ -1,16 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-// The report in one screen of text.
+// The report in one screen of text, for the terminal, summary.txt and the page.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <string_view>
+
 #include "results.hpp"
-#include "text.hpp"
 
 namespace moe::report {
 
-inline std::string signed_percent(double share) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%+.1f %%", std::abs(share) < 0.0005 ? 0.0 : 100.0 * share);
+inline std::string fixed(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
   return text;
+}
+
+/// Three digits at least, two after the point at most: 46.7, 619, 2.45.
+inline std::string three_digits(double value) {
+  return fixed(value, value < 9.995 ? 2 : value < 99.95 ? 1 : 0);
+}
+
+/// 46.7 B, 619 M.
+inline std::string count(double value) {
+  return value < 1e6   ? three_digits(value / 1e3) + " k"
+         : value < 1e9 ? three_digits(value / 1e6) + " M"
+                       : three_digits(value / 1e9) + " B";
+}
+
+inline std::string milliseconds(double seconds) {
+  const double ms = 1e3 * seconds;
+  return ms < 1 ? fixed(ms, ms < 0.1 ? 4 : 3) : three_digits(ms);
+}
+
+/// At least `width` wide, to the right (or, negative, to the left).
+inline std::string pad(std::string_view text, int width) {
+  const auto size = static_cast<std::size_t>(std::abs(width));
+  const std::string fill(size - std::min(size, text.size()), ' ');
+  return width < 0 ? std::string(text) + fill : fill + std::string(text);
+}
+
+inline std::string signed_percent(double share) {
+  const std::string text = fixed(std::abs(share) < 0.0005 ? 0.0 : 100.0 * share, 1) + " %";
+  return text.starts_with('-') ? text : '+' + text;
 }
 
 inline std::string machine_line(const Machine& m) {
@@ -19,11 +52,11 @@ inline std::string machine_line(const Machine& m) {
          " GFLOP/s, " + fixed(1e-9 * m.read_roof, 1) + " GB/s";
 }
 
-inline std::string model_summary(const Report& report) {
-  std::string text = pad("model", -20) + pad("total", 9) + pad("published", 11) +
-                     pad("active", 10) + pad("published", 11) + pad("GFLOP/token", 13) +
-                     pad("dense of equal total", 22) + '\n';
-  for (const ModelRow& row : report.models) {
+inline std::string model_summary(const std::vector<ModelRow>& models) {
+  std::string text =
+      "model                   total  published    active  published  GFLOP/token  dense of equal "
+      "total\n";
+  for (const ModelRow& row : models) {
     const double flops = row.cost.flops_per_token;
     text += pad(row.model.name, -20) + pad(count(static_cast<double>(row.cost.total)), 9) +
             pad(signed_percent(row.total_deviation()), 11) +
@@ -34,64 +67,43 @@ inline std::string model_summary(const Report& report) {
   return text;
 }
 
-/// One row for each layer, one column for each number of tokens.
-template <class Cell>
-std::string measured_summary(const Report& report, Cell&& cell) {
-  std::string text = pad("tokens", -14);
-  for (const Index tokens : report.grid.tokens) {
+/// One line for each name(row), `width` wide, and one column for each number of tokens.
+template <class Row, class Name, class Cell>
+std::string by_tokens(const bench::Grid& grid, const std::vector<Row>& rows, int width, Name name,
+                      Cell cell) {
+  std::string text = pad("tokens", -width), line;
+  for (const Index tokens : grid.tokens) {
     text += pad(std::to_string(tokens), 15);
   }
-  std::string layer;
-  for (const Measured& m : report.measured) {
-    if (m.layer != layer) {
-      layer = m.layer;
-      text += '\n' + pad(layer, -14);
-    }
-    text += pad(cell(m), 15);
+  for (const Row& row : rows) {
+    text += row.*name == line ? "" : '\n' + pad(row.*name, -width);
+    text += pad(cell(row), 15);
+    line = row.*name;
   }
   return text + '\n';
-}
-
-/// GFLOP/s of MoE, and its time against that of dense, in each form.
-inline std::string forms_summary(const Report& report) {
-  std::string text = pad("tokens", -20);
-  for (const Index tokens : report.grid.tokens) {
-    text += pad(std::to_string(tokens), 15);
-  }
-  std::string form;
-  for (const Pair& p : report.yardstick.pairs) {
-    if (p.form != form) {
-      form = p.form;
-      text += '\n' + pad(form, -20);
-    }
-    text += pad(fixed(p.moe_gflops, p.moe_gflops < 10 ? 1 : 0), 8) + pad(fixed(p.ratio, 2), 7);
-  }
-  return text + '\n';
-}
-
-inline std::string counted_line(const Report& report) {
-  const auto exact =
-      std::count_if(report.counted.begin(), report.counted.end(),
-                    [](const Counted& c) { return c.counted_flops == c.predicted_flops; });
-  return std::to_string(exact) + " of " + std::to_string(report.counted.size()) +
-         " counted cases are exactly as predicted";
 }
 
 inline std::string summary(const Report& report) {
-  const auto cell = [](const Measured& m) {
+  const auto time = [](const Measured& m) {
     const std::string ms = milliseconds(m.seconds);
     return m.dense() ? ms : ms + pad(fixed(m.speedup, 1) + "x", 7);
   };
-  return "\n" + machine_line(report.machine) +
-         "\n\nPublished models, with the deviation from "
-         "the published counts\n" +
-         model_summary(report) +
+  const auto speed = [](const Pair& p) {
+    return fixed(p.moe_gflops, p.moe_gflops < 10 ? 1 : 0) + pad(fixed(p.ratio, 2), 7);
+  };
+  const auto exact = std::ranges::count_if(report.counted, &Counted::exact);
+  return '\n' + machine_line(report.machine) +
+         "\n\nPublished models, with the deviation from the published counts\n" +
+         model_summary(report.models) +
          "\nMilliseconds of a forward; MoE: and how many times faster than the dense layer of "
          "equal total size\n" +
-         measured_summary(report, cell) + '\n' + bench::shape_name(report.yardstick.config) +
+         by_tokens(report.grid, report.measured, 14, &Measured::layer, time) + '\n' +
+         bench::shape_name(report.yardstick.config) +
          ": GFLOP/s of the MoE layer, and time of the dense layer of equal active FLOPs / its "
          "time\n" +
-         forms_summary(report) + '\n' + counted_line(report) + '\n';
+         by_tokens(report.grid, report.yardstick.pairs, 20, &Pair::form, speed) + '\n' +
+         std::to_string(exact) + " of " + std::to_string(report.counted.size()) +
+         " counted cases are exactly as predicted\n";
 }
 
 }  // namespace moe::report

@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// The report as files for other programs: report.json and one CSV for each table.
+// The report as files for other programs: report.json, and one CSV for each table.
 #pragma once
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "results.hpp"
-#include "text.hpp"
 
 namespace moe::report {
 
-using Json = nlohmann::ordered_json;
+inline Json to_json(const Machine& machine) {
+  return {{"threads", machine.threads},
+          {"fma_roof_gflops", 1e-9 * machine.fma_roof},
+          {"read_gbs", 1e-9 * machine.read_roof},
+          {"cpu", machine.cpu},
+          {"compiler", machine.compiler},
+          {"flags", machine.flags},
+          {"simd", machine.simd}};
+}
 
 inline Json to_json(const ModelRow& r) {
   return {{"name", r.model.name},
+          {"family", r.model.family},
           {"total_params", r.cost.total},
           {"active_params", r.cost.active},
           {"published_total", r.model.published.total},
@@ -30,8 +37,10 @@ inline Json to_json(const ModelRow& r) {
           {"note", r.model.note}};
 }
 
-inline Json to_json(const Measured& m, const Machine& machine) {
+inline Json to_json(const Measured& m, const Report& report) {
+  const Machine& machine = report.machine;
   Json json{{"layer", m.layer},
+            {"d_model", report.grid.d_model},
             {"experts", m.experts},
             {"top_k", m.top_k},
             {"d_ff", m.d_ff},
@@ -72,58 +81,50 @@ inline Json to_json(const Pair& p) {
 }
 
 inline Json to_json(const Yardstick& y) {
-  Json json{{"d_model", y.config.d_model},     {"d_ff", y.config.d_ff},
-            {"experts", y.config.num_experts}, {"top_k", y.config.top_k},
-            {"tokens", y.reference().tokens},  {"ratio", y.reference().ratio}};
+  Json json{{"shape", bench::shape_name(y.config)},
+            {"d_model", y.config.d_model},
+            {"d_ff", y.config.d_ff},
+            {"experts", y.config.num_experts},
+            {"top_k", y.config.top_k},
+            {"tokens", y.reference().tokens},
+            {"ratio", y.reference().ratio}};
   for (const Pair& pair : y.pairs) {
     json["forms"].push_back(to_json(pair));
   }
   return json;
 }
 
-inline Json to_json(const PeerRow& p) {
-  return {{"peer", p.peer},
-          {"pass", p.pass},
-          {"shape", p.shape},
-          {"tokens", p.tokens},
-          {"peer_seconds", p.peer_seconds},
-          {"our_seconds", p.our_seconds},
-          {"ratio", p.ratio}};
+inline Json to_json(const Counted& c) {
+  return {
+      {"case", c.name}, {"counted_flops", c.counted_flops}, {"predicted_flops", c.predicted_flops}};
+}
+
+inline Json to_json(const Load& load) {
+  return {{"routing", load.routing},
+          {"capacity", load.capacity},
+          {"kept", load.kept},
+          {"dropped", load.dropped},
+          {"dropped_share", load.dropped_share},
+          {"variation", load.variation}};
 }
 
 inline Json to_json(const Report& report) {
-  const Machine& machine = report.machine;
   Json json;
-  json["machine"] = {{"cpu", machine.cpu},
-                     {"compiler", machine.compiler},
-                     {"flags", machine.flags},
-                     {"simd", machine.simd},
-                     {"threads", machine.threads},
-                     {"fma_roof_gflops", 1e-9 * machine.fma_roof},
-                     {"read_gbs", 1e-9 * machine.read_roof}};
-  for (const ModelRow& row : report.models) {
-    json["models"].push_back(to_json(row));
-  }
+  const auto add = [&](const char* table, const auto& rows) {
+    for (const auto& row : rows) {
+      json[table].push_back(to_json(row));
+    }
+  };
+  json["machine"] = to_json(report.machine);
+  json["grid"] = {{"d_model", report.grid.d_model}, {"active_d_ff", report.grid.active_d_ff}};
+  add("models", report.models);
   for (const Measured& m : report.measured) {
-    json["measured"].push_back(to_json(m, machine));
+    json["measured"].push_back(to_json(m, report));
   }
   json["reference"] = to_json(report.yardstick);
-  for (const Counted& c : report.counted) {
-    json["counted"].push_back({{"case", c.name},
-                               {"counted_flops", c.counted_flops},
-                               {"predicted_flops", c.predicted_flops}});
-  }
-  for (const Load& load : report.loads) {
-    json["load"].push_back({{"routing", load.routing},
-                            {"capacity", load.capacity},
-                            {"kept", load.kept},
-                            {"dropped", load.dropped},
-                            {"dropped_share", load.dropped_share},
-                            {"variation", load.variation}});
-  }
-  for (const PeerRow& p : report.peers) {
-    json["peers"].push_back(to_json(p));
-  }
+  add("counted", report.counted);
+  add("load", report.loads);
+  json["peers"] = report.peers;
   json["seconds"] = report.seconds;
   return json;
 }
@@ -136,36 +137,39 @@ inline void write_text(const std::filesystem::path& path, const std::string& tex
   }
 }
 
-/// The rows of a JSON table; the columns are the keys of the widest row, in its order.
+/// The rows of a JSON table; the columns are the keys of the widest row, in its order. A row with
+/// lists becomes a line for each of their elements.
 inline std::string to_csv(const Json& rows) {
-  std::vector<std::string> columns;
-  for (const Json& row : rows) {
-    if (row.size() > columns.size()) {
-      columns.clear();
-      for (const auto& [key, _] : row.items()) {
-        columns.push_back(key);
-      }
-    }
-  }
+  const Json& head = *std::max_element(
+      rows.begin(), rows.end(), [](const Json& a, const Json& b) { return a.size() < b.size(); });
   std::string csv;
-  for (const std::string& column : columns) {
-    csv += (csv.empty() ? "" : ",") + column;
-  }
-  for (const Json& row : rows) {
+  const auto line = [&](auto&& cell) {
+    for (const auto& [column, _] : head.items()) {
+      csv += (column == head.begin().key() ? "" : ",") + cell(column);
+    }
     csv += '\n';
-    for (const std::string& column : columns) {
-      csv += &column == &columns.front() ? "" : ",";
-      csv += row.contains(column) ? row[column].dump() : "";
+  };
+  line([](const std::string& column) { return column; });
+  for (const Json& row : rows) {
+    std::size_t lines = 1;
+    for (const Json& value : row) {
+      lines = value.is_array() ? value.size() : lines;
+    }
+    for (std::size_t i = 0; i < lines; ++i) {
+      line([&](const std::string& column) {
+        const Json value = row.value(column, Json());
+        return value.is_null() ? "" : (value.is_array() ? value.at(i) : value).dump();
+      });
     }
   }
-  return csv + '\n';
+  return csv;
 }
 
-inline void write_tables(const Report& report, const std::filesystem::path& out) {
-  Json json = to_json(report);
+inline void write_tables(Json json, const std::filesystem::path& out) {
   write_text(out / "report.json", json.dump(1) + '\n');
+  json["machine"] = {json["machine"]};
   json["forms"] = json["reference"]["forms"];
-  for (const char* table : {"models", "measured", "forms", "counted"}) {
+  for (const char* table : {"machine", "models", "measured", "forms", "counted", "load"}) {
     write_text(out / (std::string(table) + ".csv"), to_csv(json[table]));
   }
 }

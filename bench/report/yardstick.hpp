@@ -19,9 +19,9 @@ class YardstickMeasurement {
     const Index width = bench::active_width(c);
     const auto layer = bench::random_layer(c);
     const auto one_expert = bench::random_layer(bench::equal_active(c.d_model, width, 1, 1));
-    compare("unpacked, float32", layer, bench::random_dense(c.d_model, width));
-    compare("packed, float32", pack<float>(layer), pack<float>(one_expert));
-    compare("packed, bfloat16", pack<bf16>(layer), pack<bf16>(one_expert));
+    compare("unpacked float32", layer, bench::random_dense(c.d_model, width));
+    compare("packed float32", pack<float>(layer), pack<float>(one_expert));
+    compare("packed bfloat16", pack<bf16>(layer), pack<bf16>(one_expert));
     return {c, std::move(pairs_)};
   }
 
