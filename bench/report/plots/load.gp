@@ -13,7 +13,7 @@ set boxwidth 0.8
 set xlabel 'Experts, sorted by load'
 set ylabel 'Rows'
 set key at screen 0.5,0.97 center top
-set multiplot layout 1,2 margins screen 0.06,0.99,0.17,0.82 spacing screen 0.07
+set multiplot layout 1,2 margins screen 0.07,0.99,0.17,0.82 spacing screen 0.07
 expert(routing) = of('routing', routing, int(column(0)) % experts + 1)
 do for [routing in routings] {
   stats 'load.csv' using (of('routing', routing, column('dropped_share'))):'variation' nooutput

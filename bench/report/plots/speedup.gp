@@ -4,6 +4,7 @@ load 'style.gp'
 set logscale xy 2
 set xlabel 'FLOPs of the dense layer of equal total size / FLOPs of the MoE layer'
 set ylabel 'Measured speed-up'
+set offsets 0, 0, 0, graph 0.03
 beside(i) = 0.88 + 0.04 * i  # so that points of one ratio can be told apart
 plot [0.8:200] x with lines lw 2 lc rgb colour(0) title 'ideal', \
   for [i = 1:words(tokens)] 'measured.csv' using \
