@@ -33,7 +33,7 @@ TEST(MoEConfig, HasTheDefaultsOfAMixtralLayer) {
   EXPECT_TRUE(c.expert.gated);
   EXPECT_FALSE(c.expert.bias);
   EXPECT_EQ(c.router.score, Score::softmax);
-  EXPECT_TRUE(c.router.renormalise);
+  EXPECT_TRUE(c.router.weight.renormalise);
   EXPECT_FALSE(c.capacity.limited());
   EXPECT_FALSE(c.shared.has_value());
   EXPECT_EQ(c.weight_on, WeightOn::output);
@@ -93,23 +93,23 @@ TEST(MoEConfig, AllowsTheGreatestProductThatFits) {
 }
 
 TEST(RouterConfig, WantsJitterBelowOne) {
-  EXPECT_EQ(broken([](auto& c) { c.router.input_jitter = -0.5; }),
-            "RouterConfig: input_jitter = -0.5, expected in [0, 1)");
-  EXPECT_EQ(broken([](auto& c) { c.router.input_jitter = 1.0; }),
-            "RouterConfig: input_jitter = 1, expected in [0, 1)");
-  EXPECT_EQ(broken([](auto& c) { c.router.input_jitter = nan; }),
-            "RouterConfig: input_jitter = nan, expected in [0, 1)");
-  EXPECT_EQ(broken([](auto& c) { c.router.input_jitter = 0.99; }), fine);
+  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = -0.5; }),
+            "RouterConfig: logits.input_jitter = -0.5, expected in [0, 1)");
+  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = 1.0; }),
+            "RouterConfig: logits.input_jitter = 1, expected in [0, 1)");
+  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = nan; }),
+            "RouterConfig: logits.input_jitter = nan, expected in [0, 1)");
+  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = 0.99; }), fine);
 }
 
 TEST(RouterConfig, WantsAPositiveScale) {
-  EXPECT_EQ(broken([](auto& c) { c.router.scale = 0.0; }),
-            "RouterConfig: scale = 0, expected positive and finite");
-  EXPECT_EQ(broken([](auto& c) { c.router.scale = inf; }),
-            "RouterConfig: scale = inf, expected positive and finite");
-  EXPECT_EQ(broken([](auto& c) { c.router.scale = nan; }),
-            "RouterConfig: scale = nan, expected positive and finite");
-  EXPECT_EQ(broken([](auto& c) { c.router.scale = 2.5; }), fine);
+  EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = 0.0; }),
+            "RouterConfig: weight.scale = 0, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = inf; }),
+            "RouterConfig: weight.scale = inf, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = nan; }),
+            "RouterConfig: weight.scale = nan, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = 2.5; }), fine);
 }
 
 TEST(Capacity, WantsOneLimitAtMost) {

@@ -32,7 +32,7 @@ inline std::vector<CountedCase> counted_cases() {
   add("Switch: top 1, ReLU, not gated", 19, [](MoEConfig& c) {
     c.top_k = 1;
     c.expert = {.activation = Activation::relu, .gated = false};
-    c.router.renormalise = false;
+    c.router.weight.renormalise = false;
   });
   add("GELU by erf, not gated", 7,
       [](MoEConfig& c) { c.expert = {.activation = Activation::gelu_erf, .gated = false}; });
@@ -41,23 +41,23 @@ inline std::vector<CountedCase> counted_cases() {
   add("GELU by tanh, gated, with biases, top 3", 11, [](MoEConfig& c) {
     c.top_k = 3;
     c.expert = {.activation = Activation::gelu_tanh, .gated = true, .bias = true};
-    c.router.bias = true;
+    c.router.logits.bias = true;
   });
   add("gpt-oss routing: softmax of the chosen, biases", 23, [](MoEConfig& c) {
     c.expert.bias = true;
-    c.router = {.bias = true, .weight = WeightSource::softmax_of_chosen};
+    c.router = {.logits = {.bias = true}, .weight = {.source = WeightSource::softmax_of_chosen}};
   });
   add("DeepSeek-V3 routing: sigmoid, scale 2.5, shared expert", 13, [](MoEConfig& c) {
-    c.router = {.score = Score::sigmoid, .scale = 2.5};
+    c.router = {.score = Score::sigmoid, .weight = {.scale = 2.5}};
     c.shared = SharedExpertConfig{.d_ff = 9};
   });
   add("Qwen1.5-MoE: shared expert with a gate", 13, [](MoEConfig& c) {
-    c.router.renormalise = false;
+    c.router.weight.renormalise = false;
     c.shared = SharedExpertConfig{.d_ff = 9, .output_gate = true};
   });
   add("Llama 4: weight on the input, sigmoid", 21, [](MoEConfig& c) {
     c.top_k = 1;
-    c.router = {.score = Score::sigmoid, .renormalise = false};
+    c.router = {.score = Score::sigmoid, .weight = {.renormalise = false}};
     c.weight_on = WeightOn::input;
   });
   return cases;

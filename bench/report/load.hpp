@@ -11,7 +11,7 @@ namespace moe::report {
 
 inline Load measure_load(const bench::Grid& grid, std::string name, float skew, int threads) {
   MoEConfig c = grid.load;
-  c.router.bias = true;
+  c.router.logits.bias = true;
   Router<float> router(c.d_model, c.num_experts, c.top_k, c.router, 1);
   for (Index e = 0; e < c.num_experts; ++e) {
     router.params().bias(0, e) = -skew * std::log(static_cast<float>(e + 1));

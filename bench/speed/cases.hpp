@@ -50,14 +50,14 @@ struct Case {
 
 /// A router with a bias, which steers the load.
 inline MoEConfig steered(MoEConfig c) {
-  c.router.bias = true;
+  c.router.logits.bias = true;
   return c;
 }
 
 inline MoEConfig switch_layer(Index d_model, Index d_ff, Index num_experts) {
   MoEConfig c = steered(equal_active(d_model, d_ff, num_experts, 1));
   c.expert = {.activation = Activation::relu, .gated = false};
-  c.router.renormalise = false;
+  c.router.weight.renormalise = false;
   return c;
 }
 

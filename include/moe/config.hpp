@@ -21,16 +21,23 @@ enum class Score { softmax, sigmoid };
 /// chosen only (top-k before the softmax, as in GPT-OSS and Shazeer 2017); or 1 for each (hard).
 enum class WeightSource { score, softmax_of_chosen, one };
 
-/// The router, in the order in which it works: noise, logits, score, selection, weight. Selection
-/// is by the largest logits, which is the order of the scores without their rounding.
-struct RouterConfig {
+/// From a token to a logit for each expert: x W^T, plus what is asked for here.
+struct LogitsConfig {
   /// Training: the router's input is multiplied by U[1 - jitter, 1 + jitter] (Fedus 2021).
   double input_jitter = 0.0;
   bool bias = false;
   /// Training: logits += N(0, 1) * softplus(x W_noise) (Shazeer 2017, eq. 4).
   bool noisy = false;
-  Score score = Score::softmax;
-  WeightSource weight = WeightSource::score;
+
+  void validate() const {
+    detail::check(input_jitter >= 0.0 && input_jitter < 1.0,
+                  "RouterConfig: logits.input_jitter = ", input_jitter, ", expected in [0, 1)");
+  }
+};
+
+/// From the chosen experts to their weights.
+struct WeightConfig {
+  WeightSource source = WeightSource::score;
   /// Divides the weights of a token by their sum + 1e-20. With top_k = 1 the weight is then always
   /// 1 and the router learns from the losses only: switch it off for a Switch layer.
   bool renormalise = true;
@@ -38,10 +45,21 @@ struct RouterConfig {
   double scale = 1.0;
 
   void validate() const {
-    detail::check(input_jitter >= 0.0 && input_jitter < 1.0,
-                  "RouterConfig: input_jitter = ", input_jitter, ", expected in [0, 1)");
-    detail::check(std::isfinite(scale) && scale > 0.0, "RouterConfig: scale = ", scale,
+    detail::check(std::isfinite(scale) && scale > 0.0, "RouterConfig: weight.scale = ", scale,
                   ", expected positive and finite");
+  }
+};
+
+/// The router, a group for each step, in the order in which it works. Selection is by the largest
+/// logits, which is the order of the scores without their rounding.
+struct RouterConfig {
+  LogitsConfig logits = {};
+  Score score = Score::softmax;
+  WeightConfig weight = {};
+
+  void validate() const {
+    logits.validate();
+    weight.validate();
   }
 };
 

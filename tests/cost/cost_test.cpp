@@ -42,7 +42,7 @@ TEST(Parameters, CountBiasesGatesAndTheNoiseProjection) {
                          .top_k = 1,
                          .d_out = 2,
                          .expert = {.bias = true},
-                         .router = {.bias = true, .noisy = true},
+                         .router = {.logits = {.bias = true, .noisy = true}},
                          .shared = SharedExpertConfig{.d_ff = 4, .output_gate = true}};
   const ParameterCount count = parameters(config);
   EXPECT_EQ(count.router, 3 * 5 + 3 + 3 * 5);
@@ -52,14 +52,15 @@ TEST(Parameters, CountBiasesGatesAndTheNoiseProjection) {
 
 TEST(Parameters, AreThoseThatALayerHas) {
   for (int bits = 0; bits < 16; ++bits) {
-    const MoEConfig config{.d_model = 5,
-                           .d_ff = 7,
-                           .num_experts = 3,
-                           .top_k = 2,
-                           .d_out = 4,
-                           .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
-                           .router = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
-                           .shared = SharedExpertConfig{.d_ff = 6, .output_gate = (bits & 4) != 0}};
+    const MoEConfig config{
+        .d_model = 5,
+        .d_ff = 7,
+        .num_experts = 3,
+        .top_k = 2,
+        .d_out = 4,
+        .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
+        .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0}},
+        .shared = SharedExpertConfig{.d_ff = 6, .output_gate = (bits & 4) != 0}};
     MoELayer<float> layer(config, 1);
     Index size = 0;
     layer.for_each_parameter([&](const std::string&, auto& tensor) { size += tensor.size(); });
@@ -110,11 +111,9 @@ TEST(Flops, AreExactForEveryRouter) {
       for (int bits = 0; bits < 8; ++bits) {
         MoEConfig config = small();
         config.top_k = (bits & 4) != 0 ? 1 : 3;
-        config.router = {.bias = (bits & 1) != 0,
+        config.router = {.logits = {.bias = (bits & 1) != 0},
                          .score = score,
-                         .weight = weight,
-                         .renormalise = (bits & 2) != 0,
-                         .scale = 2.5};
+                         .weight = {weight, (bits & 2) != 0, 2.5}};
         SCOPED_TRACE(::testing::Message() << "score " << static_cast<int>(score) << ", weight "
                                           << static_cast<int>(weight) << ", bits " << bits);
         expect_exact_flops(config, 7);

@@ -89,13 +89,13 @@ class Family {
       config_.top_k = hf.at("num_experts_per_tok");
     } else if (name_ == "qwen2_moe") {
       config_.top_k = hf.at("num_experts_per_tok");
-      config_.router.renormalise = hf.at("norm_topk_prob");
+      config_.router.weight.renormalise = hf.at("norm_topk_prob");
       config_.shared =
           SharedExpertConfig{.d_ff = hf.at("shared_expert_intermediate_size"), .output_gate = true};
     } else {
       config_.top_k = 1;
-      config_.router.renormalise = false;
-      config_.router.bias = hf.at("router_bias");
+      config_.router.weight.renormalise = false;
+      config_.router.logits.bias = hf.at("router_bias");
       config_.expert.gated = false;
       config_.expert.activation =
           hf.at("dense_act_fn") == "relu" ? Activation::relu : Activation::gelu_erf;

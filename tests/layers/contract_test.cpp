@@ -32,7 +32,7 @@ MoEConfig small_config() {
           .top_k = 2,
           .d_out = 17,
           .expert = {.bias = true},
-          .router = {.bias = true},
+          .router = {.logits = {.bias = true}},
           .shared = SharedExpertConfig{.d_ff = 29, .output_gate = true}};
 }
 
@@ -102,8 +102,8 @@ TEST(Contract, ATokenHasTheSameBitsAloneAndInALargeBatchForAnyThreadCount) {
 TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {
   using T = TypeParam;
   for (MoEConfig config : {small_config(), wide_config()}) {
-    config.router.noisy = true;
-    config.router.input_jitter = 0.1;
+    config.router.logits.noisy = true;
+    config.router.logits.input_jitter = 0.1;
     const MoELayer<T> layer = make_layer<T>(config, 3);
     const Matrix<T> x = random_matrix<T>(150, layer.d_in(), 4);
     const auto one = run_step(layer, x, {.num_threads = 1, .noise_seed = 5});
@@ -273,7 +273,7 @@ long steady_state_allocations(const MoEConfig& config, int threads, int steps) {
 
 TEST(Contract, ASteadyStateForwardOrBackwardAllocatesNothing) {
   MoEConfig config = small_config();
-  config.router.noisy = true;
+  config.router.logits.noisy = true;
   for (const Capacity& capacity :
        {Capacity{}, Capacity{.rows = 9}, Capacity{.rows = 9, .policy = DropPolicy::probability}}) {
     config.capacity = capacity;

@@ -126,7 +126,7 @@ TEST(MoELayerGradient, MatchesCentralDifferencesForEveryDropPolicyAndPlaceOfTheW
         Problem problem;
         problem.config.capacity = capacity;
         problem.config.weight_on = weight_on;
-        problem.config.router.renormalise = sequence == 0;
+        problem.config.router.weight.renormalise = sequence == 0;
         problem.call.tokens.sequence_length = sequence;
         problem.losses = sequence == 3;
         EXPECT_LT(worst_error(problem), 1e-7)
@@ -161,11 +161,10 @@ TEST(MoELayerGradient, MatchesCentralDifferencesWithMasksLossesAndNoise) {
     for (const bool noise : {false, true}) {
       for (const auto score : {Score::softmax, Score::sigmoid}) {
         Problem problem;
-        problem.config.router = {.input_jitter = noise ? 0.2 : 0.0,
-                                 .bias = true,
-                                 .noisy = noise,
-                                 .score = score,
-                                 .renormalise = score == Score::sigmoid};
+        problem.config.router = {
+            .logits = {.input_jitter = noise ? 0.2 : 0.0, .bias = true, .noisy = noise},
+            .score = score,
+            .weight = {.renormalise = score == Score::sigmoid}};
         problem.config.shared = SharedExpertConfig{.d_ff = 2};
         problem.call.expert_mask = mask;
         problem.call.noise_seed = 3;
@@ -213,7 +212,7 @@ TEST(MoELayerGradient, OfAnIdleExpertIsExactlyZero) {
 TEST(MoELayerGradient, OfADroppedTokenIsExactlyZero) {
   MoEConfig config = small_config();
   config.top_k = 1;
-  config.router.renormalise = false;
+  config.router.weight.renormalise = false;
   config.capacity.rows = 1;
   Layer layer = make_layer<double>(config, 6);
   Matrix<double> x(4, 3);
@@ -238,7 +237,7 @@ TEST(MoELayerGradient, HasTheSameBitsFromATapeThatRecomputes) {
     config.d_out = config.d_model;
     config.weight_on = weight_on;
     config.expert.output_gate = true;
-    config.router = {.input_jitter = 0.2, .noisy = true};
+    config.router.logits = {.input_jitter = 0.2, .noisy = true};
     config.capacity.factor = 1.0;
     config.shared = SharedExpertConfig{.d_ff = 2, .output_gate = true};
     const Layer layers[] = {make_layer<double>(config, 1), make_layer<double>(config, 2)};

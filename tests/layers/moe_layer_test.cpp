@@ -94,11 +94,8 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryRouterOption) {
       for (const bool renormalise : {false, true}) {
         for (const ExpertMask* mask : masks) {
           MoEConfig config = small_config();
-          config.router = {.bias = true,
-                           .score = score,
-                           .weight = weight,
-                           .renormalise = renormalise,
-                           .scale = 1.5};
+          config.router = {
+              .logits = {.bias = true}, .score = score, .weight = {weight, renormalise, 1.5}};
           this->check(config, 17, {.expert_mask = mask});
         }
       }
@@ -177,7 +174,7 @@ TEST(MoELayer, RefusesShapesAndOptionsThatDoNotFit) {
 
 TEST(MoELayer, OfAnotherSeedSharesNoNumberWithIt) {
   MoEConfig config = small_config();
-  config.expert.bias = config.router.bias = false;
+  config.expert.bias = config.router.logits.bias = false;
   std::set<double> seen;
   Index drawn = 0;
   for (std::uint64_t seed = 0; seed < 5; ++seed) {

@@ -61,7 +61,7 @@ TEST(LoadLoss, NeedsNoise) {
 }
 
 TEST(LoadLoss, IsZeroWithAllExpertsChosen) {
-  Router<double> all(3, 4, 4, {.noisy = true}, 9);
+  Router<double> all(3, 4, 4, {.logits = {.noisy = true}}, 9);
   Router<double>::Table table;
   all.route(random_matrix<double>(5, 3, 10), {.noise_seed = 11}, table);
   const Loss loss = load_loss<double>(table);

@@ -47,7 +47,7 @@ inline Table balanced_table(Index num_experts, Index top_k) {
 }
 
 inline Router<double> noisy_router(Score score = Score::softmax) {
-  Router<double> router(3, 5, 2, {.bias = true, .noisy = true, .score = score}, 1);
+  Router<double> router(3, 5, 2, {.logits = {.bias = true, .noisy = true}, .score = score}, 1);
   randomise(router.params(), 2, 0.8);
   return router;
 }

@@ -102,12 +102,13 @@ std::vector<reference::Choice> route(const Row& x, Index top_k, const RouterConf
 
 TEST(Reference, RoutesBySoftmaxOfAllLogits) {
   Row probs;
-  const RouterConfig plain{.renormalise = false};
+  const RouterConfig plain{.weight = {.renormalise = false}};
   // exp = (1, 3, 1, 3): probs = (1, 3, 1, 3) / 8
   expect_choices(route({0, L, 0, L}, 3, plain, probs), {{1, 0.375}, {3, 0.375}, {0, 0.125}});
   expect_near(probs, {0.125, 0.375, 0.125, 0.375});
   expect_choices(route({0, L, 0, L}, 3, {}, probs), {{1, 3.0 / 7}, {3, 3.0 / 7}, {0, 1.0 / 7}});
-  expect_choices(route({0, L, 0, L}, 1, {.renormalise = false, .scale = 4.0}, probs), {{1, 1.5}});
+  expect_choices(route({0, L, 0, L}, 1, {.weight = {.renormalise = false, .scale = 4.0}}, probs),
+                 {{1, 1.5}});
 }
 
 TEST(Reference, RoutesBySigmoidScores) {
@@ -121,12 +122,14 @@ TEST(Reference, TakesWeightsOfTheChosenOrOnes) {
   Row probs;
   const auto chosen = WeightSource::softmax_of_chosen;
   for (const bool renormalise : {false, true}) {
-    expect_choices(route({0, L, 5}, 2, {.weight = chosen, .renormalise = renormalise}, probs),
-                   {{2, std::exp(5) / (std::exp(5) + 3)}, {1, 3 / (std::exp(5) + 3)}});
+    expect_choices(
+        route({0, L, 5}, 2, {.weight = {.source = chosen, .renormalise = renormalise}}, probs),
+        {{2, std::exp(5) / (std::exp(5) + 3)}, {1, 3 / (std::exp(5) + 3)}});
   }
   const auto one = WeightSource::one;
-  expect_choices(route({0, L}, 2, {.weight = one, .renormalise = false}, probs), {{1, 1}, {0, 1}});
-  expect_choices(route({0, L}, 2, {.weight = one}, probs), {{1, 0.5}, {0, 0.5}});
+  expect_choices(route({0, L}, 2, {.weight = {.source = one, .renormalise = false}}, probs),
+                 {{1, 1}, {0, 1}});
+  expect_choices(route({0, L}, 2, {.weight = {.source = one}}, probs), {{1, 0.5}, {0, 0.5}});
 }
 
 TEST(Reference, RoutesAroundMaskedExperts) {
@@ -186,7 +189,7 @@ TEST(Reference, LayerMixesItsExperts) {
                                          0.25 * (2 + L) + 1.5, 0.25 * (2 + 2 * L) + 0.75});
   EXPECT_TRUE(matrix_near(reference::forward(layer_by_hand(2, {}, {}), x), both, 1e-15));
   const Matrix<double> best = matrix(2, {0.75 * L, 0, 1.5, 0.75});
-  const RouterConfig plain{.renormalise = false};
+  const RouterConfig plain{.weight = {.renormalise = false}};
   EXPECT_TRUE(matrix_near(reference::forward(layer_by_hand(1, plain, {}), x), best, 1e-15));
   const Matrix<double> with_shared = best + matrix(2, {2 * L, L, 2, 1});
   EXPECT_TRUE(
@@ -201,7 +204,7 @@ TEST(Reference, LayerPutsTheWeightOnTheInput) {
   ExpertParams<double> p;
   p.up = p.down = matrix(2, {1, 0, 0, 1});
   const auto layer = [&](WeightOn weight_on) {
-    return MoELayer<double>(Router<double>(router, 1, {.renormalise = false}),
+    return MoELayer<double>(Router<double>(router, 1, {.weight = {.renormalise = false}}),
                             {{p, kind}, {p, kind}}, {.weight_on = weight_on});
   };
   const Matrix<double> x = matrix(1, {L, 0});

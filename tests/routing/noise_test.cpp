@@ -29,7 +29,7 @@ Table route(const Router<double>& router, const Matrix<double>& x, const CallOpt
 
 TEST(RouterNoise, IsDrawnOnlyWithASeed) {
   const Matrix<double> x = random_matrix<double>(50, 20, 3);
-  const auto noisy = make_router({.input_jitter = 0.2, .noisy = true});
+  const auto noisy = make_router({.logits = {.input_jitter = 0.2, .noisy = true}});
   RouterParams<double> params = noisy.params();
   params.noise.resize(0, 20);
   const Router<double> plain(params, 4, {});
@@ -45,7 +45,7 @@ TEST(RouterNoise, IsDrawnOnlyWithASeed) {
 TEST(RouterNoise, IsTheSameForASeedAndAnotherForAnotherOne) {
   const Matrix<double> x = random_matrix<double>(150, 20, 3);
   for (const RouterConfig& config :
-       {RouterConfig{.input_jitter = 0.2}, RouterConfig{.noisy = true}}) {
+       {RouterConfig{.logits = {.input_jitter = 0.2}}, RouterConfig{.logits = {.noisy = true}}}) {
     const auto router = make_router(config);
     const Table first = route(router, x, {.num_threads = 1, .noise_seed = 7});
     for (const int threads : {1, 2, 3, 8}) {
@@ -62,7 +62,7 @@ TEST(RouterNoise, IsTheSameForASeedAndAnotherForAnotherOne) {
 }
 
 TEST(RouterNoise, JitterStaysInItsRangeAndFillsIt) {
-  const auto router = make_router({.input_jitter = 0.25});
+  const auto router = make_router({.logits = {.input_jitter = 0.25}});
   const Matrix<double> x = random_matrix<double>(300, 20, 4);
   const Table table = route(router, x, {.noise_seed = 9});
   const Matrix<double> factor = table.input.array() / x.array();
@@ -76,7 +76,7 @@ TEST(RouterNoise, JitterStaysInItsRangeAndFillsIt) {
 }
 
 TEST(RouterNoise, LogitsAreCleanOnesPlusNormalTimesSoftplus) {
-  const auto router = make_router({.bias = true, .noisy = true});
+  const auto router = make_router({.logits = {.bias = true, .noisy = true}});
   const Matrix<double> x = random_matrix<double>(60, 20, 5);
   const Table table = route(router, x, {.noise_seed = 10});
   const auto& p = router.params();
@@ -88,7 +88,7 @@ TEST(RouterNoise, LogitsAreCleanOnesPlusNormalTimesSoftplus) {
   EXPECT_TRUE(matrix_near(table.noise_scale, scale, 1e-13));
 
   // Another router, the same seed: the same normals.
-  Router<double> other(20, 30, 4, {.noisy = true}, 11);
+  Router<double> other(20, 30, 4, {.logits = {.noisy = true}}, 11);
   const Table unit = route(other, x, {.noise_seed = 10});  // its noise projection is 0
   EXPECT_TRUE(
       matrix_near(unit.noise_scale, Matrix<double>::Constant(60, 30, std::log(2.0)), 1e-15));
@@ -101,14 +101,14 @@ TEST(RouterNoise, LogitsAreCleanOnesPlusNormalTimesSoftplus) {
 TEST(RouterNoise, SoftplusOfLargeValuesNeitherOverflowsNorVanishes) {
   RouterParams<double> params{Matrix<double>::Zero(2, 1), {}, Matrix<double>(2, 1)};
   params.noise << 800.0, -700.0;
-  const Router<double> router(params, 1, {.noisy = true});
+  const Router<double> router(params, 1, {.logits = {.noisy = true}});
   const Table table = route(router, Matrix<double>::Ones(1, 1), {.noise_seed = 1});
   EXPECT_EQ(table.noise_scale(0, 0), 800.0);
   EXPECT_GT(table.noise_scale(0, 1), 0.0);
 }
 
 TEST(RouterNoise, AMaskedExpertStaysMasked) {
-  const auto router = make_router({.noisy = true});
+  const auto router = make_router({.logits = {.noisy = true}});
   ExpertMask mask = ExpertMask::Ones(1, 30);
   mask(0, 4) = 0;
   const Table table =
@@ -119,7 +119,8 @@ TEST(RouterNoise, AMaskedExpertStaysMasked) {
 
 TEST(RouterOfNarrowTokens, RoutesInFloatAsAFloatRouterRoutesTheRoundedTokens) {
   for (const RouterConfig& config :
-       {RouterConfig{.bias = true}, RouterConfig{.input_jitter = 0.1, .noisy = true}}) {
+       {RouterConfig{.logits = {.bias = true}},
+        RouterConfig{.logits = {.input_jitter = 0.1, .noisy = true}}}) {
     Router<Eigen::bfloat16> narrow(133, 7, 2, config, 13);
     testing::randomise(narrow.params(), 14);
     const Router<float> wide(narrow.params(), 2, config);

@@ -42,12 +42,14 @@ struct Combination {
 
   std::string name() const {
     return std::string(config.score == Score::softmax ? "softmax" : "sigmoid") +
-           (config.weight == WeightSource::score ? " score"
-            : config.weight == WeightSource::one ? " one"
-                                                 : " softmax_of_chosen") +
-           (config.renormalise ? " renormalise" : "") + (config.scale != 1.0 ? " scale" : "") +
-           (config.bias ? " bias" : "") + (config.input_jitter > 0 ? " jitter" : "") +
-           (config.noisy ? " noisy" : "") + " mask " + std::to_string(static_cast<int>(mask));
+           (config.weight.source == WeightSource::score ? " score"
+            : config.weight.source == WeightSource::one ? " one"
+                                                        : " softmax_of_chosen") +
+           (config.weight.renormalise ? " renormalise" : "") +
+           (config.weight.scale != 1.0 ? " scale" : "") + (config.logits.bias ? " bias" : "") +
+           (config.logits.input_jitter > 0 ? " jitter" : "") +
+           (config.logits.noisy ? " noisy" : "") + " mask " +
+           std::to_string(static_cast<int>(mask));
   }
 };
 
@@ -58,13 +60,13 @@ std::vector<Combination> all_combinations() {
          {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
       for (int bits = 0; bits < 32; ++bits) {
         for (const Mask mask : {Mask::off, Mask::layer, Mask::token}) {
-          all.push_back({{.input_jitter = (bits & 1) != 0 ? 0.3 : 0.0,
-                          .bias = (bits & 2) != 0,
-                          .noisy = (bits & 4) != 0,
+          all.push_back({{.logits = {.input_jitter = (bits & 1) != 0 ? 0.3 : 0.0,
+                                     .bias = (bits & 2) != 0,
+                                     .noisy = (bits & 4) != 0},
                           .score = score,
-                          .weight = weight,
-                          .renormalise = (bits & 8) != 0,
-                          .scale = (bits & 16) != 0 ? 2.5 : 1.0},
+                          .weight = {.source = weight,
+                                     .renormalise = (bits & 8) != 0,
+                                     .scale = (bits & 16) != 0 ? 2.5 : 1.0}},
                          mask});
         }
       }
@@ -148,7 +150,7 @@ TEST(RouterGradient, MatchesCentralDifferencesForEveryCombinationOfOptions) {
 }
 
 TEST(RouterGradient, OfHardWeightsIsZeroUnlessALossAsksForMore) {
-  const Router<double> router = make_router({.weight = WeightSource::one}, 3);
+  const Router<double> router = make_router({.weight = {.source = WeightSource::one}}, 3);
   const Matrix<double> x = random_matrix<double>(N, D, 4);
   Table table;
   router.route(x, {}, table);
@@ -162,7 +164,7 @@ TEST(RouterGradient, OfHardWeightsIsZeroUnlessALossAsksForMore) {
 }
 
 TEST(RouterGradient, IsAddedToParametersAndAssignedToDx) {
-  const Router<double> router = make_router({.bias = true, .noisy = true}, 6);
+  const Router<double> router = make_router({.logits = {.bias = true, .noisy = true}}, 6);
   const Matrix<double> x = random_matrix<double>(N, D, 7);
   Table table;
   router.route(x, {.noise_seed = 8}, table);
@@ -214,7 +216,7 @@ TEST(RouterGradient, OfAMaskedLogitIsExactlyZeroAlsoInARowOfNaN) {
 }
 
 TEST(RouterGradient, OfAMaskedExpertIsExactlyZeroAlsoWhereItsNoiseIsNaN) {
-  Router<double> router = make_router({.noisy = true}, 9);
+  Router<double> router = make_router({.logits = {.noisy = true}}, 9);
   router.params().noise(2, 0) = std::nan("");
   const Matrix<double> x = random_matrix<double>(N, D, 10);
   ExpertMask mask = ExpertMask::Ones(1, E);
@@ -232,7 +234,7 @@ TEST(RouterGradient, OfAMaskedExpertIsExactlyZeroAlsoWhereItsNoiseIsNaN) {
 }
 
 TEST(RouterGradient, OfAnExpertMaskedForAllTokensIsExactlyZero) {
-  const Router<double> router = make_router({.bias = true, .noisy = true}, 11);
+  const Router<double> router = make_router({.logits = {.bias = true, .noisy = true}}, 11);
   const Matrix<double> x = random_matrix<double>(N, D, 12);
   const ExpertMask mask = mask_of(Mask::layer);
   Table table;
@@ -249,7 +251,7 @@ TEST(RouterGradient, OfAnExpertMaskedForAllTokensIsExactlyZero) {
 }
 
 TEST(RouterGradient, OfNoTokensIsNothing) {
-  const Router<double> router = make_router({.bias = true}, 13);
+  const Router<double> router = make_router({.logits = {.bias = true}}, 13);
   Table table;
   Gradient gradient;
   Matrix<double> x(0, D), dx(0, D);
@@ -274,7 +276,8 @@ TEST(RouterGradient, ThrowsOnShapesThatDoNotFit) {
 }
 
 TEST(RouterGradient, HasTheSameBitsForAnyNumberOfThreads) {
-  Router<float> router(70, 9, 3, {.input_jitter = 0.1, .bias = true, .noisy = true}, 16);
+  Router<float> router(70, 9, 3, {.logits = {.input_jitter = 0.1, .bias = true, .noisy = true}},
+                       16);
   testing::randomise(router.params(), 17);
   const Matrix<float> x = random_matrix<float>(200, 70, 18);
   Matrix<float> dx_one;

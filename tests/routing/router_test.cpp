@@ -42,7 +42,7 @@ ExpertMask mask_row(std::initializer_list<std::uint8_t> values) {
 /// Routes one token with just these logits: they are the bias, and the weights are 0.
 Table route_logits(const Matrix<double>& logits, Index top_k, RouterConfig config = {},
                    const ExpertMask* mask = nullptr) {
-  config.bias = true;
+  config.logits.bias = true;
   RouterParams<double> params{Matrix<double>::Zero(logits.cols(), 1), logits, {}};
   const Router<double> router(params, top_k, config);
   Table table;
@@ -56,7 +56,7 @@ const Matrix<double> quarters = row({std::log(1.0), std::log(2.0), std::log(3.0)
 TEST(Router, ProjectsScoresSelectsAndRenormalises) {
   RouterParams<double> params{Matrix<double>(3, 2), row({0.0, 0.5, 0.0}), {}};
   params.weight << 1.0, 0.0, 0.0, 1.0, 1.0, 1.0;
-  const Router<double> router(params, 2, {.bias = true});
+  const Router<double> router(params, 2, {.logits = {.bias = true}});
   Matrix<double> x(2, 2);
   x << 1.0, 2.0, -1.0, 0.0;
   Table table;
@@ -74,7 +74,7 @@ TEST(Router, ProjectsScoresSelectsAndRenormalises) {
 }
 
 TEST(Router, WeightsAreProbabilitiesRenormalisedOrAsTheyAre) {
-  const Table plain = route_logits(quarters, 2, {.renormalise = false});
+  const Table plain = route_logits(quarters, 2, {.weight = {.renormalise = false}});
   EXPECT_EQ(plain.expert, experts({3, 2}));
   EXPECT_TRUE(matrix_near(plain.probs, row({0.1, 0.2, 0.3, 0.4}), 1e-15));
   EXPECT_TRUE(matrix_near(plain.weight, row({0.4, 0.3}), 1e-15));
@@ -82,19 +82,20 @@ TEST(Router, WeightsAreProbabilitiesRenormalisedOrAsTheyAre) {
 }
 
 TEST(Router, ScaleMultipliesTheWeightsAndNotTheProbabilities) {
-  const Table table = route_logits(quarters, 2, {.renormalise = false, .scale = 2.5});
+  const Table table = route_logits(quarters, 2, {.weight = {.renormalise = false, .scale = 2.5}});
   EXPECT_TRUE(matrix_near(table.weight, row({1.0, 0.75}), 1e-15));
   EXPECT_TRUE(matrix_near(table.probs, row({0.1, 0.2, 0.3, 0.4}), 1e-15));
 }
 
 TEST(Router, HardWeightsAreOneOrSharesOfOne) {
   const auto one = WeightSource::one;
-  EXPECT_EQ(route_logits(quarters, 2, {.weight = one, .renormalise = false}).weight, row({1, 1}));
-  EXPECT_EQ(route_logits(quarters, 2, {.weight = one}).weight, row({0.5, 0.5}));
+  EXPECT_EQ(route_logits(quarters, 2, {.weight = {.source = one, .renormalise = false}}).weight,
+            row({1, 1}));
+  EXPECT_EQ(route_logits(quarters, 2, {.weight = {.source = one}}).weight, row({0.5, 0.5}));
 }
 
 TEST(Router, SigmoidScoresEachExpertByItself) {
-  const RouterConfig config{.score = Score::sigmoid, .renormalise = false};
+  const RouterConfig config{.score = Score::sigmoid, .weight = {.renormalise = false}};
   const Table table = route_logits(row({0.0, std::log(3.0), -std::log(4.0)}), 2, config);
   EXPECT_TRUE(matrix_near(table.probs, row({0.5, 0.75, 0.2}), 1e-15));
   EXPECT_EQ(table.expert, experts({1, 0}));
@@ -110,7 +111,8 @@ TEST(Router, SigmoidsThatAllUnderflowHaveWeightZeroAndNotNaN) {
 TEST(Router, RenormalisedSoftmaxEqualsSoftmaxOverTheChosen) {
   for (const Index top_k : {1, 2, 5, 9}) {
     const Router<double> first(6, 9, top_k, {}, 1);
-    const Router<double> second(first.params(), top_k, {.weight = WeightSource::softmax_of_chosen});
+    const Router<double> second(first.params(), top_k,
+                                {.weight = {.source = WeightSource::softmax_of_chosen}});
     const Matrix<double> x = random_matrix<double>(40, 6, 2, 3.0);
     Table a, b;
     first.route(x, {}, a);
@@ -180,7 +182,7 @@ TEST(Router, FewerAllowedThanKLeavesTheRestUnused) {
   const ExpertMask mask = mask_row({0, 1, 0, 0});
   for (const auto weight :
        {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
-    const Table table = route_logits(quarters, 3, {.weight = weight}, &mask);
+    const Table table = route_logits(quarters, 3, {.weight = {.source = weight}}, &mask);
     EXPECT_EQ(table.expert, experts({1, none, none}));
     EXPECT_EQ(table.weight, row({1.0, 0.0, 0.0}));
   }
@@ -191,7 +193,8 @@ TEST(Router, ATokenWithoutAllowedExpertsGetsZerosAndNoNaN) {
   for (const Score score : {Score::softmax, Score::sigmoid}) {
     for (const auto weight :
          {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
-      const Table table = route_logits(quarters, 2, {.score = score, .weight = weight}, &mask);
+      const Table table =
+          route_logits(quarters, 2, {.score = score, .weight = {.source = weight}}, &mask);
       EXPECT_EQ(table.expert, experts({none, none}));
       EXPECT_EQ(table.weight, row({0, 0}));
       EXPECT_EQ(table.probs, row({0, 0, 0, 0}));
@@ -237,7 +240,7 @@ TYPED_TEST_SUITE(RouterBits, Scalars);
 
 TYPED_TEST(RouterBits, OfARowAreTheSameAloneInAnyBatchAndForAnyThreads) {
   using T = TypeParam;
-  Router<T> router(70, 37, 4, {.bias = true}, 5);
+  Router<T> router(70, 37, 4, {.logits = {.bias = true}}, 5);
   testing::randomise(router.params(), 7);
   const Matrix<T> x = random_matrix<T>(200, 70, 6);
   typename Router<T>::Table all, part;
@@ -270,13 +273,13 @@ TEST(Router, ThrowsOnShapesThatDoNotFitAndNamesThem) {
       "Router: expert_mask is (3, 4), expected (1 or 2, 4)");
   EXPECT_EQ(message_of([] { Router<double>(3, 4, 5, {}, 1); }),
             "Router: top_k = 5, expected in [1, num_experts = 4]");
-  EXPECT_EQ(message_of([] { Router<double>(3, 4, 2, {.input_jitter = 1.0}, 1); }),
-            "RouterConfig: input_jitter = 1, expected in [0, 1)");
-  EXPECT_EQ(message_of([] { Router<double>(3, 4, 2, {.scale = 0.0}, 1); }),
-            "RouterConfig: scale = 0, expected positive and finite");
-  EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.bias = true}); }),
+  EXPECT_EQ(message_of([] { Router<double>(3, 4, 2, {.logits = {.input_jitter = 1.0}}, 1); }),
+            "RouterConfig: logits.input_jitter = 1, expected in [0, 1)");
+  EXPECT_EQ(message_of([] { Router<double>(3, 4, 2, {.weight = {.scale = 0.0}}, 1); }),
+            "RouterConfig: weight.scale = 0, expected positive and finite");
+  EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.logits = {.bias = true}}); }),
             "Router: bias is (1, 0), expected (1, 4)");
-  EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.noisy = true}); }),
+  EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.logits = {.noisy = true}}); }),
             "Router: noise is (0, 3), expected (4, 3)");
 }
 

@@ -113,7 +113,8 @@ inline Flops backward_flops(const FfnShape& s) {
 inline ParameterCount parameters(const MoEConfig& c) {
   c.validate();
   ParameterCount count;
-  count.router = c.num_experts * (c.d_model * (c.router.noisy ? 2 : 1) + (c.router.bias ? 1 : 0));
+  count.router = c.num_experts *
+                 (c.d_model * (c.router.logits.noisy ? 2 : 1) + (c.router.logits.bias ? 1 : 0));
   count.expert = detail::parameters(detail::expert_shape(c));
   count.shared = c.shared ? detail::parameters(detail::shared_shape(c)) : 0;
   count.total = count.router + c.num_experts * count.expert + count.shared;
@@ -136,10 +137,11 @@ inline Work executed_work(const DispatchPlan& plan) {
 
 inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d_out = c.output_width();
-  Index per_token = (c.router.bias ? e : 0) + (c.router.score == Score::softmax ? 4 : 3) * e + k;
-  if (c.router.weight == WeightSource::softmax_of_chosen) {
+  Index per_token =
+      (c.router.logits.bias ? e : 0) + (c.router.score == Score::softmax ? 4 : 3) * e + k;
+  if (c.router.weight.source == WeightSource::softmax_of_chosen) {
     per_token += 4 * k;
-  } else if (c.router.renormalise) {
+  } else if (c.router.weight.renormalise) {
     per_token += 2 * k;
   }
   const bool on_input = c.weight_on == WeightOn::input;
@@ -157,13 +159,13 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
 inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d = c.d_model, d_out = c.output_width();
   Index per_token = 3 * k + (c.router.score == Score::softmax ? 4 : 3) * e + e;
-  if (c.router.weight == WeightSource::softmax_of_chosen ||
-      (c.router.weight == WeightSource::score && c.router.renormalise)) {
+  if (c.router.weight.source == WeightSource::softmax_of_chosen ||
+      (c.router.weight.source == WeightSource::score && c.router.weight.renormalise)) {
     per_token += 4 * k;
-  } else if (c.router.weight == WeightSource::score) {
+  } else if (c.router.weight.source == WeightSource::score) {
     per_token += 2 * k;
   }
-  per_token += c.router.bias ? e : 0;
+  per_token += c.router.logits.bias ? e : 0;
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
   flops.router = work.tokens * Flops{4 * d * e, per_token};

@@ -89,7 +89,7 @@ inline ModelConfig switch_base(std::string_view name, Index experts, PublishedCo
                   .num_experts = experts,
                   .top_k = 1,
                   .expert = {.activation = Activation::relu, .gated = false},
-                  .router = {.renormalise = false}},
+                  .router = {.weight = {.renormalise = false}}},
           .published = published,
           .note = note};
 }
@@ -111,7 +111,8 @@ inline ModelConfig gpt_oss(std::string_view name, Index layers, Index experts,
                   .num_experts = experts,
                   .top_k = 4,
                   .expert = {.bias = true},
-                  .router = {.bias = true, .weight = WeightSource::softmax_of_chosen}},
+                  .router = {.logits = {.bias = true},
+                             .weight = {.source = WeightSource::softmax_of_chosen}}},
           .published = published,
           .note =
               "The publisher counts the head as active, the input embedding not. Its clamped "
@@ -152,7 +153,7 @@ inline std::vector<ModelConfig> published_models() {
                .d_ff = 1024,
                .num_experts = 64,
                .top_k = 8,
-               .router = {.renormalise = false}},
+               .router = {.weight = {.renormalise = false}}},
        .published = {6.9e9, 1.3e9, with_embedding, "Muennighoff 2024"},
        .note = "1.28 B, published as 1.3 B."},
       {.name = "Qwen1.5-MoE-A2.7B",
@@ -166,7 +167,7 @@ inline std::vector<ModelConfig> published_models() {
                .d_ff = 1408,
                .num_experts = 60,
                .top_k = 4,
-               .router = {.renormalise = false},
+               .router = {.weight = {.renormalise = false}},
                .shared = SharedExpertConfig{.d_ff = 5632, .output_gate = true}},
        .published = {14.3e9, 2.7e9, with_embedding, "model card"}},
       {.name = "DeepSeek-V2-Lite",
@@ -185,7 +186,7 @@ inline std::vector<ModelConfig> published_models() {
                .d_ff = 1408,
                .num_experts = 64,
                .top_k = 6,
-               .router = {.renormalise = false},
+               .router = {.weight = {.renormalise = false}},
                .shared = SharedExpertConfig{.d_ff = Index{2} * 1408}},
        .published = {15.7e9, 2.4e9, without_embedding, "model card"},
        .note = "2.45 B with the head and without the input embedding, published as 2.4 B; "
@@ -235,7 +236,7 @@ inline std::vector<ModelConfig> published_models() {
                .d_ff = 2048,
                .num_experts = 256,
                .top_k = 8,
-               .router = {.score = Score::sigmoid, .scale = 2.5},
+               .router = {.score = Score::sigmoid, .weight = {.scale = 2.5}},
                .shared = SharedExpertConfig{.d_ff = 2048}},
        .published = {671e9, 36.7e9, without_embedding, "README_WEIGHTS.md of its repository"},
        .note = "The paper rounds to 37 B. README_WEIGHTS.md says that 36.7 B has the input "

@@ -137,18 +137,18 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   }
   Row weight;
   for (const Index e : order) {
-    weight.push_back(config.weight == WeightSource::score ? at(probs, e)
-                     : config.weight == WeightSource::one ? 1.0
-                                                          : at(logits, e));
+    weight.push_back(config.weight.source == WeightSource::score ? at(probs, e)
+                     : config.weight.source == WeightSource::one ? 1.0
+                                                                 : at(logits, e));
   }
-  if (config.weight == WeightSource::softmax_of_chosen) {
+  if (config.weight.source == WeightSource::softmax_of_chosen) {
     weight = softmax(weight);
   }
   const double sum =
-      config.renormalise ? std::accumulate(weight.begin(), weight.end(), 1e-20) : 1.0;
+      config.weight.renormalise ? std::accumulate(weight.begin(), weight.end(), 1e-20) : 1.0;
   std::vector<Choice> choices;
   for (std::size_t k = 0; k < order.size(); ++k) {
-    choices.push_back({order[k], config.scale * weight[k] / sum});
+    choices.push_back({order[k], config.weight.scale * weight[k] / sum});
   }
   return choices;
 }

@@ -15,7 +15,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <Real T>
 class RouterNoise {
  public:
-  RouterNoise(const RouterConfig& config, const std::optional<std::uint64_t>& seed)
+  RouterNoise(const LogitsConfig& config, const std::optional<std::uint64_t>& seed)
       : jitter_(seed ? config.input_jitter : 0.0),
         on_logits_(seed && config.noisy),
         jitters_(seed.value_or(0), jitter_stream),

@@ -66,7 +66,7 @@ class Router {
   static constexpr Index block_size = 64;  // of tokens, columns or experts, in one work item
 
   RouterNoise<W> noise_of(const std::optional<std::uint64_t>& seed) const {
-    return RouterNoise<W>(config_, seed);
+    return RouterNoise<W>(config_.logits, seed);
   }
 
   void size_table(Index num_tokens, const CallOptions& call, Table& table) const;
@@ -195,7 +195,7 @@ void Router<T>::write_logits(ConstMatrixRef<W> input, Index token, Index first, 
                      out.block(token, first, input.rows(), count), kernels::Update::assign);
   };
   project(params_.weight, table.logits);
-  if (config_.bias) {
+  if (config_.logits.bias) {
     table.logits.block(token, first, input.rows(), count).rowwise() +=
         params_.bias.row(0).segment(first, count);
   }
@@ -244,7 +244,7 @@ void Router<T>::route_token(Index token, Table& table) const {
     }
   }
 
-  write_weights<W>(config_, token, chosen, table);
+  write_weights<W>(config_.weight, token, chosen, table);
 }
 
 template <Real T>
@@ -275,7 +275,7 @@ void Router<T>::backward_token(Index token, const Table& table,
   const W* probs = &table.probs.coeffRef(token, 0);
   W* dprobs = &gradient.probs.coeffRef(token, 0);
   W* dlogits = &gradient.logits.coeffRef(token, 0);
-  add_weight_gradient<W>(config_, token, table, gradient);
+  add_weight_gradient<W>(config_.weight, token, table, gradient);
   if (config_.score == Score::softmax) {
     kernels::softmax_backward(probs, num_experts, dprobs);
   } else {

@@ -29,8 +29,8 @@ struct RouterParams {
     detail::check(d_model > 0 && num_experts > 0, "Router: d_model = ", d_model,
                   " and num_experts = ", num_experts, ", expected at least 1 of each");
     RouterParams params{.weight = Matrix<T>(num_experts, d_model),
-                        .bias = Matrix<T>::Zero(1, config.bias ? num_experts : 0),
-                        .noise = Matrix<T>::Zero(config.noisy ? num_experts : 0, d_model)};
+                        .bias = Matrix<T>::Zero(1, config.logits.bias ? num_experts : 0),
+                        .noise = Matrix<T>::Zero(config.logits.noisy ? num_experts : 0, d_model)};
     detail::fill_normal(params.weight, seed, 0);
     return params;
   }
@@ -38,7 +38,8 @@ struct RouterParams {
   /// Throws std::invalid_argument if the shapes do not fit each other or the config.
   void check(const RouterConfig& config) const {
     const Index experts = weight.rows(), width = weight.cols();
-    const Index biases = config.bias ? experts : 0, noisy = config.noisy ? experts : 0;
+    const Index biases = config.logits.bias ? experts : 0,
+                noisy = config.logits.noisy ? experts : 0;
     detail::check(experts > 0 && width > 0, "Router: weight is (", experts, ", ", width,
                   "), expected at least (1, 1)");
     detail::check(bias.size() == biases && (biases == 0 || bias.rows() == 1), "Router: bias is (",

@@ -24,18 +24,18 @@ W renormalising_sum(Index count, const auto& weight_of) {
 
 /// Writes the weights of a token, whose first `chosen` choices are used, from its logits and probs.
 template <Real W>
-void write_weights(const RouterConfig& config, Index token, Index chosen, RoutingTable<W>& table) {
+void write_weights(const WeightConfig& config, Index token, Index chosen, RoutingTable<W>& table) {
   const W* logits = &table.logits.coeffRef(token, 0);
   const W* probs = &table.probs.coeffRef(token, 0);
   const ExpertId* expert = &table.expert.coeffRef(token, 0);
   W* weight = &table.weight.coeffRef(token, 0);
   std::fill(weight, weight + table.top_k(), W(0));
   for (Index k = 0; k < chosen; ++k) {
-    weight[k] = config.weight == WeightSource::score               ? probs[expert[k]]
-                : config.weight == WeightSource::softmax_of_chosen ? logits[expert[k]]
+    weight[k] = config.source == WeightSource::score               ? probs[expert[k]]
+                : config.source == WeightSource::softmax_of_chosen ? logits[expert[k]]
                                                                    : W(1);
   }
-  if (config.weight == WeightSource::softmax_of_chosen) {
+  if (config.source == WeightSource::softmax_of_chosen) {
     kernels::softmax(weight, chosen, weight);
   } else if (config.renormalise) {
     const W sum = renormalising_sum<W>(chosen, [&](Index k) { return weight[k]; });
@@ -50,7 +50,7 @@ void write_weights(const RouterConfig& config, Index token, Index chosen, Routin
 
 /// Adds what the gradient of a token's weights makes of its logits and probs.
 template <Real W>
-void add_weight_gradient(const RouterConfig& config, Index token, const RoutingTable<W>& table,
+void add_weight_gradient(const WeightConfig& config, Index token, const RoutingTable<W>& table,
                          RoutingGradient<W>& gradient) {
   const W* probs = &table.probs.coeffRef(token, 0);
   const W* weight = &table.weight.coeffRef(token, 0);
@@ -69,11 +69,11 @@ void add_weight_gradient(const RouterConfig& config, Index token, const RoutingT
   const W sum = renormalising_sum<W>(chosen, [&](Index k) { return probs[expert[k]]; });
   for (Index k = 0; k < chosen; ++k) {
     const Index e = expert[k];
-    if (config.weight == WeightSource::softmax_of_chosen) {
+    if (config.source == WeightSource::softmax_of_chosen) {
       dlogits[e] += weight[k] * (dweight[k] - mean / W(config.scale));
-    } else if (config.weight == WeightSource::score && config.renormalise) {
+    } else if (config.source == WeightSource::score && config.renormalise) {
       dprobs[e] += (W(config.scale) * dweight[k] - mean) / sum;
-    } else if (config.weight == WeightSource::score) {
+    } else if (config.source == WeightSource::score) {
       dprobs[e] += W(config.scale) * dweight[k];
     }
   }
