@@ -6,6 +6,7 @@
 
 #include <concepts>
 #include <string_view>
+#include <type_traits>
 
 #include "config.hpp"
 #include "routing_table.hpp"
@@ -74,6 +75,20 @@ P zeros_like(const P& params) {
   P zeros = params;
   P::for_each([](std::string_view, auto& tensor) { tensor.setZero(); }, zeros);
   return zeros;
+}
+
+/// The same parameters in another scalar, walked by the list of `from`: To must have every tensor
+/// of it, so that none is left behind.
+template <ParameterList To, ParameterList From>
+requires std::default_initializable<To> To cast_params(const From& from) {
+  To to;
+  From::for_each(
+      [](std::string_view, const auto& tensor, auto& copy) {
+        using U = typename std::remove_reference_t<decltype(copy)>::Scalar;
+        copy = tensor.template cast<U>();
+      },
+      from, to);
+  return to;
 }
 
 /// Throws std::invalid_argument unless every tensor of `grads` has the shape of its parameter.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "detail/check.hpp"
@@ -23,6 +24,9 @@ struct RoutingTable {
 
   Index num_tokens() const { return expert.rows(); }
   Index top_k() const { return expert.cols(); }
+  bool is_padding(Index token) const {
+    return !padding.empty() && padding[static_cast<std::size_t>(token)] != 0;
+  }
 };
 
 /// The gradient of a scalar with respect to a routing table. An empty matrix stands for zeros.
@@ -33,22 +37,47 @@ struct RoutingGradient {
   Matrix<T> logits = {};       ///< (N, E)
   Matrix<T> noise_scale = {};  ///< (N, E)
 
-  /// Becomes `other`, with zeros of the table's shape where a tensor is empty. other may be *this.
-  /// Throws std::invalid_argument if a tensor has another shape than the table's.
+  /// visit(name, tensor...) for each tensor, of a gradient or of the table itself.
+  template <class Visit, class... G>
+  static void for_each(Visit&& visit, G&... g) {
+    visit(std::string_view("weight"), g.weight...);
+    visit(std::string_view("probs"), g.probs...);
+    visit(std::string_view("logits"), g.logits...);
+    visit(std::string_view("noise_scale"), g.noise_scale...);
+  }
+
+  /// An empty tensor becomes zeros of the table's shape. Throws std::invalid_argument if another
+  /// one has another shape than the table's.
+  void fill_empty(const RoutingTable<T>& table) {
+    for_each(
+        [](std::string_view name, Matrix<T>& tensor, const Matrix<T>& like) {
+          if (tensor.size() == 0) {
+            tensor.setZero(like.rows(), like.cols());
+          }
+          check_like(name, tensor, like);
+        },
+        *this, table);
+  }
+
+  /// Becomes `other`, filled by zeros: the same as a copy and fill_empty, without a new allocation.
   void assign(const RoutingGradient& other, const RoutingTable<T>& table) {
-    const auto copy = [](const Matrix<T>& from, const Matrix<T>& like, const char* what,
-                         Matrix<T>& to) {
-      if (from.size() == 0) {
-        to.setZero(like.rows(), like.cols());
-      } else {
-        detail::check_shape(from, like.rows(), like.cols(), what);
-        to = from;
-      }
-    };
-    copy(other.weight, table.weight, "RoutingGradient: weight", weight);
-    copy(other.probs, table.probs, "RoutingGradient: probs", probs);
-    copy(other.logits, table.logits, "RoutingGradient: logits", logits);
-    copy(other.noise_scale, table.noise_scale, "RoutingGradient: noise_scale", noise_scale);
+    for_each(
+        [](std::string_view name, Matrix<T>& tensor, const Matrix<T>& from, const Matrix<T>& like) {
+          if (from.size() == 0) {
+            tensor.setZero(like.rows(), like.cols());
+          } else {
+            check_like(name, from, like);
+            tensor = from;
+          }
+        },
+        *this, other, table);
+  }
+
+ private:
+  static void check_like(std::string_view name, const Matrix<T>& tensor, const Matrix<T>& like) {
+    detail::check(tensor.rows() == like.rows() && tensor.cols() == like.cols(),
+                  "RoutingGradient: ", name, " is (", tensor.rows(), ", ", tensor.cols(),
+                  "), expected (", like.rows(), ", ", like.cols(), ")");
   }
 };
 

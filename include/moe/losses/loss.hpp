@@ -7,10 +7,10 @@
 // a gradient. Over no tokens at all a loss is 0.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "../detail/check.hpp"
 #include "../routing_table.hpp"
@@ -29,39 +29,32 @@ struct RoutingLoss {
 
   RoutingLoss& operator*=(T factor) {
     value *= factor;
-    for (Matrix<T>* m : tensors(*this)) {
-      *m *= factor;
-    }
+    RoutingGradient<T>::for_each([&](std::string_view, Matrix<T>& m) { m *= factor; }, gradient);
     return *this;
   }
   /// Throws std::invalid_argument if the other is of a table with another shape.
   RoutingLoss& operator+=(const RoutingLoss& other) {
-    const auto from = tensors(other);
-    const auto to = tensors(*this);
-    for (std::size_t i = 0; i < to.size(); ++i) {
-      if (to[i]->size() > 0 && from[i]->size() > 0) {
-        detail::check_shape(*from[i], to[i]->rows(), to[i]->cols(), "RoutingLoss: other gradient");
-      }
-    }
+    RoutingGradient<T>::for_each(
+        [](std::string_view, const Matrix<T>& to, const Matrix<T>& from) {
+          if (to.size() > 0 && from.size() > 0) {
+            detail::check_shape(from, to.rows(), to.cols(), "RoutingLoss: other gradient");
+          }
+        },
+        gradient, other.gradient);
     value += other.value;
-    for (std::size_t i = 0; i < to.size(); ++i) {
-      if (to[i]->size() == 0) {
-        *to[i] = *from[i];
-      } else if (from[i]->size() > 0) {
-        *to[i] += *from[i];
-      }
-    }
+    RoutingGradient<T>::for_each(
+        [](std::string_view, Matrix<T>& to, const Matrix<T>& from) {
+          if (to.size() == 0) {
+            to = from;
+          } else if (from.size() > 0) {
+            to += from;
+          }
+        },
+        gradient, other.gradient);
     return *this;
   }
   friend RoutingLoss operator*(T factor, RoutingLoss loss) { return loss *= factor; }
   friend RoutingLoss operator+(RoutingLoss a, const RoutingLoss& b) { return a += b; }
-
- private:
-  template <class Loss>
-  static auto tensors(Loss& loss) {
-    auto& g = loss.gradient;
-    return std::array{&g.weight, &g.probs, &g.logits, &g.noise_scale};
-  }
 };
 
 namespace detail {
