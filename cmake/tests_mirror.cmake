@@ -7,7 +7,6 @@ cmake_minimum_required(VERSION 3.25)
 set(tested_by
   "concepts.hpp                compile/user_parts.cpp"
   "instruction_set.hpp         package/instruction_sets.cpp"
-  "routing_table.hpp           routing/router_gradient_test.cpp"
   "version.hpp                 package/check.cmake"
   "experts/expert_params.hpp   experts/expert_test.cpp"
   "experts/ffn_experts.hpp     layers/moe_layer_gradient_test.cpp"
@@ -18,8 +17,9 @@ set(tested_by
   "kernels/gemm_bfloat16.hpp   kernels/gemm_test.cpp"
   "kernels/micro_kernel.hpp    kernels/gemm_test.cpp"
   "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
-  "routing/router_params.hpp   routing/router_test.cpp"
-  "routing/weights.hpp         routing/router_test.cpp")
+  "routing/concepts.hpp        routing/gated_router_test.cpp"
+  "routing/gate_params.hpp     routing/gate_test.cpp"
+  "routing/gated_table.hpp     routing/gated_router_test.cpp")
 
 set(moe_dir ${SOURCE_DIR}/include/moe)
 set(tests_dir ${SOURCE_DIR}/tests)

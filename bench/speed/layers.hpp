@@ -79,11 +79,7 @@ class Forward {
   /// Packs the layer, which may go afterwards.
   template <Real T>
   Forward(const Case& c, const MoELayer<T>& layer, int threads)
-      : call_{.num_threads = threads},
-        router_({layer.router().params().weight.template cast<W>(),
-                 layer.router().params().bias.template cast<W>(),
-                 {}},
-                layer.router().top_k(), layer.router().config()) {
+      : call_{.num_threads = threads}, router_(layer.router().template cast<W>()) {
     layers_.emplace_back(layer);
     check_against_reference<S, W>(
         c, layer, [&](const auto& x, auto& y) { layers_.front().forward(x, y, scratch_, call_); });

@@ -35,6 +35,14 @@ struct LogitsConfig {
   }
 };
 
+/// From the scores to the chosen experts.
+struct SelectionConfig {
+  /// The experts of the k largest score + bias (1, E) are chosen (Wang 2024, Auxiliary-Loss-Free
+  /// Load Balancing; DeepSeek-V3 2024, eq. 16: e_score_correction_bias). The bias is never in the
+  /// weights and has no gradient: whoever balances the load moves it.
+  bool bias = false;
+};
+
 /// From the chosen experts to their weights.
 struct WeightConfig {
   WeightSource source = WeightSource::score;
@@ -50,11 +58,12 @@ struct WeightConfig {
   }
 };
 
-/// The router, a group for each step, in the order in which it works. Selection is by the largest
-/// logits, which is the order of the scores without their rounding.
+/// The router, a group for each step, in the order in which it works. Without a selection bias the
+/// largest logits are chosen, which is the order of the scores without their rounding.
 struct RouterConfig {
   LogitsConfig logits = {};
   Score score = Score::softmax;
+  SelectionConfig selection = {};
   WeightConfig weight = {};
 
   void validate() const {

@@ -2,7 +2,14 @@
 // From tokens to a routing table: the gate, the steps of its rules, the routers.
 #pragma once
 
+#include "routing/concepts.hpp"
+#include "routing/gate.hpp"
+#include "routing/gate_params.hpp"
+#include "routing/gated_router.hpp"
+#include "routing/gated_table.hpp"
 #include "routing/noise.hpp"
 #include "routing/router.hpp"
-#include "routing/router_params.hpp"
+#include "routing/score.hpp"
+#include "routing/selection.hpp"
+#include "routing/top_k.hpp"
 #include "routing/weights.hpp"

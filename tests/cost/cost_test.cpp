@@ -36,31 +36,32 @@ TEST(Parameters, AreThoseOfDeepSeekV3) {
 }
 
 TEST(Parameters, CountBiasesGatesAndTheNoiseProjection) {
-  const MoEConfig config{.d_model = 5,
-                         .d_ff = 7,
-                         .num_experts = 3,
-                         .top_k = 1,
-                         .d_out = 2,
-                         .expert = {.bias = true},
-                         .router = {.logits = {.bias = true, .noisy = true}},
-                         .shared = SharedExpertConfig{.d_ff = 4, .output_gate = true}};
+  const MoEConfig config{
+      .d_model = 5,
+      .d_ff = 7,
+      .num_experts = 3,
+      .top_k = 1,
+      .d_out = 2,
+      .expert = {.bias = true},
+      .router = {.logits = {.bias = true, .noisy = true}, .selection = {.bias = true}},
+      .shared = SharedExpertConfig{.d_ff = 4, .output_gate = true}};
   const ParameterCount count = parameters(config);
-  EXPECT_EQ(count.router, 3 * 5 + 3 + 3 * 5);
+  EXPECT_EQ(count.router, 3 * 5 + 3 + 3 * 5 + 3);
   EXPECT_EQ(count.expert, 2 * (7 * 5 + 7) + 2 * 7 + 2);
   EXPECT_EQ(count.shared, 2 * (4 * 5 + 4) + 2 * 4 + 2 + 5);
 }
 
 TEST(Parameters, AreThoseThatALayerHas) {
-  for (int bits = 0; bits < 16; ++bits) {
-    const MoEConfig config{
-        .d_model = 5,
-        .d_ff = 7,
-        .num_experts = 3,
-        .top_k = 2,
-        .d_out = 4,
-        .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
-        .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0}},
-        .shared = SharedExpertConfig{.d_ff = 6, .output_gate = (bits & 4) != 0}};
+  for (int bits = 0; bits < 32; ++bits) {
+    const MoEConfig config{.d_model = 5,
+                           .d_ff = 7,
+                           .num_experts = 3,
+                           .top_k = 2,
+                           .d_out = 4,
+                           .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
+                           .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
+                                      .selection = {.bias = (bits & 16) != 0}},
+                           .shared = SharedExpertConfig{.d_ff = 6, .output_gate = (bits & 4) != 0}};
     MoELayer<float> layer(config, 1);
     Index size = 0;
     layer.for_each_parameter([&](const std::string&, auto& tensor) { size += tensor.size(); });
@@ -108,11 +109,12 @@ TEST(Flops, AreExactForEveryRouter) {
   for (const Score score : {Score::softmax, Score::sigmoid}) {
     for (const WeightSource weight :
          {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
-      for (int bits = 0; bits < 8; ++bits) {
+      for (int bits = 0; bits < 16; ++bits) {
         MoEConfig config = small();
         config.top_k = (bits & 4) != 0 ? 1 : 3;
         config.router = {.logits = {.bias = (bits & 1) != 0},
                          .score = score,
+                         .selection = {.bias = (bits & 8) != 0},
                          .weight = {weight, (bits & 2) != 0, 2.5}};
         SCOPED_TRACE(::testing::Message() << "score " << static_cast<int>(score) << ", weight "
                                           << static_cast<int>(weight) << ", bits " << bits);

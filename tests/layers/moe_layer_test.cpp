@@ -91,11 +91,13 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryRouterOption) {
   for (const Score score : {Score::softmax, Score::sigmoid}) {
     for (const auto weight :
          {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
-      for (const bool renormalise : {false, true}) {
+      for (int bits = 0; bits < 4; ++bits) {
         for (const ExpertMask* mask : masks) {
           MoEConfig config = small_config();
-          config.router = {
-              .logits = {.bias = true}, .score = score, .weight = {weight, renormalise, 1.5}};
+          config.router = {.logits = {.bias = true},
+                           .score = score,
+                           .selection = {.bias = (bits & 1) != 0},
+                           .weight = {weight, (bits & 2) != 0, 1.5}};
           this->check(config, 17, {.expert_mask = mask});
         }
       }

@@ -23,15 +23,17 @@ using testing::same_bits;
 /// Awkward sizes, and every part that a packed layer treats by itself.
 std::vector<MoEConfig> configs() {
   const MoEConfig plain{.d_model = 37, .d_ff = 53, .num_experts = 5, .top_k = 2};
-  MoEConfig biased = plain, ungated = plain, shared = plain, on_input = plain, dropping = plain;
+  MoEConfig biased = plain, selecting = plain, ungated = plain, shared = plain, on_input = plain,
+            dropping = plain;
   biased.expert.bias = true;
+  selecting.router = {.score = Score::sigmoid, .selection = {.bias = true}};
   ungated.expert = {.activation = Activation::gelu_erf, .gated = false, .bias = true};
   ungated.d_out = 67;
   shared.shared = SharedExpertConfig{.d_ff = 71, .output_gate = true};
   on_input.weight_on = WeightOn::input;
   on_input.shared = SharedExpertConfig{.d_ff = 13};
   dropping.capacity.factor = 0.6;
-  return {plain, biased, ungated, shared, on_input, dropping};
+  return {plain, biased, ungated, shared, on_input, dropping, selecting};
 }
 
 template <class S>
@@ -43,6 +45,19 @@ template <class S>
 class ExactPackedLayerOf : public ::testing::Test {};
 using ExactStorages = ::testing::Types<float, double>;
 TYPED_TEST_SUITE(ExactPackedLayerOf, ExactStorages);
+
+TYPED_TEST(ExactPackedLayerOf, HasEveryTensorOfTheRouter) {
+  using T = TypeParam;
+  MoEConfig config{.d_model = 7, .d_ff = 5, .num_experts = 5, .top_k = 2};
+  config.router = {.logits = {.bias = true, .noisy = true}, .selection = {.bias = true}};
+  const MoELayer<T> layer = make_layer<T>(config, 7), again = pack<T>(layer).unpack();
+  RouterParams<T>::for_each(
+      [](std::string_view name, const Matrix<T>& packed, const Matrix<T>& tensor) {
+        EXPECT_GT(tensor.size(), 0) << name;
+        EXPECT_TRUE(same_bits(packed, tensor)) << name;
+      },
+      again.router().params(), layer.router().params());
+}
 
 TYPED_TEST(ExactPackedLayerOf, GivesTheBitsOfItsLayer) {
   using T = TypeParam;

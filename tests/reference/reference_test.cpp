@@ -132,6 +132,20 @@ TEST(Reference, TakesWeightsOfTheChosenOrOnes) {
   expect_choices(route({0, L}, 2, {.weight = {.source = one}}, probs), {{1, 0.5}, {0, 0.5}});
 }
 
+TEST(Reference, ChoosesByScorePlusBiasAndWeighsByTheScore) {
+  RouterParams<double> p;
+  p.weight = Matrix<double>::Identity(3, 3);
+  p.selection_bias = matrix(1, {0.5, 0, 0.125});
+  const RouterConfig config{
+      .score = Score::sigmoid, .selection = {.bias = true}, .weight = {.renormalise = false}};
+  Row probs;
+  // sigmoids 0.25, 0.75, 0.5; with the bias 0.75, 0.75, 0.625: the tie goes to the first
+  expect_choices(reference::route(p, config, 2, {}, {-L, L, 0}, probs), {{0, 0.25}, {1, 0.75}});
+  expect_near(probs, {0.25, 0.75, 0.5});
+  expect_choices(reference::route(p, config, 2, {0, 1, 1}, {-L, L, 0}, probs),
+                 {{1, 0.75}, {2, 0.5}});
+}
+
 TEST(Reference, RoutesAroundMaskedExperts) {
   Row probs;
   expect_choices(route({0, L, 9}, 2, {}, probs, {1, 1, 0}), {{1, 0.75}, {0, 0.25}});
@@ -212,6 +226,15 @@ TEST(Reference, LayerPutsTheWeightOnTheInput) {
                           matrix(1, {0.75 * L * L, 0}), 1e-15));
   EXPECT_TRUE(matrix_near(reference::forward(layer(WeightOn::input), x),
                           matrix(1, {0.5625 * L * L, 0}), 1e-15));
+}
+
+TEST(Reference, LayerGivesPaddingZerosAndNoCapacity) {
+  const Matrix<double> x = matrix(2, {std::nan(""), 0, L, 0});
+  const std::vector<std::uint8_t> padding = {1, 0};
+  const auto limited = layer_by_hand(1, {}, {.capacity = {.rows = 1}}, true);
+  const auto y = reference::forward(limited, x, {.tokens = {.padding = padding}});
+  // Token 1: (L, 0) of expert 0, and (2 L, L) of the shared one.
+  EXPECT_TRUE(matrix_near(y, matrix(2, {0, 0, 3 * L, L}), 1e-15));
 }
 
 TEST(Reference, LayerGivesADroppedOrMaskedTokenZeros) {

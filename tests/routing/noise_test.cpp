@@ -99,7 +99,7 @@ TEST(RouterNoise, LogitsAreCleanOnesPlusNormalTimesSoftplus) {
 }
 
 TEST(RouterNoise, SoftplusOfLargeValuesNeitherOverflowsNorVanishes) {
-  RouterParams<double> params{Matrix<double>::Zero(2, 1), {}, Matrix<double>(2, 1)};
+  RouterParams<double> params{{Matrix<double>::Zero(2, 1), {}, Matrix<double>(2, 1)}, {}};
   params.noise << 800.0, -700.0;
   const Router<double> router(params, 1, {.logits = {.noisy = true}});
   const Table table = route(router, Matrix<double>::Ones(1, 1), {.noise_seed = 1});

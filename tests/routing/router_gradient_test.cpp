@@ -48,7 +48,8 @@ struct Combination {
            (config.weight.renormalise ? " renormalise" : "") +
            (config.weight.scale != 1.0 ? " scale" : "") + (config.logits.bias ? " bias" : "") +
            (config.logits.input_jitter > 0 ? " jitter" : "") +
-           (config.logits.noisy ? " noisy" : "") + " mask " +
+           (config.logits.noisy ? " noisy" : "") +
+           (config.selection.bias ? " selection bias" : "") + " mask " +
            std::to_string(static_cast<int>(mask));
   }
 };
@@ -58,12 +59,13 @@ std::vector<Combination> all_combinations() {
   for (const Score score : {Score::softmax, Score::sigmoid}) {
     for (const auto weight :
          {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
-      for (int bits = 0; bits < 32; ++bits) {
+      for (int bits = 0; bits < 64; ++bits) {
         for (const Mask mask : {Mask::off, Mask::layer, Mask::token}) {
           all.push_back({{.logits = {.input_jitter = (bits & 1) != 0 ? 0.3 : 0.0,
                                      .bias = (bits & 2) != 0,
                                      .noisy = (bits & 4) != 0},
                           .score = score,
+                          .selection = {.bias = (bits & 32) != 0},
                           .weight = {.source = weight,
                                      .renormalise = (bits & 8) != 0,
                                      .scale = (bits & 16) != 0 ? 2.5 : 1.0}},
@@ -75,13 +77,18 @@ std::vector<Combination> all_combinations() {
   return all;
 }
 
-/// The distance of the closest two logits of a token, masked ones left out.
-double smallest_gap(const Table& table) {
+/// The distance of the closest two of what a token's experts are ranked by, masked ones left out.
+double smallest_gap(const Router<double>& router, const Table& table) {
+  Matrix<double> rank = table.logits;
+  if (router.config().selection.bias) {
+    rank = table.probs.rowwise() + Eigen::RowVectorXd(router.params().selection_bias.row(0));
+    rank = table.logits.array().isFinite().select(rank, table.logits);
+  }
   double gap = 1e9;
-  for (Index t = 0; t < table.logits.rows(); ++t) {
+  for (Index t = 0; t < rank.rows(); ++t) {
     for (Index a = 0; a < E; ++a) {
       for (Index b = 0; b < a; ++b) {
-        const double distance = std::abs(table.logits(t, a) - table.logits(t, b));
+        const double distance = std::abs(rank(t, a) - rank(t, b));
         gap = std::isfinite(distance) ? std::min(gap, distance) : gap;
       }
     }
@@ -125,7 +132,7 @@ TEST(RouterGradient, MatchesCentralDifferencesForEveryCombinationOfOptions) {
     Router<double> router = make_router(c.config, seed);
     Matrix<double> x = random_matrix<double>(N, D, seed + 1000);
     router.route(x, call, table);
-    while (smallest_gap(table) < 0.01) {
+    while (smallest_gap(router, table) < 0.01) {
       ++seed;
       router = make_router(c.config, seed);
       x = random_matrix<double>(N, D, seed + 1000);
@@ -164,7 +171,8 @@ TEST(RouterGradient, OfHardWeightsIsZeroUnlessALossAsksForMore) {
 }
 
 TEST(RouterGradient, IsAddedToParametersAndAssignedToDx) {
-  const Router<double> router = make_router({.logits = {.bias = true, .noisy = true}}, 6);
+  const Router<double> router =
+      make_router({.logits = {.bias = true, .noisy = true}, .selection = {.bias = true}}, 6);
   const Matrix<double> x = random_matrix<double>(N, D, 7);
   Table table;
   router.route(x, {.noise_seed = 8}, table);
@@ -172,9 +180,8 @@ TEST(RouterGradient, IsAddedToParametersAndAssignedToDx) {
     Gradient gradient = random_slope(table);
     Matrix<double> dx = Matrix<double>::Constant(N, D, dx_before);
     auto grads = zeros_like(router.params());
-    for (Matrix<double>* m : {&grads.weight, &grads.bias, &grads.noise}) {
-      m->setConstant(grads_before);
-    }
+    Router<double>::Params::for_each(
+        [&](std::string_view, Matrix<double>& m) { m.setConstant(grads_before); }, grads);
     router.backward(x, table, gradient, dx, grads);
     return std::pair(dx, grads);
   };
@@ -184,6 +191,7 @@ TEST(RouterGradient, IsAddedToParametersAndAssignedToDx) {
   EXPECT_TRUE(testing::matrix_near(grads_again.weight.array() - 2.0, grads.weight.array(), 1e-14));
   EXPECT_TRUE(testing::matrix_near(grads_again.bias.array() - 2.0, grads.bias.array(), 1e-14));
   EXPECT_TRUE(testing::matrix_near(grads_again.noise.array() - 2.0, grads.noise.array(), 1e-14));
+  EXPECT_TRUE((grads_again.selection_bias.array() == 2.0).all()) << "it has no gradient";
 }
 
 TEST(RouterGradient, OfAMaskedLogitIsExactlyZeroAlsoInARowOfNaN) {

@@ -43,7 +43,7 @@ ExpertMask mask_row(std::initializer_list<std::uint8_t> values) {
 Table route_logits(const Matrix<double>& logits, Index top_k, RouterConfig config = {},
                    const ExpertMask* mask = nullptr) {
   config.logits.bias = true;
-  RouterParams<double> params{Matrix<double>::Zero(logits.cols(), 1), logits, {}};
+  RouterParams<double> params{{Matrix<double>::Zero(logits.cols(), 1), logits, {}}, {}};
   const Router<double> router(params, top_k, config);
   Table table;
   router.route(Matrix<double>::Zero(1, 1), {.expert_mask = mask}, table);
@@ -54,7 +54,7 @@ Table route_logits(const Matrix<double>& logits, Index top_k, RouterConfig confi
 const Matrix<double> quarters = row({std::log(1.0), std::log(2.0), std::log(3.0), std::log(4.0)});
 
 TEST(Router, ProjectsScoresSelectsAndRenormalises) {
-  RouterParams<double> params{Matrix<double>(3, 2), row({0.0, 0.5, 0.0}), {}};
+  RouterParams<double> params{{Matrix<double>(3, 2), row({0.0, 0.5, 0.0}), {}}, {}};
   params.weight << 1.0, 0.0, 0.0, 1.0, 1.0, 1.0;
   const Router<double> router(params, 2, {.logits = {.bias = true}});
   Matrix<double> x(2, 2);
@@ -233,6 +233,26 @@ TEST(Router, TakesAllExpertsOneExpertOneTokenOrNone) {
   EXPECT_EQ(table.probs.cols(), 4);
 }
 
+TEST(Router, CastToAnotherScalarHasEveryTensorAndTheConfig) {
+  const RouterConfig config{.logits = {.bias = true, .noisy = true}, .selection = {.bias = true}};
+  Router<double> router(5, 6, 2, config, 1);
+  testing::randomise(router.params(), 2);
+  const Router<float> narrow = router.cast<float>();
+  EXPECT_EQ(narrow.top_k(), 2);
+  EXPECT_TRUE(narrow.config().selection.bias);
+  Index tensors = 0;
+  RouterParams<double>::for_each(
+      [&](std::string_view name, const Matrix<double>& from, const Matrix<float>& to) {
+        EXPECT_GT(from.size(), 0) << name;
+        EXPECT_TRUE(same_bits(to, Matrix<float>(from.cast<float>()))) << name;
+        ++tensors;
+      },
+      router.params(), narrow.params());
+  EXPECT_EQ(tensors, 4);
+  EXPECT_TRUE(same_bits(router.cast<Eigen::bfloat16>().params().noise, narrow.params().noise))
+      << "a router of narrow tokens computes in float";
+}
+
 template <class T>
 class RouterBits : public ::testing::Test {};
 using Scalars = ::testing::Types<float, double>;
@@ -281,6 +301,15 @@ TEST(Router, ThrowsOnShapesThatDoNotFitAndNamesThem) {
             "Router: bias is (1, 0), expected (1, 4)");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.logits = {.noisy = true}}); }),
             "Router: noise is (0, 3), expected (4, 3)");
+  EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.selection = {.bias = true}}); }),
+            "Router: selection_bias is (1, 0), expected (1, 4)");
+  EXPECT_EQ(message_of([&] { Router<double>(router.params(), 5, {}); }),
+            "Router: top_k = 5, expected in [1, num_experts = 4]");
+  const std::vector<std::uint8_t> padding(3, 0);
+  EXPECT_EQ(message_of([&] {
+              router.route(Matrix<double>::Zero(2, 3), {.tokens = {.padding = padding}}, table);
+            }),
+            "Tokens: padding has 3 elements, expected as many as tokens = 2");
 }
 
 }  // namespace

@@ -10,24 +10,32 @@
 #define MOE_PRODUCT(T) \
   void kernels::gemm<T>(kernels::View<T>, kernels::View<T>, MatrixRef<T>, kernels::Update)
 
-#define MOE_FOR_EACH_INSTANCE(prefix)        \
-  prefix template MOE_PRODUCT(float);        \
-  prefix template MOE_PRODUCT(double);       \
-  prefix template MOE_PRODUCT(bf16);         \
-  prefix template class Router<float>;       \
-  prefix template class Router<double>;      \
-  prefix template class Router<bf16>;        \
-  prefix template class Expert<float>;       \
-  prefix template class Expert<double>;      \
-  prefix template class Expert<bf16>;        \
-  prefix template class DenseFfn<float>;     \
-  prefix template class DenseFfn<double>;    \
-  prefix template class DenseFfn<bf16>;      \
-  prefix template class MoELayer<float>;     \
-  prefix template class MoELayer<double>;    \
-  prefix template class MoELayer<bf16>;      \
-  prefix template class PackedLayer<float>;  \
-  prefix template class PackedLayer<double>; \
+#define MOE_FOR_EACH_INSTANCE(prefix)                                          \
+  prefix template MOE_PRODUCT(float);                                          \
+  prefix template MOE_PRODUCT(double);                                         \
+  prefix template MOE_PRODUCT(bf16);                                           \
+  prefix template class LinearGate<float>;                                     \
+  prefix template class LinearGate<double>;                                    \
+  prefix template class LinearGate<bf16>;                                      \
+  prefix template class TopK<float>;                                           \
+  prefix template class TopK<double>;                                          \
+  prefix template class GatedRouter<float, LinearGate<float>, TopK<float>>;    \
+  prefix template class GatedRouter<double, LinearGate<double>, TopK<double>>; \
+  prefix template class GatedRouter<bf16, LinearGate<bf16>, TopK<float>>;      \
+  prefix template class Router<float>;                                         \
+  prefix template class Router<double>;                                        \
+  prefix template class Router<bf16>;                                          \
+  prefix template class Expert<float>;                                         \
+  prefix template class Expert<double>;                                        \
+  prefix template class Expert<bf16>;                                          \
+  prefix template class DenseFfn<float>;                                       \
+  prefix template class DenseFfn<double>;                                      \
+  prefix template class DenseFfn<bf16>;                                        \
+  prefix template class MoELayer<float>;                                       \
+  prefix template class MoELayer<double>;                                      \
+  prefix template class MoELayer<bf16>;                                        \
+  prefix template class PackedLayer<float>;                                    \
+  prefix template class PackedLayer<double>;                                   \
   prefix template class PackedLayer<bf16>;
 
 namespace moe {

@@ -13,6 +13,8 @@
 #include "../config.hpp"
 #include "../dispatch/plan.hpp"
 #include "../experts/activation.hpp"
+#include "../routing/gate.hpp"
+#include "../routing/top_k.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -113,8 +115,8 @@ inline Flops backward_flops(const FfnShape& s) {
 inline ParameterCount parameters(const MoEConfig& c) {
   c.validate();
   ParameterCount count;
-  count.router = c.num_experts *
-                 (c.d_model * (c.router.logits.noisy ? 2 : 1) + (c.router.logits.bias ? 1 : 0));
+  count.router = gate_parameters(c.router.logits, c.d_model, c.num_experts) +
+                 top_k_parameters(c.router, c.num_experts);
   count.expert = detail::parameters(detail::expert_shape(c));
   count.shared = c.shared ? detail::parameters(detail::shared_shape(c)) : 0;
   count.total = count.router + c.num_experts * count.expert + count.shared;
@@ -137,16 +139,10 @@ inline Work executed_work(const DispatchPlan& plan) {
 
 inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d_out = c.output_width();
-  Index per_token =
-      (c.router.logits.bias ? e : 0) + (c.router.score == Score::softmax ? 4 : 3) * e + k;
-  if (c.router.weight.source == WeightSource::softmax_of_chosen) {
-    per_token += 4 * k;
-  } else if (c.router.weight.renormalise) {
-    per_token += 2 * k;
-  }
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router = work.tokens * Flops{2 * c.d_model * e, per_token};
+  flops.router = work.tokens * Flops{2 * c.d_model * e,
+                                     gate_flops(c.router.logits, e) + top_k_flops(c.router, e, k)};
   flops.experts = work.rows * detail::forward_flops(detail::expert_shape(c));
   flops.combine = {0, work.rows * (on_input ? c.d_model + d_out : 2 * d_out)};
   if (c.shared) {
@@ -158,17 +154,10 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
 
 inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d = c.d_model, d_out = c.output_width();
-  Index per_token = 3 * k + (c.router.score == Score::softmax ? 4 : 3) * e + e;
-  if (c.router.weight.source == WeightSource::softmax_of_chosen ||
-      (c.router.weight.source == WeightSource::score && c.router.weight.renormalise)) {
-    per_token += 4 * k;
-  } else if (c.router.weight.source == WeightSource::score) {
-    per_token += 2 * k;
-  }
-  per_token += c.router.logits.bias ? e : 0;
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router = work.tokens * Flops{4 * d * e, per_token};
+  flops.router = work.tokens * Flops{4 * d * e, gate_flops(c.router.logits, e) +
+                                                    top_k_gradient_flops(c.router, e, k)};
   flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
   // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.
   flops.combine = {0, work.rows * ((on_input ? 3 * d : 3 * d_out) + 1 + d) + work.tokens * d};

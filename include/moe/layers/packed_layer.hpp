@@ -92,10 +92,7 @@ PackedLayer<S> pack(const MoELayer<T>& layer) {
 template <Storage S>
 template <Real T>
 PackedLayer<S>::PackedLayer(const MoELayer<T>& layer)
-    : router_({layer.router().params().weight.template cast<W>(),
-               layer.router().params().bias.template cast<W>(),
-               layer.router().params().noise.template cast<W>()},
-              layer.router().top_k(), layer.router().config()),
+    : router_(layer.router().template cast<W>()),
       options_(layer.options()),
       d_in_(layer.d_in()),
       d_out_(layer.d_out()) {

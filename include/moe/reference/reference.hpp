@@ -120,11 +120,6 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
       logits[e] = -std::numeric_limits<double>::infinity();
     }
   }
-  const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](Index a, Index b) { return is_before(at(logits, a), at(logits, b)); });
-  order.resize(std::min(order.size(), static_cast<std::size_t>(top_k)));
-
   if (order.empty()) {
     probs.assign(logits.size(), 0.0);
     return {};
@@ -135,6 +130,15 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   } else {
     std::transform(logits.begin(), logits.end(), probs.begin(), sigmoid);
   }
+
+  const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
+  const auto rank = [&](Index e) {
+    return config.selection.bias ? at(probs, e) + static_cast<double>(p.selection_bias(0, e))
+                                 : at(logits, e);
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](Index a, Index b) { return is_before(rank(a), rank(b)); });
+  order.resize(std::min(order.size(), static_cast<std::size_t>(top_k)));
   Row weight;
   for (const Index e : order) {
     weight.push_back(config.weight.source == WeightSource::score ? at(probs, e)
@@ -192,6 +196,9 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
     for (Index e = 0; call.expert_mask != nullptr && e < layer.num_experts(); ++e) {
       allowed.push_back((*call.expert_mask)(call.expert_mask->rows() == 1 ? 0 : t, e));
     }
+    if (call.tokens.is_padding(t)) {
+      allowed.assign(static_cast<std::size_t>(layer.num_experts()), 0);
+    }
     routing.push_back(route(layer.router().params(), layer.router().config(),
                             layer.router().top_k(), allowed, row_of(x, t),
                             probs[static_cast<std::size_t>(t)]));
@@ -218,7 +225,7 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
       }
       add(on_input ? 1.0 : choice.weight, expert(e.params(), e.config(), input));
     }
-    if (layer.shared()) {
+    if (layer.shared() && !call.tokens.is_padding(t)) {
       const Expert<T>& e = layer.shared()->expert();
       add(1.0, expert(e.params(), e.config(), row_of(x, t)));
     }

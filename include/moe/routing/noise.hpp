@@ -4,10 +4,12 @@
 // it is the same for any number of threads, and once more in backward.
 #pragma once
 
+#include <cmath>
 #include <optional>
 
 #include "../config.hpp"
 #include "../detail/random.hpp"
+#include "../routing_table.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -44,5 +46,33 @@ class RouterNoise {
   bool on_logits_;
   detail::CounterRandom jitters_, normals_;
 };
+
+/// For the experts [first, last) of a token, whose logits are clean and whose noise_scale is still
+/// the projection n: scale = softplus(n), logits = clean + normal * scale.
+template <Real W>
+void add_noise(const RouterNoise<W>& noise, Index token, Index first, Index last,
+               RoutingTable<W>& table) {
+  using std::abs, std::exp, std::log1p;
+  for (Index e = first; e < last; ++e) {
+    W& scale = table.noise_scale(token, e);
+    scale = (scale > W(0) ? scale : W(0)) + log1p(exp(-abs(scale)));
+    table.clean_logits(token, e) = table.logits(token, e);
+    table.logits(token, e) += noise.normal(token, e, table.logits.cols()) * scale;
+  }
+}
+
+/// Makes the gradient of the projection n of that of the scale: softplus'(n) = 1 - exp(-scale).
+template <Real W>
+void add_noise_gradient(const RouterNoise<W>& noise, Index token, const RoutingTable<W>& table,
+                        RoutingGradient<W>& gradient) {
+  using std::exp;
+  for (Index e = 0; e < table.logits.cols(); ++e) {
+    W& dscale = gradient.noise_scale(token, e);
+    dscale += gradient.logits(token, e) * noise.normal(token, e, table.logits.cols());
+    if (dscale != W(0)) {  // of a masked expert it is 0, and its scale may be NaN
+      dscale *= W(1) - exp(-table.noise_scale(token, e));
+    }
+  }
+}
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -5,9 +5,8 @@
 
 #include <algorithm>
 
-#include "../config.hpp"
 #include "../kernels/softmax.hpp"
-#include "../routing_table.hpp"
+#include "gated_table.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -24,15 +23,13 @@ W renormalising_sum(Index count, const auto& weight_of) {
 
 /// Writes the weights of a token, whose first `chosen` choices are used, from its logits and probs.
 template <Real W>
-void write_weights(const WeightConfig& config, Index token, Index chosen, RoutingTable<W>& table) {
-  const W* logits = &table.logits.coeffRef(token, 0);
-  const W* probs = &table.probs.coeffRef(token, 0);
-  const ExpertId* expert = &table.expert.coeffRef(token, 0);
-  W* weight = &table.weight.coeffRef(token, 0);
-  std::fill(weight, weight + table.top_k(), W(0));
+void write_weights(const WeightConfig& config, Index chosen, const TokenRoute<W>& token) {
+  W* weight = token.weight;
+  std::fill(weight, weight + token.top_k, W(0));
   for (Index k = 0; k < chosen; ++k) {
-    weight[k] = config.source == WeightSource::score               ? probs[expert[k]]
-                : config.source == WeightSource::softmax_of_chosen ? logits[expert[k]]
+    const ExpertId e = token.expert[k];
+    weight[k] = config.source == WeightSource::score               ? token.probs[e]
+                : config.source == WeightSource::softmax_of_chosen ? token.logits[e]
                                                                    : W(1);
   }
   if (config.source == WeightSource::softmax_of_chosen) {
@@ -48,17 +45,11 @@ void write_weights(const WeightConfig& config, Index token, Index chosen, Routin
   }
 }
 
-/// Adds what the gradient of a token's weights makes of its logits and probs.
+/// Adds to dlogits and dprobs what the gradient of a token's weights makes of them.
 template <Real W>
-void add_weight_gradient(const WeightConfig& config, Index token, const RoutingTable<W>& table,
-                         RoutingGradient<W>& gradient) {
-  const W* probs = &table.probs.coeffRef(token, 0);
-  const W* weight = &table.weight.coeffRef(token, 0);
-  const ExpertId* expert = &table.expert.coeffRef(token, 0);
-  const W* dweight = &gradient.weight.coeffRef(token, 0);
-  W* dprobs = &gradient.probs.coeffRef(token, 0);
-  W* dlogits = &gradient.logits.coeffRef(token, 0);
-  const Index chosen = std::find(expert, expert + table.top_k(), none) - expert;
+void add_weight_gradient(const WeightConfig& config, const TokenGradient<W>& token) {
+  const W *weight = token.weight, *dweight = token.dweight;
+  const Index chosen = std::find(token.expert, token.expert + token.top_k, none) - token.expert;
 
   // mean = sum_k w_k dw_k of the weights before the scale: both the softmax over the chosen and
   // the division by the sum take it off.
@@ -66,17 +57,28 @@ void add_weight_gradient(const WeightConfig& config, Index token, const RoutingT
   for (Index k = 0; k < chosen; ++k) {
     mean += dweight[k] * weight[k];
   }
-  const W sum = renormalising_sum<W>(chosen, [&](Index k) { return probs[expert[k]]; });
+  const W sum = renormalising_sum<W>(chosen, [&](Index k) { return token.probs[token.expert[k]]; });
   for (Index k = 0; k < chosen; ++k) {
-    const Index e = expert[k];
+    const Index e = token.expert[k];
     if (config.source == WeightSource::softmax_of_chosen) {
-      dlogits[e] += weight[k] * (dweight[k] - mean / W(config.scale));
+      token.dlogits[e] += weight[k] * (dweight[k] - mean / W(config.scale));
     } else if (config.source == WeightSource::score && config.renormalise) {
-      dprobs[e] += (W(config.scale) * dweight[k] - mean) / sum;
+      token.dprobs[e] += (W(config.scale) * dweight[k] - mean) / sum;
     } else if (config.source == WeightSource::score) {
-      dprobs[e] += W(config.scale) * dweight[k];
+      token.dprobs[e] += W(config.scale) * dweight[k];
     }
   }
+}
+
+/// FLOPs of a token, by the rule of cost.hpp.
+constexpr Index weight_flops(const WeightConfig& config, Index top_k) {
+  const bool softmax = config.source == WeightSource::softmax_of_chosen;
+  return (1 + (softmax ? 4 : config.renormalise ? 2 : 0)) * top_k;
+}
+constexpr Index weight_gradient_flops(const WeightConfig& config, Index top_k) {
+  const bool of_score = config.source == WeightSource::score;
+  const bool softmax = config.source == WeightSource::softmax_of_chosen;
+  return (3 + (softmax || (of_score && config.renormalise) ? 4 : of_score ? 2 : 0)) * top_k;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

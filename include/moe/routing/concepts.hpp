@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a user's own gate and rule must have to stand in a GatedRouter. Nothing is inherited or
+// registered. Say static_assert(moe::TokenRule<MyRule, float>) beside the type: then the compiler
+// names what is missing there, and not inside our headers.
+#pragma once
+
+#include <concepts>
+#include <string_view>
+
+#include "../concepts.hpp"
+#include "gated_table.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// Gives every token a logit for each expert. The parameters live in the router and are given to
+/// each call. forward() is const, runs on one thread of the router's parallel region, and writes
+/// table.logits (N, E). x of padding may be NaN and must reach no other row.
+template <class G, class T>
+concept GateLike = std::movable<G> && ParameterList<typename G::Params> &&
+    std::derived_from<typename G::Table, GatedTable<Wide<T>>> &&
+    requires(const G& gate, const typename G::Params& params, ConstMatrixRef<T> x,
+             const CallOptions& call, typename G::Table& table) {
+  { gate.d_model() } -> std::convertible_to<Index>;
+  { gate.num_experts() } -> std::convertible_to<Index>;
+  gate.forward(params, x, call, table);
+};
+
+/// Backward in two passes, from gradient.logits: backward_input writes dx (=), of padding exactly
+/// 0, and may keep in the gradient what backward_params adds to grads (+=).
+template <class G, class T>
+concept TrainableGate = GateLike<G, T> &&
+    requires(const G& gate, const typename G::Params& params, ConstMatrixRef<T> x,
+             const typename G::Table& table, RoutingGradient<Wide<T>>& gradient, MatrixRef<T> dx,
+             typename G::Params& grads) {
+  gate.backward_input(params, x, table, gradient, dx);
+  gate.backward_params(params, x, table, gradient, grads);
+};
+
+/// Makes choices, scores and weights of the logits of one token, which is not padding. Called for
+/// many tokens at once, by several threads.
+template <class R, class W>
+concept TokenRule = std::movable<R> && ParameterList<typename R::Params> &&
+    requires(const R& rule, const typename R::Params& params, const TokenRoute<W>& token) {
+  { rule.top_k() } -> std::convertible_to<Index>;
+  rule.route(params, token);
+};
+
+/// The same for all tokens at once, for rules whose tokens compete: called once, it may use
+/// table.num_threads threads, and writes expert, weight and probs of the shapes it wants. Logits of
+/// padding are -inf, and whatever is chosen for it is taken back.
+template <class R, class W>
+concept TableRule = std::movable<R> && ParameterList<typename R::Params> &&
+    requires(const R& rule, const typename R::Params& params, const CallOptions& call,
+             GatedTable<W>& table) {
+  rule.route(params, call, table);
+};
+
+template <class R, class W>
+concept RuleLike = TokenRule<R, W> || TableRule<R, W>;
+
+/// Adds to the gradient of the logits what those of weights and probs make of it: token by token,
+/// or once, as route(). The parameters of a rule have no gradient: what is learned belongs to the
+/// gate.
+template <class R, class W>
+concept TrainableRule =
+    (TokenRule<R, W> &&
+     requires(const R& rule, const typename R::Params& params, const TokenGradient<W>& token) {
+       rule.backward(params, token);
+     }) ||
+    (!TokenRule<R, W> && TableRule<R, W> &&
+     requires(const R& rule, const typename R::Params& params, const GatedTable<W>& table,
+              RoutingGradient<W>& gradient) { rule.backward(params, table, gradient); });
+
+/// The Params of a rule that has none.
+struct NoParams {
+  template <class Visit, class... P>
+  static void for_each(Visit&&, P&...) {}
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

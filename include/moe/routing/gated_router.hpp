@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// GatedRouter: a router of two parts, a gate that gives every token a logit for each expert, and a
+// rule that makes choices and weights of the logits (concepts.hpp in this folder says what they
+// must have).
+//
+// Masks and padding are the router's affair: a masked logit is -inf before the rule sees it, its
+// score and gradient are exactly 0 after, and padding is no token at all, whatever the rule does.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "../detail/parallel.hpp"
+#include "../detail/reserve.hpp"
+#include "../kernels/softmax.hpp"
+#include "concepts.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// The parameters of gate and rule as one list.
+template <class GateParams, class RuleParams>
+struct GatedParams : GateParams, RuleParams {
+  template <class Visit, class... P>
+  static void for_each(Visit&& visit, P&... p) {
+    GateParams::for_each(visit, p...);
+    RuleParams::for_each(visit, p...);
+  }
+};
+
+/// T is the scalar of the tokens. Parameters, and everything computed, are Wide<T>: float at least.
+template <Real T, GateLike<T> Gate, RuleLike<Wide<T>> Rule>
+class GatedRouter {
+ public:
+  using W = Wide<T>;
+  using Params = GatedParams<typename Gate::Params, typename Rule::Params>;
+  using Table = typename Gate::Table;
+
+  /// Takes ready parts. A gate or a rule that has a check(params) throws from there.
+  GatedRouter(Gate gate, Rule rule, Params params)
+      : gate_(std::move(gate)), rule_(std::move(rule)), params_(std::move(params)) {
+    if constexpr (requires { gate_.check(params_); }) {
+      gate_.check(params_);
+    }
+    if constexpr (requires { rule_.check(params_); }) {
+      rule_.check(params_);
+    }
+  }
+
+  Index d_model() const { return gate_.d_model(); }
+  Index num_experts() const { return gate_.num_experts(); }
+  Index top_k() const requires TokenRule<Rule, W> { return rule_.top_k(); }
+  const Gate& gate() const { return gate_; }
+  const Rule& rule() const { return rule_; }
+  Params& params() { return params_; }
+  const Params& params() const { return params_; }
+
+  /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the expert mask or the
+  /// tokens do not fit.
+  void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
+    check_call(x, call);
+    keep_call(call, table);
+    detail::in_one_region(table.num_threads, [&] {
+      gate_.forward(params_, x, call, table);
+      detail::check_shape(table.logits, x.rows(), num_experts(), "Router: logits");
+      apply(rule_, call, table);
+    });
+  }
+
+  /// dx (N, D) = and grads +=, from the gradient of the table. On return gradient.logits is the
+  /// whole gradient of the logits: exactly 0 for padding, and where an expert was masked. dx must
+  /// not overlap x.
+  void backward(ConstMatrixRef<T> x, const Table& table, RoutingGradient<W>& gradient,
+                MatrixRef<T> dx,
+                Params& grads) const requires TrainableGate<Gate, T> && TrainableRule<Rule, W> {
+    detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
+    detail::check_shape(dx, x.rows(), d_model(), "Router: dx");
+    detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
+    check_like(params_, grads, "Router: grads");
+    gradient.fill_empty(table);
+    detail::in_one_region(table.num_threads, [&] {
+      apply_backward(rule_, table, gradient);
+      gate_.backward_input(params_, x, table, gradient, dx);
+      gate_.backward_params(params_, x, table, gradient, grads);
+    });
+  }
+
+ private:
+  void check_call(const ConstMatrixRef<T>& x, const CallOptions& call) const {
+    const Index num_tokens = x.rows();
+    detail::check_shape(x, num_tokens, d_model(), "Router: x");
+    call.tokens.validate(num_tokens);
+    if (call.expert_mask != nullptr) {
+      const ExpertMask& mask = *call.expert_mask;
+      detail::check((mask.rows() == 1 || mask.rows() == num_tokens) && mask.cols() == num_experts(),
+                    "Router: expert_mask is (", mask.rows(), ", ", mask.cols(),
+                    "), expected (1 or ", num_tokens, ", ", num_experts(), ")");
+    }
+  }
+
+  static void keep_call(const CallOptions& call, Table& table) {
+    table.num_threads = detail::num_threads(call.num_threads);
+    table.noise_seed = call.noise_seed;
+    table.padding.assign(call.tokens.padding.begin(), call.tokens.padding.end());
+    if (call.expert_mask != nullptr) {
+      table.mask = *call.expert_mask;
+    } else {
+      table.mask.resize(0, 0);
+    }
+  }
+
+  template <TokenRule<W> R>
+  void apply(const R& rule, const CallOptions&, Table& table) const {
+    const Index num_tokens = table.logits.rows();
+    table.expert.resize(num_tokens, top_k());
+    table.weight.resize(num_tokens, top_k());
+    table.probs.resize(num_tokens, num_experts());
+    detail::grow_both(table.scratch, table.num_threads, detail::spread_width<W>(num_experts()));
+    constexpr Index block = 32;
+    detail::parallel_for((num_tokens + block - 1) / block, table.num_threads,
+                         [&](Index item, int worker) {
+                           const Index end = std::min((item + 1) * block, num_tokens);
+                           for (Index token = item * block; token < end; ++token) {
+                             mask_logits(token, table);
+                             if (!table.is_padding(token)) {
+                               rule.route(params_, token_route<W>(token, worker, table));
+                             }
+                             clear_masked(token, table);
+                           }
+                         });
+  }
+
+  template <TableRule<W> R>
+  void apply(const R& rule, const CallOptions& call, Table& table) const {
+    const Index num_tokens = table.logits.rows();
+    detail::for_blocks(num_tokens, table.num_threads,
+                       [&](Index token) { mask_logits(token, table); });
+    rule.route(params_, call, table);
+    detail::check_shape(table.expert, num_tokens, table.top_k(), "Router: expert");
+    detail::check_shape(table.weight, num_tokens, table.top_k(), "Router: weight");
+    detail::check_shape(table.probs, num_tokens, num_experts(), "Router: probs");
+    detail::for_blocks(num_tokens, table.num_threads,
+                       [&](Index token) { clear_masked(token, table); });
+  }
+
+  /// What the rule sees of a masked expert, and of padding.
+  static void mask_logits(Index token, Table& table) {
+    const std::uint8_t* allowed = table.allowed(token);
+    const bool padding = table.is_padding(token);
+    if (allowed == nullptr && !padding) {
+      return;
+    }
+    for (Index e = 0; e < table.logits.cols(); ++e) {
+      if (padding || allowed[e] == 0) {
+        table.logits(token, e) = kernels::minus_infinity<W>();
+      }
+    }
+  }
+
+  /// What is seen of them after it.
+  static void clear_masked(Index token, Table& table) {
+    if (table.is_padding(token)) {
+      table.expert.row(token).setConstant(none);
+      table.weight.row(token).setConstant(W(0));
+      table.probs.row(token).setConstant(W(0));
+      return;
+    }
+    const std::uint8_t* allowed = table.allowed(token);
+    for (Index e = 0; allowed != nullptr && e < table.probs.cols(); ++e) {
+      if (allowed[e] == 0) {
+        table.probs(token, e) = W(0);  // also where the row is NaN
+      }
+    }
+  }
+
+  template <TokenRule<W> R>
+  void apply_backward(const R& rule, const Table& table, RoutingGradient<W>& gradient) const {
+    detail::for_blocks(table.num_tokens(), table.num_threads, [&](Index token) {
+      if (table.is_padding(token)) {
+        clear_gradient(token, gradient);
+      } else {
+        rule.backward(params_, token_gradient<W>(token, table, gradient));
+        clear_masked_gradient(token, table, gradient);
+      }
+    });
+  }
+
+  template <TableRule<W> R>
+  void apply_backward(const R& rule, const Table& table, RoutingGradient<W>& gradient) const {
+    const auto clear_padding = [&] {
+      for (Index token = 0; !table.padding.empty() && token < table.num_tokens(); ++token) {
+        if (table.is_padding(token)) {
+          clear_gradient(token, gradient);
+        }
+      }
+    };
+    clear_padding();  // what came in may be NaN, and the rule may add up tokens
+    rule.backward(params_, table, gradient);
+    clear_padding();
+    for (Index token = 0; token < table.num_tokens(); ++token) {
+      clear_masked_gradient(token, table, gradient);
+    }
+  }
+
+  static void clear_gradient(Index token, RoutingGradient<W>& gradient) {
+    RoutingGradient<W>::for_each(
+        [&](std::string_view, Matrix<W>& tensor) {
+          if (tensor.size() > 0) {
+            tensor.row(token).setConstant(W(0));
+          }
+        },
+        gradient);
+  }
+
+  static void clear_masked_gradient(Index token, const Table& table, RoutingGradient<W>& gradient) {
+    const std::uint8_t* allowed = table.allowed(token);
+    for (Index e = 0; allowed != nullptr && e < table.logits.cols(); ++e) {
+      if (allowed[e] == 0) {
+        gradient.logits(token, e) = W(0);
+      }
+    }
+  }
+
+  Gate gate_;
+  Rule rule_;
+  Params params_;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What passes between gate, rule and router: the routing table with what backward needs of the
+// call, and one token of it, forward and backward.
+#pragma once
+
+#include <optional>
+
+#include "../config.hpp"
+#include "../routing_table.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// The table of a GatedRouter. A gate derives its own from it if its backward needs more of a call.
+/// Before gate and rule are called, the router has written all members of this struct.
+template <Real W>
+struct GatedTable : RoutingTable<W> {
+  ExpertMask mask;  ///< as asked for by the call; empty: all allowed
+  std::optional<std::uint64_t> noise_seed;
+  int num_threads = 1;  ///< of the call, for its backward
+  Matrix<W> scratch;    ///< (num_threads, at least E), for token rules
+
+  /// (E), 0: the token may not have the expert; null: it may have all. Padding has a row, too.
+  const std::uint8_t* allowed(Index token) const {
+    if (mask.size() == 0) {
+      return nullptr;
+    }
+    return &mask.coeffRef(mask.rows() == 1 ? 0 : token, 0);
+  }
+};
+
+/// One token, as a rule sees it: it reads the logits and writes the rest.
+template <Real W>
+struct TokenRoute {
+  Index num_experts = 0, top_k = 0;
+  const std::uint8_t* allowed = nullptr;  ///< (E), 0: masked; null: none is
+  const W* logits = nullptr;              ///< (E), -inf where masked
+  W* probs = nullptr;                     ///< (E), of a masked expert 0 whatever is written here
+  ExpertId* expert = nullptr;             ///< (K), best first, `none` where a choice is not used
+  W* weight = nullptr;                    ///< (K), 0 where a choice is not used
+  W* scratch = nullptr;                   ///< (E), for what is computed on the way
+};
+
+/// One token backwards: a rule adds to dlogits what dweight and dprobs make of it.
+template <Real W>
+struct TokenGradient {
+  Index num_experts = 0, top_k = 0;
+  const std::uint8_t* allowed = nullptr;  ///< (E), as in TokenRoute
+  const W* logits = nullptr;              ///< (E)
+  const W* probs = nullptr;               ///< (E)
+  const ExpertId* expert = nullptr;       ///< (K)
+  const W* weight = nullptr;              ///< (K)
+  const W* dweight = nullptr;             ///< (K)
+  W* dprobs = nullptr;                    ///< (E), may be used as scratch
+  W* dlogits = nullptr;                   ///< (E), of a masked expert 0 whatever is added here
+};
+
+template <Real W>
+TokenRoute<W> token_route(Index token, int worker, GatedTable<W>& table) {
+  return {table.logits.cols(),
+          table.top_k(),
+          table.allowed(token),
+          &table.logits.coeffRef(token, 0),
+          &table.probs.coeffRef(token, 0),
+          &table.expert.coeffRef(token, 0),
+          &table.weight.coeffRef(token, 0),
+          &table.scratch.coeffRef(worker, 0)};
+}
+
+template <Real W>
+TokenGradient<W> token_gradient(Index token, const GatedTable<W>& table,
+                                RoutingGradient<W>& gradient) {
+  return {table.logits.cols(),
+          table.top_k(),
+          table.allowed(token),
+          &table.logits.coeffRef(token, 0),
+          &table.probs.coeffRef(token, 0),
+          &table.expert.coeffRef(token, 0),
+          &table.weight.coeffRef(token, 0),
+          &gradient.weight.coeffRef(token, 0),
+          &gradient.probs.coeffRef(token, 0),
+          &gradient.logits.coeffRef(token, 0)};
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

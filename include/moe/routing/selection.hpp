@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// A step of routing: which experts a token takes. The choice is piecewise constant, so there is
+// nothing to take back from it.
+#pragma once
+
+#include <type_traits>
+
+#include "../kernels/topk.hpp"
+#include "gated_table.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// Writes the token's top_k best allowed experts, best first, and `none` where fewer are allowed;
+/// returns how many were chosen. They are the best by logits, or, with a bias (E) and not null, by
+/// score + bias, for which probs must have been written.
+template <Real W>
+Index select_experts(const std::type_identity_t<W>* bias, const TokenRoute<W>& token) {
+  const W* rank = token.logits;
+  if (bias != nullptr) {
+    for (Index e = 0; e < token.num_experts; ++e) {
+      token.scratch[e] = token.probs[e] + bias[e];
+    }
+    rank = token.scratch;
+  }
+  return kernels::top_k(rank, token.allowed, token.num_experts, token.top_k, token.expert);
+}
+
+/// FLOPs of a token, by the rule of cost.hpp; comparisons are none.
+constexpr Index selection_flops(const SelectionConfig& config, Index num_experts) {
+  return config.bias ? num_experts : 0;
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

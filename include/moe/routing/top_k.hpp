@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// TopK: the rule of the published per-token routers. A score for each expert, the k best, their
+// weights; what these routers differ in is data of RouterConfig.
+#pragma once
+
+#include <string_view>
+
+#include "score.hpp"
+#include "selection.hpp"
+#include "weights.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+template <Real W>
+struct TopKParams {
+  Matrix<W> selection_bias = {};  ///< (1, E), or empty without selection.bias
+
+  template <class Visit, class... P>
+  static void for_each(Visit&& visit, P&... p) {
+    visit(std::string_view("selection_bias"), p.selection_bias...);
+  }
+};
+
+template <Real W>
+class TopK {
+ public:
+  using Params = TopKParams<W>;
+
+  /// Throws std::invalid_argument if top_k or the config is out of its range.
+  TopK(Index num_experts, Index top_k, const RouterConfig& config)
+      : num_experts_(num_experts), top_k_(top_k), config_(config) {
+    config.validate();
+    detail::check(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
+                  ", expected in [1, num_experts = ", num_experts, "]");
+  }
+
+  Index top_k() const { return top_k_; }
+  const RouterConfig& config() const { return config_; }
+
+  /// A selection bias of zero, where there is one.
+  Params initial_params() const { return {.selection_bias = Matrix<W>::Zero(1, biases())}; }
+  /// Throws std::invalid_argument if the shapes do not fit.
+  void check(const Params& params) const {
+    const Matrix<W>& bias = params.selection_bias;
+    detail::check(bias.size() == biases() && (biases() == 0 || bias.rows() == 1),
+                  "Router: selection_bias is (", bias.rows(), ", ", bias.cols(), "), expected (1, ",
+                  biases(), ")");
+  }
+
+  void route(const Params& params, const TokenRoute<W>& token) const {
+    write_scores(config_.score, token);
+    const W* bias = config_.selection.bias ? params.selection_bias.data() : nullptr;
+    write_weights(config_.weight, select_experts(bias, token), token);
+  }
+
+  void backward(const Params&, const TokenGradient<W>& token) const {
+    add_weight_gradient(config_.weight, token);
+    add_score_gradient(config_.score, token);
+  }
+
+ private:
+  Index biases() const { return config_.selection.bias ? num_experts_ : 0; }
+
+  Index num_experts_, top_k_;
+  RouterConfig config_;
+};
+
+constexpr Index top_k_parameters(const RouterConfig& config, Index num_experts) {
+  return config.selection.bias ? num_experts : 0;
+}
+
+/// FLOPs of a token, by the rule of cost.hpp.
+constexpr Index top_k_flops(const RouterConfig& config, Index num_experts, Index top_k) {
+  return score_flops(config.score, num_experts) + selection_flops(config.selection, num_experts) +
+         weight_flops(config.weight, top_k);
+}
+constexpr Index top_k_gradient_flops(const RouterConfig& config, Index num_experts, Index top_k) {
+  return weight_gradient_flops(config.weight, top_k) +
+         score_gradient_flops(config.score, num_experts);
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

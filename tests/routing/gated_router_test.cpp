@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+// GatedRouter with parts as a user would make them: a rule for a token, a rule for the whole table,
+// a gate; their gradients, masks and padding, and a layer around them.
+#include "moe/routing/gated_router.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../support/finite_difference.hpp"
+#include "../support/layer_step.hpp"
+#include "../support/matrix_near.hpp"
+#include "../support/random_matrix.hpp"
+#include "../support/throws.hpp"
+
+namespace moe {
+namespace {
+
+using testing::matrix_near;
+using testing::message_of;
+using testing::random_matrix;
+using testing::same_bits;
+
+/// A token takes each expert whose logit is positive, as many as there are; the weight is the logit
+/// (ReMoE, Wang 2024, without its loss).
+struct ReluRule {
+  using Params = NoParams;
+  Index num_experts;
+
+  Index top_k() const { return num_experts; }
+  void route(const Params&, const TokenRoute<double>& token) const {
+    std::fill(token.expert, token.expert + token.top_k, none);
+    std::fill(token.weight, token.weight + token.top_k, 0.0);
+    Index choice = 0;
+    for (Index e = 0; e < token.num_experts; ++e) {
+      token.probs[e] = token.logits[e] > 0.0 ? token.logits[e] : 0.0;
+      if (token.probs[e] > 0.0) {
+        token.expert[choice] = static_cast<ExpertId>(e);
+        token.weight[choice++] = token.probs[e];
+      }
+    }
+  }
+  void backward(const Params&, const TokenGradient<double>& token) const {
+    for (Index k = 0; k < token.top_k && token.expert[k] != none; ++k) {
+      const Index e = token.expert[k];
+      token.dlogits[e] += token.dweight[k] + token.dprobs[e];
+    }
+  }
+};
+static_assert(TokenRule<ReluRule, double> && TrainableRule<ReluRule, double>);
+
+/// Each expert takes the tokens with its `rows` largest logits (expert choice, Zhou 2022); the
+/// weight is exp(logit). Choice k of a token is expert k.
+struct ExpertChoiceRule {
+  using Params = NoParams;
+  Index rows;
+
+  void route(const Params&, const CallOptions&, GatedTable<double>& table) const {
+    const Index tokens = table.logits.rows(), experts = table.logits.cols();
+    table.expert.setConstant(tokens, experts, none);
+    table.weight.setZero(tokens, experts);
+    table.probs = table.logits.array().exp();
+    for (Index e = 0; e < experts; ++e) {
+      std::vector<Index> queue;
+      for (Index t = 0; t < tokens; ++t) {
+        if (!table.is_padding(t) && (table.allowed(t) == nullptr || table.allowed(t)[e] != 0)) {
+          queue.push_back(t);
+        }
+      }
+      std::stable_sort(queue.begin(), queue.end(),
+                       [&](Index a, Index b) { return table.logits(a, e) > table.logits(b, e); });
+      queue.resize(std::min(queue.size(), static_cast<std::size_t>(rows)));
+      for (const Index t : queue) {
+        table.expert(t, e) = static_cast<ExpertId>(e);
+        table.weight(t, e) = table.probs(t, e);
+      }
+    }
+  }
+  void backward(const Params&, const GatedTable<double>& table,
+                RoutingGradient<double>& gradient) const {
+    const auto chosen = (table.expert.array() != none).cast<double>();
+    gradient.logits.array() +=
+        table.probs.array() * (gradient.probs.array() + chosen * gradient.weight.array());
+  }
+};
+static_assert(TableRule<ExpertChoiceRule, double> && TrainableRule<ExpertChoiceRule, double>);
+static_assert(!TokenRule<ExpertChoiceRule, double> && !TableRule<ReluRule, double>);
+
+/// logits = scale * W (x / |x|), W (E, D), and the table keeps x / |x|.
+struct CosineGate {
+  struct Params {
+    Matrix<double> direction = {};
+
+    template <class Visit, class... P>
+    static void for_each(Visit&& visit, P&... p) {
+      visit(std::string_view("direction"), p.direction...);
+    }
+  };
+  struct Table : GatedTable<double> {
+    Matrix<double> unit;
+  };
+  Index width, experts;
+  double scale = 4.0;
+
+  Index d_model() const { return width; }
+  Index num_experts() const { return experts; }
+  void forward(const Params& p, ConstMatrixRef<double> x, const CallOptions&, Table& table) const {
+    table.unit = x.rowwise().normalized();
+    for (Index t = 0; t < x.rows(); ++t) {
+      if (table.is_padding(t)) {
+        table.unit.row(t).setZero();
+      }
+    }
+    table.logits = scale * table.unit * p.direction.transpose();
+  }
+  void backward_input(const Params& p, ConstMatrixRef<double> x, const Table& table,
+                      RoutingGradient<double>& gradient, MatrixRef<double> dx) const {
+    const Matrix<double> dunit = scale * gradient.logits * p.direction;
+    for (Index t = 0; t < x.rows(); ++t) {
+      if (table.is_padding(t)) {
+        dx.row(t).setZero();
+      } else {
+        const double along = dunit.row(t).dot(table.unit.row(t));
+        dx.row(t) = (dunit.row(t) - along * table.unit.row(t)) / x.row(t).norm();
+      }
+    }
+  }
+  void backward_params(const Params&, ConstMatrixRef<double>, const Table& table,
+                       const RoutingGradient<double>& gradient, Params& grads) const {
+    grads.direction += scale * gradient.logits.transpose() * table.unit;
+  }
+};
+static_assert(GateLike<CosineGate, double> && TrainableGate<CosineGate, double>);
+
+using CosineRelu = GatedRouter<double, CosineGate, ReluRule>;
+using CosineExpertChoice = GatedRouter<double, CosineGate, ExpertChoiceRule>;
+using LinearRelu = GatedRouter<double, LinearGate<double>, ReluRule>;
+using CosineTopK = GatedRouter<double, CosineGate, TopK<double>>;
+static_assert(TrainableRouter<CosineRelu, double> && TrainableRouter<CosineExpertChoice, double>);
+static_assert(TrainableRouter<LinearRelu, double> && TrainableRouter<CosineTopK, double>);
+
+/// For inference a part needs no backward.
+struct FirstExpert {
+  using Params = NoParams;
+  Index top_k() const { return 1; }
+  void route(const Params&, const TokenRoute<double>& token) const {
+    token.expert[0] = 0;
+    token.weight[0] = 1.0;
+    std::fill(token.probs, token.probs + token.num_experts, 0.5);
+  }
+};
+using Untrained = GatedRouter<double, CosineGate, FirstExpert>;
+static_assert(RouterLike<Untrained, double> && !TrainableRouter<Untrained, double>);
+
+constexpr Index N = 6, D = 4, E = 3;
+
+CosineGate::Params directions() { return {random_matrix<double>(E, D, 1)}; }
+
+CosineRelu cosine_relu() { return {CosineGate{D, E}, ReluRule{E}, {directions(), {}}}; }
+CosineExpertChoice expert_choice() {
+  return {CosineGate{D, E}, ExpertChoiceRule{2}, {directions(), {}}};
+}
+LinearRelu linear_relu() {
+  const LinearGate<double> gate(D, E, {.bias = true});
+  LinearRelu router(gate, ReluRule{E}, {gate.initial_params(2), {}});
+  testing::randomise(router.params(), 3);
+  return router;
+}
+CosineTopK cosine_top_k() {
+  const TopK<double> rule(E, 2, {.score = Score::sigmoid, .selection = {.bias = true}});
+  return {CosineGate{D, E}, rule, {directions(), {random_matrix<double>(1, E, 4)}}};
+}
+
+/// Of the table's gradient, as if a layer and losses asked for it.
+RoutingGradient<double> random_gradient(const RoutingTable<double>& table) {
+  return {.weight = random_matrix<double>(N, table.top_k(), 21),
+          .probs = random_matrix<double>(N, E, 22),
+          .logits = random_matrix<double>(N, E, 23)};
+}
+
+double scalar_of(const RoutingTable<double>& table, const RoutingGradient<double>& slope) {
+  const auto finite = table.logits.array().isFinite();
+  return (table.weight.array() * slope.weight.array()).sum() +
+         (table.probs.array() * slope.probs.array()).sum() +
+         finite.select(table.logits.array() * slope.logits.array(), 0.0).sum();
+}
+
+/// The error of a router's gradients against differences.
+template <class Router>
+double gradient_error(Router router, const CallOptions& call) {
+  Matrix<double> x = random_matrix<double>(N, D, 5), dx(N, D);
+  typename Router::Table table, again;
+  router.route(x, call, table);
+  const RoutingGradient<double> slope = random_gradient(table);
+  RoutingGradient<double> gradient = slope;
+  auto grads = zeros_like(router.params());
+  router.backward(x, table, gradient, dx, grads);
+  const auto f = [&] {
+    router.route(x, call, again);
+    return scalar_of(again, slope);
+  };
+  return std::max(testing::gradient_error(f, x, dx),
+                  testing::gradient_error_of_list(f, router.params(), grads));
+}
+
+TEST(GatedRouter, HasTheGradientsOfItsGateAndItsRule) {
+  ExpertMask mask = ExpertMask::Ones(N, E);
+  mask(0, 1) = mask(3, 0) = mask(3, 2) = 0;
+  mask.row(4).setZero();
+  const std::vector<std::uint8_t> padding = {0, 1, 0, 0, 0, 0};
+  for (const ExpertMask* expert_mask :
+       {static_cast<const ExpertMask*>(nullptr), static_cast<const ExpertMask*>(&mask)}) {
+    for (const bool padded : {false, true}) {
+      CallOptions call{.expert_mask = expert_mask};
+      call.tokens.padding = padded ? std::span(padding) : std::span<const std::uint8_t>();
+      EXPECT_LT(gradient_error(cosine_relu(), call), 1e-7);
+      EXPECT_LT(gradient_error(expert_choice(), call), 1e-7);
+      EXPECT_LT(gradient_error(linear_relu(), call), 1e-7);
+      EXPECT_LT(gradient_error(cosine_top_k(), call), 1e-7);
+    }
+  }
+}
+
+TEST(GatedRouter, OfATokenRuleChoosesForEachTokenAsManyAsTheRuleWants) {
+  const LinearGate<double> gate(1, 3, {.bias = true});
+  LinearGate<double>::Params params = gate.initial_params(1);
+  params.weight << 1.0, -1.0, 0.0;
+  params.bias << 0.0, 0.0, -0.5;
+  const LinearRelu router(gate, ReluRule{3}, {params, {}});
+  LinearRelu::Table table;
+  router.route(Eigen::Matrix<double, 2, 1>(2.0, -3.0), {}, table);
+  Matrix<ExpertId> expert(2, 3);
+  expert << 0, none, none, 1, none, none;
+  Matrix<double> weight(2, 3);
+  weight << 2, 0, 0, 3, 0, 0;
+  EXPECT_EQ(table.expert, expert);
+  EXPECT_EQ(table.weight, weight);
+}
+
+TEST(GatedRouter, OfATableRuleGivesEveryExpertItsTokens) {
+  const auto router = expert_choice();
+  CosineExpertChoice::Table table;
+  router.route(random_matrix<double>(N, D, 5), {}, table);
+  for (Index e = 0; e < E; ++e) {
+    EXPECT_EQ((table.expert.array() == static_cast<ExpertId>(e)).count(), 2);
+  }
+  EXPECT_EQ(table.top_k(), E);
+}
+
+/// NaN in the x and in the gradients of padding reach nothing: the other rows and the parameters
+/// get what they get where the padding is masked, without NaN.
+template <class Router>
+void expect_padding_is_no_token(const Router& router) {
+  Matrix<double> x = random_matrix<double>(N, D, 5), dx(N, D), want_dx(N, D);
+  ExpertMask mask = ExpertMask::Ones(N, E);
+  mask.row(2).setZero();
+  typename Router::Table want, table;
+  router.route(x, {.expert_mask = &mask}, want);
+  RoutingGradient<double> want_gradient = random_gradient(want), gradient = want_gradient;
+  auto want_grads = zeros_like(router.params()), grads = want_grads;
+  router.backward(x, want, want_gradient, want_dx, want_grads);
+
+  const std::vector<std::uint8_t> padding = {0, 0, 1, 0, 0, 0};
+  x.row(2).setConstant(std::nan(""));
+  router.route(x, {.tokens = {.padding = padding}}, table);
+  EXPECT_EQ(table.padding, padding);
+  EXPECT_EQ(table.expert, want.expert);
+  EXPECT_TRUE((table.expert.row(2).array() == none).all());
+  EXPECT_TRUE(same_bits(table.weight, want.weight));
+  EXPECT_TRUE(same_bits(table.probs, want.probs));
+  EXPECT_TRUE(table.probs.row(2).isZero(0) && table.weight.row(2).isZero(0));
+  EXPECT_TRUE((table.logits.row(2).array() == -std::numeric_limits<double>::infinity()).all());
+
+  RoutingGradient<double>::for_each(
+      [](std::string_view, Matrix<double>& tensor) {
+        if (tensor.size() > 0) {
+          tensor.row(2).setConstant(std::nan(""));
+        }
+      },
+      gradient);
+  router.backward(x, table, gradient, dx, grads);
+  EXPECT_TRUE(gradient.logits.row(2).isZero(0) && dx.row(2).isZero(0));
+  EXPECT_TRUE(matrix_near(dx, want_dx, 1e-15));
+  Router::Params::for_each(
+      [](std::string_view name, const auto& got, const auto& expected) {
+        EXPECT_TRUE(matrix_near(got, expected, 1e-15)) << name;
+      },
+      grads, want_grads);
+}
+
+TEST(GatedRouter, TreatsPaddingAsNoTokenWhateverGateAndRule) {
+  expect_padding_is_no_token(cosine_relu());
+  expect_padding_is_no_token(expert_choice());
+  expect_padding_is_no_token(linear_relu());
+  expect_padding_is_no_token(cosine_top_k());
+}
+
+TEST(GatedRouter, TakesBackWhatARuleGivesToPaddingAndScoresOfMaskedExperts) {
+  const Untrained router(CosineGate{D, E}, FirstExpert{}, {directions(), {}});
+  ExpertMask mask = ExpertMask::Ones(1, E);
+  mask(0, 2) = 0;
+  const std::vector<std::uint8_t> padding = {0, 1};
+  CosineGate::Table table;
+  router.route(random_matrix<double>(2, D, 5),
+               {.tokens = {.padding = padding}, .expert_mask = &mask}, table);
+  EXPECT_EQ(table.expert(0, 0), 0);
+  EXPECT_EQ(table.expert(1, 0), none);
+  EXPECT_EQ(table.weight(1, 0), 0.0);
+  EXPECT_EQ(table.probs(0, 1), 0.5);
+  EXPECT_EQ(table.probs(0, 2), 0.0);
+}
+
+TEST(GatedRouter, HasTheParametersOfBothPartsInOneList) {
+  std::vector<std::string> names;
+  CosineTopK router = cosine_top_k();
+  CosineTopK::Params::for_each(
+      [&](std::string_view name, const auto&) { names.emplace_back(name); }, router.params());
+  EXPECT_EQ(names, (std::vector<std::string>{"direction", "selection_bias"}));
+}
+
+TEST(GatedRouter, AsksGateAndRuleWhetherTheParametersFit) {
+  const LinearGate<double> gate(D, E, {});
+  const TopK<double> rule(E, 2, {.selection = {.bias = true}});
+  using Parts = GatedRouter<double, LinearGate<double>, TopK<double>>;
+  EXPECT_EQ(message_of([&] { Parts(gate, rule, {}); }),
+            "Router: weight is (0, 0), expected (3, 4)");
+  EXPECT_EQ(message_of([&] {
+              Parts(gate, rule, {gate.initial_params(1), {}});
+            }),
+            "Router: selection_bias is (0, 0), expected (1, 3)");
+}
+
+/// The layer of a router, with experts that a layer of the same sizes would have.
+template <class Router>
+auto layer_of(Router router) {
+  return MoELayer<double, Router>(
+      std::move(router),
+      make_experts<double>({.d_model = D, .d_ff = 5, .num_experts = E, .top_k = 1}, 6));
+}
+
+TEST(GatedRouter, TrainsInALayerWithTheSameBitsForAnyThreads) {
+  const auto check = [](const auto& layer) {
+    const Matrix<double> x = random_matrix<double>(40, D, 7);
+    const auto one = testing::run_step(layer, x, {.num_threads = 1});
+    for (const int threads : {2, 5}) {
+      const auto more = testing::run_step(layer, x, {.num_threads = threads});
+      EXPECT_TRUE(same_bits(more.y, one.y));
+      EXPECT_TRUE(same_bits(more.dx, one.dx));
+      EXPECT_TRUE(testing::same_grads(layer, more.grads, one.grads));
+    }
+    EXPECT_TRUE(one.y.allFinite() && !one.dx.isZero(0));
+  };
+  check(layer_of(cosine_relu()));
+  check(layer_of(expert_choice()));
+  check(layer_of(linear_relu()));
+  check(layer_of(cosine_top_k()));
+}
+
+}  // namespace
+}  // namespace moe
