@@ -47,10 +47,11 @@ inline std::vector<CountedCase> counted_cases() {
     c.expert.bias = true;
     c.router = {.logits = {.bias = true}, .weight = {.source = WeightSource::softmax_of_chosen}};
   });
-  add("DeepSeek-V3 routing: sigmoid, scale 2.5, shared expert", 13, [](MoEConfig& c) {
-    c.router = {.score = Score::sigmoid, .weight = {.scale = 2.5}};
-    c.shared = SharedExpertConfig{.d_ff = 9};
-  });
+  add("DeepSeek-V3 routing: sigmoid, selection bias, scale 2.5, shared expert", 13,
+      [](MoEConfig& c) {
+        c.router = {.score = Score::sigmoid, .selection = {.bias = true}, .weight = {.scale = 2.5}};
+        c.shared = SharedExpertConfig{.d_ff = 9};
+      });
   add("Qwen1.5-MoE: shared expert with a gate", 13, [](MoEConfig& c) {
     c.router.weight.renormalise = false;
     c.shared = SharedExpertConfig{.d_ff = 9, .output_gate = true};

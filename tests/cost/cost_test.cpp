@@ -31,8 +31,8 @@ TEST(Parameters, AreThoseOfDeepSeekV3) {
   const ParameterCount count = parameters(published_model("DeepSeek-V3").moe);
   EXPECT_EQ(count.expert, 44'040'192);
   EXPECT_EQ(count.shared, 44'040'192);
-  EXPECT_EQ(count.total, 11'320'164'352);  // 257 * 44 040 192 + 256 * 7168
-  EXPECT_EQ(count.active, 398'196'736);    // 9 * 44 040 192 + 256 * 7168
+  EXPECT_EQ(count.total, 11'320'164'608);  // 257 * 44 040 192 + 256 * (7168 + 1)
+  EXPECT_EQ(count.active, 398'196'992);    // 9 * 44 040 192 + 256 * (7168 + 1)
 }
 
 TEST(Parameters, CountBiasesGatesAndTheNoiseProjection) {

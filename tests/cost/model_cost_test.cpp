@@ -35,11 +35,11 @@ ModelConfig tiny() {
           .attention =
               LatentAttentionConfig{
                   .heads = 2, .q_rank = 3, .kv_rank = 5, .nope_dim = 4, .rope_dim = 2, .v_dim = 6},
-          .correction_bias = true,
           .moe = {.d_model = 10,
                   .d_ff = 8,
                   .num_experts = 4,
                   .top_k = 2,
+                  .router = {.selection = {.bias = true}},
                   .shared = SharedExpertConfig{.d_ff = 9}},
           .published = {.rule = ActiveCount::without_embedding}};
 }
@@ -73,7 +73,7 @@ TEST(DenseOfEqual, IsTheModelWithoutItsRouters) {
     }
     const MoEConfig& c = model.moe;
     const Index gate = c.shared && c.shared->output_gate ? c.d_model : 0;
-    const Index router = c.num_experts * (c.d_model + (model.correction_bias ? 1 : 0)) + gate;
+    const Index router = c.num_experts * (c.d_model + (c.router.selection.bias ? 1 : 0)) + gate;
     const Index routers = (model.layers - model.dense_layers) * router;
     const ModelCost cost = model_cost(model), total = dense_of_equal_total(model);
     EXPECT_EQ(dense_of_equal_active(model).total, cost.active_with_embedding - routers)

@@ -63,9 +63,8 @@ inline SublayerSize attention_size(const LatentAttentionConfig& a, Index d_model
 
 inline SublayerSize moe_size(const ModelConfig& model) {
   const ParameterCount count = parameters(model.moe);
-  const Index bias = model.correction_bias ? model.moe.num_experts : 0;
   const Flops flops = forward_flops(model.moe, predicted_work(model.moe, 1)).sum();
-  return {count.total + bias, count.active + bias, flops.matmul / 2};
+  return {count.total, count.active, flops.matmul / 2};
 }
 
 /// One dense feed-forward of the experts' kind.

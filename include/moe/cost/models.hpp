@@ -48,8 +48,7 @@ struct ModelConfig {
   bool tied = false;  ///< the head is the embedding
   std::variant<GroupedQueryAttentionConfig, LatentAttentionConfig> attention;
   Index cross_attention_layers = 0, stacks = 1;
-  Index relative_bias = 0;       ///< position biases of the whole model (T5)
-  bool correction_bias = false;  ///< a bias for each expert in the selection only (DeepSeek-V3)
+  Index relative_bias = 0;  ///< position biases of the whole model (T5)
   MoEConfig moe;
   PublishedCount published = {};
   std::string_view note = {};
@@ -231,12 +230,13 @@ inline std::vector<ModelConfig> published_models() {
                                           .nope_dim = 128,
                                           .rope_dim = 64,
                                           .v_dim = 128},
-       .correction_bias = true,
        .moe = {.d_model = 7168,
                .d_ff = 2048,
                .num_experts = 256,
                .top_k = 8,
-               .router = {.score = Score::sigmoid, .weight = {.scale = 2.5}},
+               .router = {.score = Score::sigmoid,
+                          .selection = {.bias = true},
+                          .weight = {.scale = 2.5}},
                .shared = SharedExpertConfig{.d_ff = 2048}},
        .published = {671e9, 36.7e9, without_embedding, "README_WEIGHTS.md of its repository"},
        .note = "The paper rounds to 37 B. README_WEIGHTS.md says that 36.7 B has the input "
