@@ -83,21 +83,27 @@ RoutingTable<float> random_table(const LayerCase& c) {
 
 void plan(benchmark::State& state, const LayerCase& c) {
   const auto table = random_table(c);
+  KeptChoices kept;
   DispatchPlan plan;
   for (auto _ : state) {
-    plan.build(table, c.config.num_experts);
+    kept.select(table, c.config.num_experts, {}, {});
+    plan.build(table, kept, c.config.num_experts);
     benchmark::DoNotOptimize(plan.num_rows());
   }
 }
 
 void combine(benchmark::State& state, const LayerCase& c) {
   const auto table = random_table(c);
+  KeptChoices kept;
   DispatchPlan plan;
-  plan.build(table, c.config.num_experts);
+  kept.select(table, c.config.num_experts, {}, {});
+  plan.build(table, kept, c.config.num_experts);
+  std::vector<float> weight;
+  gather_weights(table.weight, plan, weight);
   const auto rows = random_matrix(plan.num_rows(), c.config.d_model, 5);
   Matrix<float> y(c.tokens, c.config.d_model);
   for (auto _ : state) {
-    combine_rows<float>(rows, plan, &table.weight, nullptr, y, detail::num_threads(0));
+    combine_rows<float>(rows, plan, weight, nullptr, y, detail::num_threads(0));
     benchmark::DoNotOptimize(y.data());
   }
   const auto bytes = static_cast<double>((rows.size() + y.size()) * Index{sizeof(float)});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // An expert of your own that trains: y = tanh(x W^T). It needs sizes, parameters with their list
-// of tensors, memory for forward and for backward, and the four functions.
+// of tensors, memory for forward and for backward, and three functions.
 #include <iostream>
 #include <moe/moe.hpp>
 
@@ -19,7 +19,7 @@ class TanhExpert {
   };
   struct Scratch {};  // forward needs no memory
   struct Tape {
-    M y, dz;  // one tile's output, and the gradient before the tanh
+    M y, dz;  // the output of some rows, and the gradient before the tanh
   };
 
   explicit TanhExpert(moe::Index width) { params_.w = 0.3F * M::Random(width, width); }
@@ -40,11 +40,9 @@ class TanhExpert {
     forward(x, y, scratch);
     tape.y = y;
   }
-  void backward_input(In, In dy, Tape& tape, Out dx) const {  // dx =
+  void backward(In x, In dy, Tape& tape, Out dx, Params& grads) const {  // dx =, grads +=
     tape.dz = dy.array() * (1.0F - tape.y.array().square());
     dx.noalias() = tape.dz * params_.w;
-  }
-  void backward_params(In x, In, const Tape& tape, Params& grads) const {  // grads +=
     grads.w.noalias() += tape.dz.transpose() * x;
   }
 

@@ -80,7 +80,7 @@ class Subject {
  private:
   void compare_forward(Peer& peer, int repetitions, Comparison& c) {
     if (!packed_) {
-      packed_.emplace(layer_);
+      packed_.emplace(pack<float>(layer_));
     }
     PackedLayer<float>::Scratch scratch;
     const auto ours = [&] { packed_->forward(x_, y_, scratch, call_); };

@@ -89,9 +89,9 @@ class OneDnnPeer : public ProductPeer {
  public:
   OneDnnPeer(const MoELayer<float>& layer, int threads, bool packed)
       : ProductPeer(layer, threads),
-        gate_(engine_, layer.d_in(), layer.experts().front().d_ff(), {true, packed}),
-        up_(engine_, layer.d_in(), layer.experts().front().d_ff(), {false, packed}),
-        down_(engine_, layer.experts().front().d_ff(), layer.d_out(), {false, packed}) {
+        gate_(engine_, layer.d_in(), layer.experts()[0].d_ff(), {true, packed}),
+        up_(engine_, layer.d_in(), layer.experts()[0].d_ff(), {false, packed}),
+        down_(engine_, layer.experts()[0].d_ff(), layer.d_out(), {false, packed}) {
     for (Index e = 0; e < layer.num_experts(); ++e) {
       weights_.push_back({gate_.lay_out(params(e).gate, stream_),
                           up_.lay_out(params(e).up, stream_),
@@ -105,10 +105,10 @@ class OneDnnPeer : public ProductPeer {
   };
 
   void compute_experts() override {
-    const Index d_ff = layer_.experts().front().d_ff();
-    rows_.resize(2 * plan_.num_rows(), d_ff);
+    const Index d_ff = layer_.experts()[0].d_ff();
+    rows_.resize(2 * plan().num_rows(), d_ff);
     for (Index e = 0; e < layer_.num_experts(); ++e) {
-      const Index rows = plan_.kept(e);
+      const Index rows = plan().kept(e);
       if (rows == 0) {
         continue;
       }

@@ -51,13 +51,14 @@ class ProductPeer : public Peer {
   ProductPeer(const MoELayer<float>& layer, int threads) : layer_(layer), threads_(threads) {}
 
   void forward(const Matrix<float>& x, Matrix<float>& y) final {
-    layer_.router().route(x, {.num_threads = threads_}, table_);
-    plan_.build(table_, layer_.num_experts());
-    x_rows_.resize(plan_.num_rows(), x.cols());
-    y_rows_.resize(plan_.num_rows(), y.cols());
-    gather_rows<float>(x, plan_, nullptr, x_rows_, threads_);
+    layer_.route(x, {.num_threads = threads_}, routed_);
+    x_rows_.resize(plan().num_rows(), x.cols());
+    y_rows_.resize(plan().num_rows(), y.cols());
+    detail::for_blocks(plan().num_rows(), threads_,
+                       [&](Index row) { x_rows_.row(row) = x.row(plan().groups().token_of(row)); });
     compute_experts();
-    combine_rows<float>(y_rows_, plan_, &table_.weight, nullptr, y, threads_);
+    gather_weights(routed_.routing.weight, plan(), row_weight_);
+    combine_rows<float>(y_rows_, plan(), row_weight_, nullptr, y, threads_);
   }
 
  protected:
@@ -67,15 +68,16 @@ class ProductPeer : public Peer {
   const ExpertParams<float>& params(Index expert) const {
     return layer_.experts()[static_cast<std::size_t>(expert)].params();
   }
-  Index first_row(Index expert) const { return plan_.offset()[static_cast<std::size_t>(expert)]; }
+  const DispatchPlan& plan() const { return routed_.plan; }
+  Index first_row(Index expert) const { return plan().groups().begin(expert); }
 
   const MoELayer<float>& layer_;
   int threads_;
-  DispatchPlan plan_;
   Matrix<float> x_rows_, y_rows_;
 
  private:
-  Router<float>::Table table_;
+  Routed<float, Router<float>> routed_;
+  std::vector<float> row_weight_;
 };
 
 /// SwiGLU: gate = silu(gate) * up.
@@ -98,7 +100,7 @@ class ProductLoopPeer : public ProductPeer {
     detail::parallel_for(layer_.num_experts(), threads_, [&](Index e, int number) {
       Worker& worker = workers_[static_cast<std::size_t>(number)];
       const ExpertParams<float>& p = params(e);
-      const Index rows = plan_.kept(e);
+      const Index rows = plan().kept(e);
       const auto x = x_rows_.middleRows(first_row(e), rows);
       MatrixRef<float> gate = worker.gate.topRows(rows), up = worker.up.topRows(rows);
       multiply(x, p.gate, gate);
@@ -117,7 +119,7 @@ class ProductLoopPeer : public ProductPeer {
   void grow_workers() {
     Index most = 0;
     for (Index e = 0; e < layer_.num_experts(); ++e) {
-      most = std::max(most, plan_.kept(e));
+      most = std::max(most, plan().kept(e));
     }
     workers_.resize(static_cast<std::size_t>(threads_));
     for (Worker& worker : workers_) {

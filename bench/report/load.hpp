@@ -18,26 +18,28 @@ inline Load measure_load(const bench::Grid& grid, std::string name, float skew, 
   }
   const auto x = bench::random_tokens(grid.load_tokens, c.d_model, 9);
   Router<float>::Table table;
+  KeptChoices kept;
   DispatchPlan plan;
   router.route(x, {.num_threads = threads}, table);
-  plan.build(table, c.num_experts, c.capacity);
+  kept.select(table, c.num_experts, c.capacity, {});
+  plan.build(table, kept, c.num_experts);
 
   Load load{.routing = std::move(name)};
   load.capacity = capacity_rows(c.capacity, grid.load_tokens, c.num_experts, c.top_k);
-  const auto asked = [&](Index e) { return plan.kept(e) + plan.dropped_of(e); };
+  const auto asked = [&](Index e) { return plan.kept(e) + kept.dropped_of(e); };
   std::vector<Index> order(static_cast<std::size_t>(c.num_experts));
   std::iota(order.begin(), order.end(), Index{0});
   std::sort(order.begin(), order.end(), [&](Index a, Index b) { return asked(a) > asked(b); });
   double sum = 0, squares = 0;
   for (const Index e : order) {
     load.kept.push_back(plan.kept(e));
-    load.dropped.push_back(plan.dropped_of(e));
+    load.dropped.push_back(kept.dropped_of(e));
     sum += static_cast<double>(asked(e));
     squares += static_cast<double>(asked(e) * asked(e));
   }
   const double experts = static_cast<double>(c.num_experts), mean = sum / experts;
   load.variation = std::sqrt(std::max(0.0, squares / experts - mean * mean)) / mean;
-  load.dropped_share = static_cast<double>(plan.num_dropped()) / sum;
+  load.dropped_share = static_cast<double>(kept.num_dropped()) / sum;
   return load;
 }
 

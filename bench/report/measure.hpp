@@ -8,7 +8,8 @@
 #include <set>
 #include <stdexcept>
 
-#include "stages.hpp"
+#include "../timed_layer.hpp"
+#include "timing.hpp"
 
 namespace moe::report {
 
@@ -36,14 +37,13 @@ class Measurement {
       const MoEConfig c = bench::equal_active(grid_.d_model, width, 1, 1);
       const std::string name = "dense F" + std::to_string(width);
       progress(name);
-      measure(c, name, nullptr, pack<float>(bench::random_layer(c)));
+      measure(c, name, true, pack<float>(bench::random_layer(c)));
     }
     for (const MoEConfig& c : layers) {
       const std::string name =
           "MoE E" + std::to_string(c.num_experts) + " K" + std::to_string(c.top_k);
       progress(name);
-      const auto layer = bench::random_layer(c);
-      measure(c, name, &layer, pack<float>(layer));
+      measure(c, name, false, pack<float>(bench::random_layer(c)));
     }
     return std::move(measured_);
   }
@@ -58,8 +58,7 @@ class Measurement {
     return x_.middleRows(repetition % inputs * tokens, tokens);
   }
 
-  /// `layer` is null for a dense layer.
-  void measure(const MoEConfig& c, const std::string& name, const MoELayer<float>* layer,
+  void measure(const MoEConfig& c, const std::string& name, bool dense,
                const PackedLayer<float>& packed) {
     PackedLayer<float>::Scratch scratch;
     for (const Index tokens : grid_.tokens) {
@@ -77,11 +76,11 @@ class Measurement {
                                         })
                            ->seconds;
       m.repetitions = static_cast<int>(repetitions.size());
-      add_costs(c, layer == nullptr, work, m);
-      if (layer != nullptr) {
+      add_costs(c, dense, work, m);
+      if (!dense) {
         m.experts = c.num_experts;
         m.top_k = c.top_k;
-        m.stages = stages(*layer, packed, tokens, scratch);
+        m.stages = stages(packed, tokens);
       }
       compare(bench::total_width(c), m);
       measured_.push_back(m);
@@ -105,21 +104,19 @@ class Measurement {
     }
   }
 
-  /// The steps of the layer one by one, which must write what the packed layer writes.
-  Stages stages(const MoELayer<float>& layer, const PackedLayer<float>& packed, Index tokens,
-                PackedLayer<float>::Scratch& scratch) {
-    StagedForward staged(layer, call_.num_threads);
-    Matrix<float> y(tokens, layer.d_out()), staged_y = y;
+  /// The steps of the packed layer.
+  Stages stages(const PackedLayer<float>& packed, Index tokens) {
+    bench::TimedLayer timed(packed);
+    Matrix<float> y(tokens, packed.d_out());
     std::vector<Stages> runs;
     const auto repetitions = repeat_cold(roofs_, 0.4 * budget(), [&](int repetition) {
-      runs.push_back(staged.run(input(tokens, repetition), staged_y));
+      runs.push_back(timed.forward(input(tokens, repetition), y, call_));
     });
-    packed.forward(input(tokens, 0), y, scratch, call_);
-    staged.run(input(tokens, 0), staged_y);
-    if (y != staged_y) {
-      throw std::logic_error("moe_report: the steps of a forward do not add up to the layer");
+    std::vector<Stages> counted;
+    for (const Repetition& r : repetitions) {
+      counted.push_back(runs[static_cast<std::size_t>(r.number)]);
     }
-    return median_stages(repetitions, runs);
+    return bench::median_stages(counted);
   }
 
   /// To the dense layer of equal total size, which was measured before.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "shapes.hpp"
+#include "timed_layer.hpp"
 
 namespace moe::report {
 
@@ -33,12 +34,7 @@ struct ModelRow {
   }
 };
 
-/// Median seconds of each step of a forward, called one by one through the public functions.
-struct Stages {
-  double route = 0, plan = 0, gather = 0, experts = 0, combine = 0;
-
-  double sum() const { return route + plan + gather + experts + combine; }
-};
+using bench::Stages;
 
 /// One layer at one number of tokens. A dense layer has no experts.
 struct Measured {
@@ -49,7 +45,7 @@ struct Measured {
   int repetitions = 0;
   double matmul_flops = 0, bytes = 0;  ///< of one forward; bytes of the experts really touched
   double distinct_experts = 0;
-  Stages stages = {};                  ///< of MoELayer, step by step
+  Stages stages = {};                  ///< of the packed layer, step by step
   double flop_ratio = 0, speedup = 0;  ///< to the dense layer of equal total size
 
   bool dense() const { return experts == 0; }

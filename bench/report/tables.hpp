@@ -63,7 +63,6 @@ inline Json to_json(const Measured& m, const Report& report) {
   if (!m.dense()) {
     json.update({{"route_seconds", m.stages.route},
                  {"plan_seconds", m.stages.plan},
-                 {"gather_seconds", m.stages.gather},
                  {"experts_seconds", m.stages.experts},
                  {"combine_seconds", m.stages.combine}});
   }

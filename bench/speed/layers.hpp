@@ -6,7 +6,7 @@
 #include <moe/reference.hpp>
 #include <stdexcept>
 
-#include "../timing.hpp"
+#include "../timed_layer.hpp"
 #include "cases.hpp"
 
 namespace moe::bench {
@@ -65,11 +65,6 @@ class Inputs {
   Matrix<W> x_;
 };
 
-/// Seconds of the stages beside the experts.
-struct Stages {
-  double route, plan, combine;
-};
-
 template <Storage S>
 class Forward {
  public:
@@ -78,9 +73,8 @@ class Forward {
 
   /// Packs the layer, which may go afterwards.
   template <Real T>
-  Forward(const Case& c, const MoELayer<T>& layer, int threads)
-      : call_{.num_threads = threads}, router_(layer.router().template cast<W>()) {
-    layers_.emplace_back(layer);
+  Forward(const Case& c, const MoELayer<T>& layer, int threads) : call_{.num_threads = threads} {
+    layers_.push_back(pack<S>(layer));
     check_against_reference<S, W>(
         c, layer, [&](const auto& x, auto& y) { layers_.front().forward(x, y, scratch_, call_); });
   }
@@ -89,6 +83,7 @@ class Forward {
   void prepare(const Case& c) {
     inputs_.emplace(c);
     copy_layer(c);
+    timed_.emplace(layers_.front());
     y_.resize(c.tokens, layers_.front().d_out());
     run(0);
     const Index few = std::min<Index>(c.tokens, 2);
@@ -102,16 +97,8 @@ class Forward {
     layers_[number].forward((*inputs_)(repetition), y_, scratch_, call_);
   }
 
-  /// The stages of the run just made, alone.
-  Stages stages(int repetition) {
-    Stages s;
-    s.route = seconds_of([&] { router_.route((*inputs_)(repetition), call_, table_); });
-    s.plan = seconds_of([&] { plan_.build(table_, layers_.front().num_experts()); });
-    s.combine = seconds_of([&] {
-      combine_rows<W>(scratch_.rows, plan_, &table_.weight, nullptr, y_, call_.num_threads);
-    });
-    return s;
-  }
+  /// The steps of a run.
+  Stages stages(int repetition) { return timed_->forward((*inputs_)(repetition), y_, call_); }
 
   Work work() const { return executed_work(scratch_.plan); }
   static Flops flops(const MoEConfig& c, const Work& work) { return forward_flops(c, work).sum(); }
@@ -121,7 +108,7 @@ class Forward {
   /// that they got, by a fifth: less than this would be a matter of luck.
   void copy_layer(const Case& c) {
     constexpr std::size_t model_bytes = std::size_t{1} << 30, most = 8;
-    const std::size_t bytes = layers_.front().bytes();
+    const std::size_t bytes = packed_bytes<S>(layers_.front());
     const std::size_t copies = c.cold() ? (model_bytes + bytes - 1) / bytes : 1;
     layers_.resize(std::min(copies, most), layers_.front());
   }
@@ -129,9 +116,7 @@ class Forward {
   CallOptions call_;
   std::vector<PackedLayer<S>> layers_;  // the same, in different memory
   typename PackedLayer<S>::Scratch scratch_;
-  Router<W> router_;
-  typename Router<W>::Table table_;
-  DispatchPlan plan_;
+  std::optional<TimedLayer<W, Router<W>, PackedExperts<S>>> timed_;
   std::optional<Inputs<W>> inputs_;
   Matrix<W> y_;
 };

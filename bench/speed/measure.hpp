@@ -127,8 +127,7 @@ std::optional<Stages> median_stages(Subject& subject, const Case& c, int repetit
         runs.push_back(s);
       }
     }
-    return Stages{median_of(runs, &Stages::route), median_of(runs, &Stages::plan),
-                  median_of(runs, &Stages::combine)};
+    return bench::median_stages(runs);
   }
   return std::nullopt;
 }

@@ -9,19 +9,6 @@
 
 namespace moe::bench {
 
-/// Of the whole time; the experts are what the other stages leave, which were timed apart.
-struct StageShares {
-  double route, plan, experts, combine;
-
-  StageShares(const Stages& s, double seconds) {
-    const double others = s.route + s.plan + s.combine, whole = std::max(seconds, others);
-    route = s.route / whole;
-    plan = s.plan / whole;
-    experts = 1 - others / whole;
-    combine = s.combine / whole;
-  }
-};
-
 inline nlohmann::ordered_json to_json(const Row& row) {
   nlohmann::ordered_json json{{"type", row.c.type_name()},
                               {"pass", row.c.pass_name()},
@@ -35,9 +22,11 @@ inline nlohmann::ordered_json to_json(const Row& row) {
                               {"share", row.share},
                               {"stages", nullptr}};
   if (row.stages) {
-    const StageShares s(*row.stages, row.seconds);
-    json["stages"] = {
-        {"route", s.route}, {"plan", s.plan}, {"experts", s.experts}, {"combine", s.combine}};
+    const Stages& s = *row.stages;
+    json["stages"] = {{"route", s.route / s.sum()},
+                      {"plan", s.plan / s.sum()},
+                      {"experts", s.experts / s.sum()},
+                      {"combine", s.combine / s.sum()}};
   }
   return json;
 }
@@ -60,9 +49,10 @@ inline void print(const Row& row) {
               row.c.routing_name().c_str(), row.gflops, row.weight_gbs, row.roof.c_str(),
               row.roof_value, row.share);
   if (row.stages) {
-    const StageShares s(*row.stages, row.seconds);
-    std::printf("   %5.1f %4.1f %7.1f %7.1f", 100 * s.route, 100 * s.plan, 100 * s.experts,
-                100 * s.combine);
+    const Stages& s = *row.stages;
+    const double percent = 100 / s.sum();
+    std::printf("   %5.1f %4.1f %7.1f %7.1f", percent * s.route, percent * s.plan,
+                percent * s.experts, percent * s.combine);
   }
   std::printf("\n");
   std::fflush(stdout);

@@ -3,8 +3,14 @@
 #pragma once
 
 #include "experts/activation.hpp"
+#include "experts/activation_rows.hpp"
+#include "experts/dense.hpp"
 #include "experts/dense_ffn.hpp"
+#include "experts/each_expert.hpp"
 #include "experts/expert.hpp"
+#include "experts/expert_list.hpp"
 #include "experts/expert_params.hpp"
 #include "experts/ffn_experts.hpp"
+#include "experts/gather.hpp"
 #include "experts/packed_expert.hpp"
+#include "experts/packed_experts.hpp"

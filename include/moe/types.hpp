@@ -20,9 +20,6 @@ using ExpertId = std::int32_t;
 /// The expert of a choice that is not used: a router that chose fewer than K, or a masked token.
 inline constexpr ExpertId none = -1;
 
-/// The slot of a choice that has no row: it was dropped over capacity, or its expert is `none`.
-inline constexpr Index dropped = -1;
-
 /// A real scalar that Eigen knows: float, double, half, bfloat16, or one that counts or records.
 template <class T>
 concept Real =

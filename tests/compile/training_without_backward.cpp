@@ -1,4 +1,4 @@
-// expect: ('TrainableExpert<NoBackward, float>' evaluated to false|of 'TrainableExpert<)
+// expect: (TrainableExpert<ExpertIn<NoBackward|of 'TrainableExpert<)
 #include <moe/moe.hpp>
 
 struct NoBackward {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../support/counting_scalar.hpp"
+#include "../support/laid_rows.hpp"
 #include "../support/random_matrix.hpp"
 #include "moe/cost/models.hpp"
 #include "moe/layers/moe_layer.hpp"
@@ -186,10 +187,10 @@ TEST(Flops, AreNoneWithoutTokens) {
   EXPECT_EQ(backward_flops(small(), Work{}).total(), 0);
 }
 
-TEST(Flops, AreExactAcrossTiles) {
+TEST(Flops, AreExactAcrossPartsOfAnExpertsRows) {
   MoEConfig config = small();
   config.shared = SharedExpertConfig{.d_ff = 2, .output_gate = true};
-  expect_exact_flops(config, 3 * DispatchPlan::tile_rows);
+  expect_exact_flops(config, 3 * FfnExperts<double>::part_rows);
 }
 
 // Two FLOPs for each active weight and token, and twice as many backwards.
@@ -223,9 +224,8 @@ TEST(Work, IsReadFromAPlan) {
   table.expert.resize(3, 2);
   table.expert << 0, 2, 2, none, 2, 0;
   table.weight.setOnes(3, 2);
-  DispatchPlan plan;
-  plan.build(table, 4, {.rows = 2});
-  const Work work = executed_work(plan);
+  const testing::LaidRows laid(table, 4, {.rows = 2});
+  const Work work = executed_work(laid.plan);
   EXPECT_EQ(work.tokens, 3);
   EXPECT_EQ(work.rows, 4) << "five choices, one over capacity";
   EXPECT_EQ(work.distinct_experts, 2.0);

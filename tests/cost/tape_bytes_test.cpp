@@ -14,10 +14,11 @@ namespace {
 TEST(TapeBytes, AreThoseOfTheRowsAndTheRoutingTable) {
   const MoEConfig config{.d_model = 10, .d_ff = 6, .num_experts = 4, .top_k = 2};
   const TapeBytes bytes = tape_bytes(config, predicted_work(config, 3), 8);
-  // 6 choices: a weight, an expert and four integers each; 3 tokens: probs and logits.
-  EXPECT_EQ(bytes.routing, 8 * (6 + 3 * 2 * 4) + 6 * (4 + 4 * 8));
-  // Of each choice x and y, gate, up and hidden: all but hidden with gradients. And the table's.
-  EXPECT_EQ(bytes.rows, 8 * (6 * (2 * (10 + 10) + (2 * 2 + 1) * 6) + 6 + 3 * 2 * 4));
+  // 6 choices: a weight and an expert each; 3 tokens: probs and logits; 6 rows with three integers
+  // each, and one for each token.
+  EXPECT_EQ(bytes.routing, 8 * (6 + 3 * 2 * 4) + 6 * 4 + (3 * 6 + 3) * 8);
+  // Of each row x and y, gate, up and hidden: all but hidden with gradients; and its weight.
+  EXPECT_EQ(bytes.rows, 8 * (6 * (2 * (10 + 10) + (2 * 2 + 1) * 6 + 1) + 6 + 3 * 2 * 4));
   EXPECT_EQ(bytes.total(), bytes.routing + bytes.rows);
 }
 

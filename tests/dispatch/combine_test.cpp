@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tests of the rows' way into expert order and back along a plan.
+// Tests of the rows' way back from expert order along a plan.
 #include "moe/dispatch/combine.hpp"
 
 #include <gtest/gtest.h>
 
-#include "../support/matrix_near.hpp"
-#include "../support/random_matrix.hpp"
+#include "moe/experts/gather.hpp"
+#include "support/laid_rows.hpp"
+#include "support/matrix_near.hpp"
+#include "support/random_matrix.hpp"
 
 namespace moe {
 namespace {
@@ -14,28 +16,27 @@ using testing::random_matrix;
 using testing::same_bits;
 
 template <class T>
-struct Routed {
+struct Routed : testing::LaidRows {
   RoutingTable<Wide<T>> table;
-  DispatchPlan plan;
 
   /// Random choices of 5 experts, some unused, and what does not fit dropped.
-  Routed(Index num_tokens, Index top_k, std::uint64_t seed) {
+  Routed(Index num_tokens, Index choices, std::uint64_t seed) {
     const detail::CounterRandom random(seed, 1);
-    table.expert.resize(num_tokens, top_k);
+    table.expert.resize(num_tokens, choices);
     for (Index i = 0; i < table.expert.size(); ++i) {
       table.expert.data()[i] =
           static_cast<ExpertId>(random.bits(static_cast<std::uint64_t>(i)) % 6) - 1;
     }
-    table.weight = random_matrix<Wide<T>>(num_tokens, top_k, seed);
-    plan.build(table, 5, {.rows = num_tokens / 4});
+    table.weight = random_matrix<Wide<T>>(num_tokens, choices, seed);
+    lay(table, 5, {.rows = num_tokens / 4});
   }
 };
 
 template <class T>
-Matrix<T> gathered(const Routed<T>& routed, const Matrix<T>& x, const Matrix<Wide<T>>* weight) {
-  Matrix<T> rows(routed.plan.num_rows(), x.cols());
-  gather_rows<T>(x, routed.plan, weight, rows, 2);
-  return rows;
+std::vector<Wide<T>> row_weights(const Routed<T>& routed) {
+  std::vector<Wide<T>> weight;
+  gather_weights(routed.table.weight, routed.plan, weight);
+  return weight;
 }
 
 template <class T>
@@ -43,36 +44,23 @@ class Combine : public ::testing::Test {};
 using Scalars = ::testing::Types<float, double, Eigen::bfloat16>;
 TYPED_TEST_SUITE(Combine, Scalars);
 
-TYPED_TEST(Combine, GathersTheTokenOfEachRow) {
-  using T = TypeParam;
-  const Routed<T> routed(40, 3, 1);
-  const Matrix<T> x = random_matrix<T>(40, 7, 2), rows = gathered<T>(routed, x, nullptr);
-  ASSERT_GT(routed.plan.num_rows(), 0);
-  for (Index row = 0; row < rows.rows(); ++row) {
-    const Index token = routed.plan.token()[static_cast<std::size_t>(row)];
-    ASSERT_TRUE(same_bits(rows.row(row), x.row(token)));
-  }
-}
-
-TYPED_TEST(Combine, GathersTimesTheWeightOfTheChoice) {
+TYPED_TEST(Combine, KnowsTheWeightOfEachRow) {
   using T = TypeParam;
   const Routed<T> routed(40, 3, 3);
-  const Matrix<T> x = random_matrix<T>(40, 7, 4);
-  const Matrix<T> rows = gathered(routed, x, &routed.table.weight);
-  for (Index row = 0; row < rows.rows(); ++row) {
-    const auto slot = static_cast<std::size_t>(row);
-    const Index token = routed.plan.token()[slot];
-    const auto weight = routed.table.weight(token, routed.plan.choice()[slot]);
-    for (Index col = 0; col < 7; ++col) {
-      ASSERT_EQ(rows(row, col), static_cast<T>(weight * static_cast<Wide<T>>(x(token, col))));
-    }
+  const std::vector<Wide<T>> weight = row_weights(routed);
+  ASSERT_EQ(static_cast<Index>(weight.size()), routed.plan.num_rows());
+  for (std::size_t row = 0; row < weight.size(); ++row) {
+    ASSERT_EQ(weight[row],
+              routed.table.weight(routed.plan.token()[row], routed.plan.choice()[row]));
   }
 }
 
 TYPED_TEST(Combine, SumsTheWeightedRowsOfEachToken) {
   using T = TypeParam;
   const Routed<T> routed(40, 3, 5);
-  ASSERT_GT(routed.plan.num_dropped(), 0);
+  ASSERT_GT(routed.kept.num_dropped(), 0);
+  const testing::Ints slots = routed.slots();
+  const std::vector<Wide<T>> row_weight = row_weights(routed);
   Matrix<T> rows = random_matrix<T>(routed.plan.num_rows() + 3, 70, 6);  // higher than needed
   rows.bottomRows(3).setConstant(Eigen::NumTraits<T>::quiet_NaN());
   const Matrix<T> base = random_matrix<T>(40, 70, 7);
@@ -81,7 +69,8 @@ TYPED_TEST(Combine, SumsTheWeightedRowsOfEachToken) {
       Matrix<double> want = Matrix<double>::Zero(40, 70);
       for (Index t = 0; t < 40; ++t) {
         for (Index k = 0; k < 3; ++k) {
-          if (const Index slot = routed.plan.slot()(t, k); slot != dropped) {
+          if (const Index slot = slots[static_cast<std::size_t>(3 * t + k)];
+              slot != testing::no_row) {
             const double weight = weighted ? static_cast<double>(routed.table.weight(t, k)) : 1.0;
             want.row(t) += weight * rows.row(slot).template cast<double>();
           }
@@ -92,7 +81,8 @@ TYPED_TEST(Combine, SumsTheWeightedRowsOfEachToken) {
       if (with_base) {
         want += base.template cast<double>();
       }
-      combine_rows<T>(rows, routed.plan, weighted ? &routed.table.weight : nullptr,
+      combine_rows<T>(rows, routed.plan,
+                      weighted ? std::span<const Wide<T>>(row_weight) : std::span<const Wide<T>>(),
                       with_base ? &base_ref : nullptr, y, 2);
       const double tolerance = std::is_same_v<T, double>  ? 1e-15
                                : std::is_same_v<T, float> ? 4e-7
@@ -107,28 +97,26 @@ TYPED_TEST(Combine, WritesZeroForATokenWithoutRows) {
   RoutingTable<Wide<T>> table;
   table.expert.setConstant(3, 2, none);
   table.weight.setConstant(3, 2, std::numeric_limits<Wide<T>>::quiet_NaN());
-  DispatchPlan plan;
-  plan.build(table, 4);
+  const testing::LaidRows laid(table, 4);
   Matrix<T> y = Matrix<T>::Constant(3, 5, Eigen::NumTraits<T>::quiet_NaN());
-  combine_rows<T>(Matrix<T>(0, 5), plan, &table.weight, nullptr, y, 1);
+  combine_rows<T>(Matrix<T>(0, 5), laid.plan, {}, nullptr, y, 1);
   EXPECT_TRUE(same_bits(y, Matrix<T>::Constant(3, 5, T(0))));
 }
 
 TYPED_TEST(Combine, UndoesTheGatherWhenWeightsSumToOne) {
   using T = TypeParam;
-  RoutingTable<Wide<T>> table;
-  table.expert.resize(4, 2);
-  table.expert << 0, 1, 1, 2, 2, 0, 0, 2;
-  table.weight.resize(4, 2);
-  table.weight.col(0).setConstant(Wide<T>(0.75));
-  table.weight.col(1).setConstant(Wide<T>(0.25));
   Routed<T> routed(4, 2, 8);
-  routed.plan.build(table, 3);
+  routed.table.expert << 0, 1, 1, 2, 2, 0, 0, 2;
+  routed.table.weight.col(0).setConstant(Wide<T>(0.75));
+  routed.table.weight.col(1).setConstant(Wide<T>(0.25));
+  routed.lay(routed.table, 3);
   Matrix<T> x = Matrix<T>::Constant(4, 3, T(0)), y(4, 3);
   for (Index i = 0; i < 12; ++i) {
     x.data()[i] = T(static_cast<double>(i));
   }
-  combine_rows<T>(gathered<T>(routed, x, nullptr), routed.plan, &table.weight, nullptr, y, 1);
+  Matrix<T> memory;
+  const Matrix<T> rows = gather_rows<T>({x, routed.plan.groups()}, memory, 1);
+  combine_rows<T>(rows, routed.plan, row_weights(routed), nullptr, y, 1);
   EXPECT_TRUE(same_bits(y, x));
 }
 
@@ -137,7 +125,7 @@ TEST(CombineRows, HasTheSameBitsForAnyNumberOfThreads) {
   const Matrix<float> rows = random_matrix<float>(routed.plan.num_rows(), 37, 10);
   const auto combined = [&](int threads) {
     Matrix<float> y(200, 37);
-    combine_rows<float>(rows, routed.plan, &routed.table.weight, nullptr, y, threads);
+    combine_rows<float>(rows, routed.plan, row_weights(routed), nullptr, y, threads);
     return y;
   };
   const Matrix<float> one = combined(1);
@@ -149,8 +137,7 @@ TEST(CombineRows, HasTheSameBitsForAnyNumberOfThreads) {
 TEST(CombineRows, DoesNothingForNoTokens) {
   Routed<float> routed(0, 2, 11);
   Matrix<float> y(0, 5);
-  EXPECT_NO_THROW(
-      combine_rows<float>(Matrix<float>(0, 5), routed.plan, &routed.table.weight, nullptr, y, 2));
+  EXPECT_NO_THROW(combine_rows<float>(Matrix<float>(0, 5), routed.plan, {}, nullptr, y, 2));
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ using testing::random_matrix;
 using testing::same_bits;
 
 constexpr ExpertConfig everything{.bias = true, .output_gate = true};
-constexpr Index many = 2 * DispatchPlan::tile_rows + 5;  // tokens: three tiles
+constexpr Index part_rows = FfnExperts<float>::part_rows;
+constexpr Index many = 2 * part_rows + 5;  // tokens: three parts of 684 or 685
 
 template <class T>
 DenseFfn<T> random_ffn(const ExpertConfig& config = everything) {
@@ -81,17 +82,16 @@ TEST(DenseFfn, HasTheSameBitsForARowAloneAndInABatch) {
   const auto ffn = random_ffn<float>();
   const Matrix<float> x = random_matrix<float>(many, 4, 6), dy = random_matrix<float>(many, 3, 7);
   const Step<float> batch(ffn, x, dy, 2);
-  for (const Index row :
-       {Index(0), DispatchPlan::tile_rows - 1, DispatchPlan::tile_rows, many - 1}) {
+  for (const Index row : {Index(0), many / 3 - 1, many / 3, many - 1}) {
     const Step<float> alone(ffn, x.row(row), dy.row(row), 1);
     EXPECT_TRUE(same_bits(alone.y, batch.y.row(row)));
     EXPECT_TRUE(same_bits(alone.dx, batch.dx.row(row)));
   }
 }
 
-TEST(DenseFfn, HasItsGradientsAcrossTiles) {
+TEST(DenseFfn, HasItsGradientsAcrossParts) {
   auto ffn = random_ffn<double>();
-  Matrix<double> x = random_matrix<double>(DispatchPlan::tile_rows + 2, 4, 8);
+  Matrix<double> x = random_matrix<double>(part_rows + 2, 4, 8);
   const Matrix<double> dy = random_matrix<double>(x.rows(), 3, 9);
   const Step<double> step(ffn, x, dy, 2);
   DenseFfn<double>::Scratch scratch;
@@ -101,8 +101,8 @@ TEST(DenseFfn, HasItsGradientsAcrossTiles) {
     return y.cwiseProduct(dy).sum();
   };
   EXPECT_LT(testing::gradient_error_of_list(f, ffn.params(), step.grads), 1e-7);
-  // A row's gradient depends on that row alone: those around the border of the tiles will do.
-  const Index first = DispatchPlan::tile_rows - 2, rows = 4;
+  // A row's gradient depends on that row alone: those around the border of the parts will do.
+  const Index first = (part_rows + 2) / 2 - 2, rows = 4;
   Matrix<double> border = x.middleRows(first, rows), y_border(rows, 3);
   const auto of_border = [&] {
     ffn.forward(border, y_border, scratch, {.num_threads = 1});
@@ -144,9 +144,9 @@ TEST(DenseFfn, RejectsOtherShapesAndWritesNothing) {
   DenseFfn<float>::Scratch scratch;
   DenseFfn<float>::Tape tape;
   EXPECT_EQ(message_of([&] { ffn.forward(x.leftCols(3), y, scratch); }),
-            "DenseFfn: x is (5, 3), expected (5, 4)");
+            "Dense: x is (5, 3), expected (5, 4)");
   EXPECT_EQ(message_of([&] { ffn.forward(x, y.topRows(4), tape); }),
-            "DenseFfn: y is (4, 3), expected (5, 3)");
+            "Dense: y is (4, 3), expected (5, 3)");
   ffn.forward(x, y, tape);
   EXPECT_EQ(message_of([&] { ffn.backward(x.topRows(4), dy.topRows(4), tape, dx, grads); }),
             "DenseFfn: x is (4, 4), expected (5, 4)");
@@ -156,7 +156,7 @@ TEST(DenseFfn, RejectsOtherShapesAndWritesNothing) {
             "DenseFfn: dx is (5, 3), expected (5, 4)");
   grads.up.resize(6, 5);
   EXPECT_EQ(message_of([&] { ffn.backward(x, dy, tape, dx, grads); }),
-            "DenseFfn: grads: up is (6, 5), expected (6, 4)");
+            "gradient DenseFfn.up is (6, 5), expected (6, 4)");
   grads = zeros_like(ffn.params());
   EXPECT_THROW(ffn.backward(x, x, tape, dx, grads), std::invalid_argument);
   EXPECT_TRUE((grads.up.array() == 0.0f).all());
@@ -171,7 +171,7 @@ TEST(DenseFfn, RejectsOverlap) {
   auto grads = zeros_like(ffn.params());
   DenseFfn<float>::Scratch scratch;
   DenseFfn<float>::Tape tape;
-  const std::string forward = "DenseFfn: y overlaps x, expected memory of its own";
+  const std::string forward = "Dense: y overlaps x, expected memory of its own";
   EXPECT_EQ(message_of([&] { ffn.forward(x, memory.block(3, 0, 5, 3), scratch); }), forward);
   EXPECT_EQ(message_of([&] { ffn.forward(x, memory.block(3, 0, 5, 3), tape); }), forward);
   ffn.forward(x, y, tape);

@@ -69,8 +69,7 @@ struct Backward {
     typename Expert<T>::Tape tape;
     if (parts == 1) {
       expert.forward(x, y, tape);
-      expert.backward_input(x, dy, tape, dx);
-      expert.backward_params(x, dy, tape, grads);
+      expert.backward(x, dy, tape, dx, grads);
       return;
     }
     const Index first = 2;
@@ -264,8 +263,7 @@ TEST(Expert, MayUseATapeAgainForFewerRows) {
   expert.forward(x, y, tape);
   expert.forward(few, y.topRows(4), tape);
   auto grads = zeros_like(expert.params());
-  expert.backward_input(few, few_dy, tape, dx);
-  expert.backward_params(few, few_dy, tape, grads);
+  expert.backward(few, few_dy, tape, dx, grads);
   EXPECT_TRUE(same_bits(dx, fresh.dx));
   expect_same_bits(grads, fresh.grads);
 }
@@ -335,8 +333,7 @@ TEST(Expert, AllocatesNothingOnceItsBuffersHaveGrown) {
     const auto step = [&](Index rows) {
       expert.forward(x.topRows(rows), y.topRows(rows), scratch);
       expert.forward(x.topRows(rows), y.topRows(rows), tape);
-      expert.backward_input(x.topRows(rows), dy.topRows(rows), tape, dx.topRows(rows));
-      expert.backward_params(x.topRows(rows), dy.topRows(rows), tape, grads);
+      expert.backward(x.topRows(rows), dy.topRows(rows), tape, dx.topRows(rows), grads);
     };
     step(9);
     for (const Index rows : {9, 3, 0, 8}) {

@@ -120,16 +120,16 @@ TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {
   }
 }
 
-// Every expert gets every token, in two tiles that the threads share.
-TYPED_TEST(Contract, BitsDoNotDependOnWhereAnExpertIsCutIntoTiles) {
+// Every expert gets every token, in two parts that the threads share.
+TYPED_TEST(Contract, BitsDoNotDependOnWhereTheRowsOfAnExpertAreCutIntoParts) {
   using T = TypeParam;
-  const Index tokens = DispatchPlan::tile_rows + 5, border = tokens / 2;
+  const Index tokens = FfnExperts<T>::part_rows + 5, border = tokens / 2;
   const MoELayer<T> layer =
       make_layer<T>({.d_model = 11, .d_ff = 13, .num_experts = 2, .top_k = 2}, 6);
   const Matrix<T> x = random_matrix<T>(tokens, layer.d_in(), 7);
   typename MoELayer<T>::Tape tape;
   const auto whole = run_step(layer, x, {.num_threads = 1}, &tape);
-  ASSERT_EQ(tape.plan.tiles().size(), 4u);
+  ASSERT_EQ(tape.work.experts.parts.size(), 4u);
   for (const Index begin : {Index(0), border - 3, border, tokens - 9}) {
     Matrix<T> part(9, layer.d_out());
     typename MoELayer<T>::Scratch scratch;

@@ -300,11 +300,10 @@ struct Picky {
     }
     y = 2.0F * x;
   }
-  void backward_input(ConstMatrixRef<float>, ConstMatrixRef<float> dy, Tape&,
-                      MatrixRef<float> dx) const {
+  void backward(ConstMatrixRef<float>, ConstMatrixRef<float> dy, Tape&, MatrixRef<float> dx,
+                Params&) const {
     dx = 2.0F * dy;
   }
-  void backward_params(ConstMatrixRef<float>, ConstMatrixRef<float>, const Tape&, Params&) const {}
 };
 static_assert(TrainableExpert<Picky, float>);
 

@@ -50,7 +50,7 @@ TYPED_TEST(ExactPackedLayerOf, HasEveryTensorOfTheRouter) {
   using T = TypeParam;
   MoEConfig config{.d_model = 7, .d_ff = 5, .num_experts = 5, .top_k = 2};
   config.router = {.logits = {.bias = true, .noisy = true}, .selection = {.bias = true}};
-  const MoELayer<T> layer = make_layer<T>(config, 7), again = pack<T>(layer).unpack();
+  const MoELayer<T> layer = make_layer<T>(config, 7), again = unpack<T>(pack<T>(layer));
   RouterParams<T>::for_each(
       [](std::string_view name, const Matrix<T>& packed, const Matrix<T>& tensor) {
         EXPECT_GT(tensor.size(), 0) << name;
@@ -96,7 +96,7 @@ TYPED_TEST(ExactPackedLayerOf, UnpacksToTheSameWeights) {
   using T = TypeParam;
   for (const MoEConfig& config : configs()) {
     MoELayer<T> layer = make_layer<T>(config, 7);
-    MoELayer<T> again = pack<T>(layer).unpack();
+    MoELayer<T> again = unpack<T>(pack<T>(layer));
     std::vector<Matrix<T>> want;
     layer.for_each_parameter([&](const std::string&, auto& w) { want.push_back(w); });
     std::size_t i = 0;
@@ -110,7 +110,7 @@ TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   using S = TypeParam;
   constexpr Index cols = kernels::GemmTile<S>::cols, group = kernels::GemmTile<S>::group;
   const auto bytes_of = [](const MoEConfig& config) {
-    return static_cast<Index>(pack<S>(make_layer<Wide<S>>(config, 7)).bytes());
+    return static_cast<Index>(packed_bytes<S>(pack<S>(make_layer<Wide<S>>(config, 7))));
   };
   constexpr Index size = sizeof(S);
   // Three experts whose gate, up and down fill their panels take no more than the weights.
@@ -129,7 +129,7 @@ TEST(PackedLayer, RoundsWeightsAndRowsToBfloat16OnceEach) {
     const PackedLayer<bf16> packed = pack<bf16>(make_layer<float>(config, 7));
     // The unpacked layer has the rounded weights, so only the hidden row's rounding is left: 2^-9
     // of each of its elements, whose signs are random.
-    const MoELayer<float> rounded = packed.unpack();
+    const MoELayer<float> rounded = unpack<bf16>(packed);
     const Matrix<float> x =
         random_matrix<float>(40, config.d_model, 3).template cast<bf16>().template cast<float>();
     Matrix<float> got(40, packed.d_out());
@@ -153,16 +153,16 @@ TYPED_TEST(PackedLayerOf, RowHasTheSameBitsAloneAndInABatch) {
   }
 }
 
-TYPED_TEST(PackedLayerOf, BitsDoNotDependOnWhereAnExpertIsCutIntoTiles) {
+TYPED_TEST(PackedLayerOf, BitsDoNotDependOnWhereTheRowsOfAnExpertAreCutIntoParts) {
   using W = Wide<TypeParam>;
-  const Index tokens = DispatchPlan::tile_rows + 5, border = tokens / 2;
+  const Index tokens = 1029, border = tokens / 2;
   const PackedLayer<TypeParam> packed =
       pack<TypeParam>(make_layer<W>({.d_model = 11, .d_ff = 13, .num_experts = 2, .top_k = 2}, 7));
   const Matrix<W> x = random_matrix<W>(tokens, packed.d_in(), 3);
   Matrix<W> all(tokens, packed.d_out()), again = all, part(9, packed.d_out());
   typename PackedLayer<TypeParam>::Scratch scratch;
   packed.forward(x, all, scratch, {.num_threads = 1});
-  ASSERT_EQ(scratch.plan.tiles().size(), 4u);
+  ASSERT_EQ(scratch.experts.parts.size(), 10u) << "of at most 256 rows";
   packed.forward(x, again, scratch, {.num_threads = 3});
   EXPECT_TRUE(same_bits(again, all));
   for (const Index begin : {Index(0), border - 3, border, tokens - 9}) {
@@ -252,7 +252,7 @@ TEST(PackedLayer, KeepsNanWeightsAndRoundsHalvesToEven) {
   up(0, 0) = std::numeric_limits<float>::quiet_NaN();
   up(0, 1) = 1.0f + 1.0f / 256;  // half way between 1 and 1 + 2^-7: to the even 1
   up(0, 2) = 1.0f + 3.0f / 256;  // to the even 1 + 2^-6
-  const MoELayer<float> rounded = pack<bf16>(layer).unpack();
+  const MoELayer<float> rounded = unpack<bf16>(pack<bf16>(layer));
   EXPECT_TRUE(std::isnan(rounded.experts()[0].params().up(0, 0)));
   EXPECT_EQ(rounded.experts()[0].params().up(0, 1), 1.0f);
   EXPECT_EQ(rounded.experts()[0].params().up(0, 2), 1.0f + 1.0f / 64);

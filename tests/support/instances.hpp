@@ -10,6 +10,10 @@
 #define MOE_PRODUCT(T) \
   void kernels::gemm<T>(kernels::View<T>, kernels::View<T>, MatrixRef<T>, kernels::Update)
 
+#define MOE_PACKED_LAYER(prefix, S)                                                         \
+  prefix template void PackedLayer<S>::forward(ConstMatrixRef<Wide<S>>, MatrixRef<Wide<S>>, \
+                                               PackedLayer<S>::Scratch&, const CallOptions&) const
+
 #define MOE_FOR_EACH_INSTANCE(prefix)                                          \
   prefix template MOE_PRODUCT(float);                                          \
   prefix template MOE_PRODUCT(double);                                         \
@@ -34,9 +38,12 @@
   prefix template class MoELayer<float>;                                       \
   prefix template class MoELayer<double>;                                      \
   prefix template class MoELayer<bf16>;                                        \
-  prefix template class PackedLayer<float>;                                    \
-  prefix template class PackedLayer<double>;                                   \
-  prefix template class PackedLayer<bf16>;
+  prefix template class PackedExperts<float>;                                  \
+  prefix template class PackedExperts<double>;                                 \
+  prefix template class PackedExperts<bf16>;                                   \
+  MOE_PACKED_LAYER(prefix, float);                                             \
+  MOE_PACKED_LAYER(prefix, double);                                            \
+  MOE_PACKED_LAYER(prefix, bf16);
 
 namespace moe {
 MOE_FOR_EACH_INSTANCE(extern)

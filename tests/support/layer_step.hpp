@@ -51,14 +51,14 @@ Step<MoELayer<T, RouterT, ExpertT>, T> run_step(
 
 /// All tensors of two gradients have the same bits. The layer gives the list of them.
 template <class Layer>
-::testing::AssertionResult same_grads(Layer layer, typename Layer::Grads a,
-                                      typename Layer::Grads b) {
+::testing::AssertionResult same_grads(const Layer& layer, const typename Layer::Grads& a,
+                                      const typename Layer::Grads& b) {
   ::testing::AssertionResult result = ::testing::AssertionSuccess();
   layer.for_each_parameter(
-      [&](const std::string& name, const auto&, const auto& left, const auto& right) {
+      [&](const ParameterName& name, const auto&, const auto& left, const auto& right) {
         const auto same = same_bits(left, right);
         if (result && !same) {
-          result = ::testing::AssertionFailure() << name << ": " << same.message();
+          result = ::testing::AssertionFailure() << name.text() << ": " << same.message();
         }
       },
       a, b);

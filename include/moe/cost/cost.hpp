@@ -134,7 +134,7 @@ inline Work predicted_work(const MoEConfig& c, Index tokens) {
 
 /// The work of a plan as it is carried out.
 inline Work executed_work(const DispatchPlan& plan) {
-  return {plan.slot().rows(), plan.num_rows(), static_cast<double>(plan.num_active())};
+  return {plan.num_tokens(), plan.num_rows(), static_cast<double>(plan.num_active())};
 }
 
 inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows between token order and expert order, along a plan. Both directions read: whoever owns the
-// output row gathers what belongs to it, so nothing is ever scattered.
+// From expert order back to token order: each token gathers its own rows along the plan, in the
+// order of its choices, so nothing is ever scattered and one thread owns each output row.
 #pragma once
+
+#include <span>
+#include <vector>
 
 #include "../detail/parallel.hpp"
 #include "../kernels/row_sums.hpp"
@@ -9,31 +12,25 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// rows (S, D), in expert order, = the tokens x (N, D) they come from; each times its weight (N, K)
-/// unless null. rows may be higher than the plan needs, and wider than x.
-template <Real T>
-void gather_rows(ConstMatrixRef<T> x, const DispatchPlan& plan, const Matrix<Wide<T>>* weight,
-                 Matrix<T>& rows, int num_threads) {
-  detail::for_blocks(plan.num_rows(), num_threads, [&](Index row) {
-    const auto slot = static_cast<std::size_t>(row);
-    const Index token = plan.token()[slot];
-    rows.row(row).head(x.cols()) = x.row(token);
-    if (weight != nullptr) {
-      kernels::scale_row((*weight)(token, plan.choice()[slot]), x.cols(), &rows.coeffRef(row, 0));
-    }
-  });
+/// The weight of each row of a plan (S), from that of its choice (N, K).
+template <class T>
+void gather_weights(const Matrix<T>& weight, const DispatchPlan& plan, std::vector<T>& row_weight) {
+  row_weight.resize(plan.token().size());
+  for (std::size_t row = 0; row < row_weight.size(); ++row) {
+    row_weight[row] = weight(plan.token()[row], plan.choice()[row]);
+  }
 }
 
-/// y (N, D) = base (N, D), or zero if null, + the sum of each token's rows, choices in order, each
-/// times its weight (N, K) unless null. rows is in expert order and may be higher than the plan
-/// needs. base may be y.
+/// y (N, D) = base (N, D), or zero if null, + the sum of each token's rows, each times its weight
+/// (S), or as it is if empty. rows is in expert order and may be higher than the plan needs. base
+/// may be y.
 template <Real T>
-void combine_rows(const Matrix<T>& rows, const DispatchPlan& plan, const Matrix<Wide<T>>* weight,
+void combine_rows(const Matrix<T>& rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
                   const MatrixRef<T>* base, MatrixRef<T> y, int num_threads) {
   detail::for_blocks(y.rows(), num_threads, [&](Index token) {
-    kernels::combine_row(
-        rows, plan.slots_of(token), weight == nullptr ? nullptr : &weight->coeffRef(token, 0),
-        base == nullptr ? nullptr : &base->coeffRef(token, 0), &y.coeffRef(token, 0));
+    kernels::combine_row(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
+                         base == nullptr ? nullptr : &base->coeffRef(token, 0),
+                         &y.coeffRef(token, 0));
   });
 }
 

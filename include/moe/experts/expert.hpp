@@ -17,7 +17,7 @@
 #include "../kernels/gemm.hpp"
 #include "../kernels/lanes.hpp"
 #include "../kernels/row_sums.hpp"
-#include "activation.hpp"
+#include "activation_rows.hpp"
 #include "expert_params.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -28,7 +28,7 @@ class Expert {
   using W = Wide<T>;
   using Params = ExpertParams<T>;
 
-  /// Memory of the rows of one or many tiles. Grows to the most it has seen; wider than F.
+  /// Memory of the rows of one or many experts. Grows to the most it has seen; wider than F.
   struct Scratch {
     Matrix<T> gate, up;  // (n, F): pre-activations; without a tape `up` becomes the hidden row
     Matrix<T> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
@@ -96,54 +96,40 @@ class Expert {
   void reserve(Scratch& scratch, Index rows) const;
   void reserve(Tape& tape, Index rows) const;
 
-  /// y (n, d_out) = f(x (n, d_in)). y must not overlap x.
-  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch) const {
-    forward_stages(x, y, scratch);
-  }
-  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape) const {
-    forward_stages(x, y, tape);
-  }
-
-  // The same in two stages, for several threads, after reserve(). The rows of x are those from
-  // `first` on in the scratch, which many tiles may share. A stage computes the columns of one
-  // part, and begins when all parts of the one before it are there.
-  void forward_hidden(ConstMatrixRef<T> x, Scratch& scratch, Index first, detail::Part part) const {
-    hidden_columns(x, scratch, scratch.up, first, part);
-  }
-  void forward_hidden(ConstMatrixRef<T> x, Tape& tape, Index first, detail::Part part) const {
-    hidden_columns(x, tape, tape.hidden, first, part);
-  }
-  void forward_output(Scratch& scratch, Index first, MatrixRef<T> y, detail::Part part) const {
-    output_columns(scratch, scratch.up, first, y, part);
-  }
-  void forward_output(Tape& tape, Index first, MatrixRef<T> y, detail::Part part) const {
-    output_columns(tape, tape.hidden, first, y, part);
+  /// y (n, d_out) = f(x (n, d_in)). Memory is a Scratch or a Tape. y must not overlap x.
+  template <class Memory>
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory) const {
+    reserve(memory, x.rows());
+    forward_hidden(x, memory, 0, {});
+    forward_output(memory, 0, y, {});
   }
 
-  /// dx (n, d_in) = the gradient of x, and the tape keeps the gradients of the pre-activations.
-  void backward_input(ConstMatrixRef<T>, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx) const {
+  /// dx (n, d_in) = and grads +=, from dy (n, d_out) and the tape of forward(x).
+  void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
+                Params& grads) const {
     backward_gate(dy, tape, 0);
-    backward_hidden(dy, tape, 0, detail::Part{});
-    backward_input(tape, 0, dx, detail::Part{});
+    backward_hidden(dy, tape, 0, {});
+    backward_input(tape, 0, dx, {});
+    backward_params({x, dy, 0}, tape, grads, {});
   }
 
-  // The same in three stages, of which the first has no parts.
+  // The stages of forward and backward, for threads that share an expert, after reserve(). The rows
+  // are those from `first` on in the memory, which many experts may share. A stage computes the
+  // columns of one part, and begins when all parts of the one before it are there.
+  template <class Memory>
+  void forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first, detail::Part part) const;
+  template <class Memory>
+  void forward_output(Memory& memory, Index first, MatrixRef<T> y, detail::Part part) const;
+  /// Has no parts.
   void backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
   void backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part) const;
   void backward_input(const Tape& tape, Index first, MatrixRef<T> dx, detail::Part part) const;
-
-  /// grads += the gradients of the parameters, after backward_input with the same tape.
-  void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const Tape& tape,
-                       Params& grads) const {
-    backward_params({x, dy, 0}, tape, grads, detail::Part{});
-  }
 
   /// Rows of x and dy (n), which are those from `first` on in the tape.
   struct TapedRows {
     ConstMatrixRef<T> x, dy;
     Index first;
   };
-  /// Only the rows of one part of each tensor.
   void backward_params(const TapedRows& rows, const Tape& tape, Params& grads,
                        detail::Part part) const;
 
@@ -182,19 +168,8 @@ class Expert {
     }
   }
 
-  template <class Memory>
-  void forward_stages(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory) const {
-    reserve(memory, x.rows());
-    forward_hidden(x, memory, 0, detail::Part{});
-    forward_output(memory, 0, y, detail::Part{});
-  }
-  void hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>& hidden, Index first,
-                      detail::Part part) const;
-
-  /// Memory is a Scratch, or a Tape, which keeps y before the output gate.
-  template <class Memory>
-  void output_columns(Memory& memory, const Matrix<T>& hidden, Index first, MatrixRef<T> y,
-                      detail::Part part) const;
+  static Matrix<T>& hidden(Scratch& scratch) { return scratch.up; }
+  static Matrix<T>& hidden(Tape& tape) { return tape.hidden; }
 
   /// The gradient behind the output gate: dy itself where there is none.
   ConstMatrixRef<T> ungated(ConstMatrixRef<T> dy, const Tape& tape, Index first) const {
@@ -204,59 +179,9 @@ class Expert {
     return tape.dungated.block(first, 0, dy.rows(), d_out());
   }
 
-  /// hidden = act(gate) * up, or act(up). hidden may be up.
-  void activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> hidden) const;
-  /// dup holds dhidden and becomes the gradient of its pre-activation.
-  void activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> dgate,
-                         MatrixRef<T> dup) const;
-
   ExpertConfig config_;
   Params params_;
 };
-
-template <Real T>
-void Expert<T>::activate(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> hidden) const {
-  with_activation(config_.activation, [&](auto act) {
-    for (Index row = 0; row < up.rows(); ++row) {
-      const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
-      const T* up_row = &up.coeffRef(row, 0);
-      T* hidden_row = &hidden.coeffRef(row, 0);
-      kernels::for_lanes<W>(up.cols(), [&](auto at) {
-        const auto u = at.load(up_row);
-        at.store(hidden_row, config_.gated ? act.value(at.load(gate_row)) * u : act.value(u));
-      });
-    }
-  });
-}
-
-template <Real T>
-void Expert<T>::activate_backward(ConstMatrixRef<T> gate, ConstMatrixRef<T> up, MatrixRef<T> dgate,
-                                  MatrixRef<T> dup) const {
-  with_activation(config_.activation, [&](auto act) {
-    for (Index row = 0; row < up.rows(); ++row) {
-      const T* up_row = &up.coeffRef(row, 0);
-      const T* gate_row = config_.gated ? &gate.coeffRef(row, 0) : nullptr;
-      T* dgate_row = config_.gated ? &dgate.coeffRef(row, 0) : nullptr;
-      T* dup_row = &dup.coeffRef(row, 0);
-      // The forward wrote them long ago: fetch a row from memory while others are computed.
-      const Index later = std::min(row + 4, up.rows() - 1);
-      kernels::prefetch_rows(&up.coeffRef(later, 0), 1, up.cols(), 0);
-      if (config_.gated) {
-        kernels::prefetch_rows(&gate.coeffRef(later, 0), 1, up.cols(), 0);
-      }
-      kernels::for_lanes<W>(up.cols(), [&](auto at) {
-        const auto dhidden = at.load(dup_row), u = at.load(up_row);
-        if (config_.gated) {
-          const auto g = at.load(gate_row);
-          at.store(dgate_row, dhidden * u * act.derivative(g));
-          at.store(dup_row, dhidden * act.value(g));
-        } else {
-          at.store(dup_row, dhidden * act.derivative(u));
-        }
-      });
-    }
-  });
-}
 
 template <Real T>
 void Expert<T>::reserve(Scratch& scratch, Index rows) const {
@@ -280,31 +205,32 @@ void Expert<T>::reserve(Tape& tape, Index rows) const {
 }
 
 template <Real T>
-void Expert<T>::hidden_columns(ConstMatrixRef<T> x, Scratch& scratch, Matrix<T>& hidden,
-                               Index first, detail::Part part) const {
+template <class Memory>
+void Expert<T>::forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first,
+                               detail::Part part) const {
   const Index rows = x.rows(), gate_rows = config_.gated ? rows : 0;
   for_panels(d_ff(), part, [&](Index begin, Index columns) {
-    auto gate = scratch.gate.block(config_.gated ? first : 0, begin, gate_rows, columns);
-    auto up = scratch.up.block(first, begin, rows, columns);
+    auto gate = memory.gate.block(config_.gated ? first : 0, begin, gate_rows, columns);
+    auto up = memory.up.block(first, begin, rows, columns);
     if (config_.gated) {
       linear(x, params_.gate, params_.gate_bias, begin, gate);
     }
     linear(x, params_.up, params_.up_bias, begin, up);
-    activate(gate, up, hidden.block(first, begin, rows, columns));
+    activate_rows<T>(config_, gate, up, hidden(memory).block(first, begin, rows, columns));
   });
   for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
     const W dot = kernels::dot(&x.coeffRef(row, 0), params_.output_gate.data(), d_in());
-    scratch.factor(first + row, 0) = static_cast<T>(kernels::sigmoid(dot));
+    memory.factor(first + row, 0) = static_cast<T>(kernels::sigmoid(dot));
   }
 }
 
 template <Real T>
 template <class Memory>
-void Expert<T>::output_columns(Memory& memory, const Matrix<T>& hidden, Index first, MatrixRef<T> y,
+void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y,
                                detail::Part part) const {
   for_panels(d_out(), part, [&](Index begin, Index columns) {
     auto y_columns = y.middleCols(begin, columns);
-    linear(hidden.block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
+    linear(hidden(memory).block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
            y_columns);
     for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
       if constexpr (std::same_as<Memory, Tape>) {
@@ -337,9 +263,9 @@ void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first,
     kernels::gemm<T>(kernels::view(dungated),
                      kernels::view(params_.down.middleCols(begin, columns)), dup,
                      kernels::Update::assign);
-    activate_backward(tape.gate.block(first_gate, begin, gate_rows, columns),
-                      tape.up.block(first, begin, rows, columns),
-                      tape.dgate.block(first_gate, begin, gate_rows, columns), dup);
+    activate_rows_backward<T>(config_, tape.gate.block(first_gate, begin, gate_rows, columns),
+                              tape.up.block(first, begin, rows, columns),
+                              tape.dgate.block(first_gate, begin, gate_rows, columns), dup);
   });
 }
 
@@ -376,24 +302,6 @@ void Expert<T>::backward_params(const TapedRows& rows, const Tape& tape, Params&
   if (config_.output_gate && part.number == 0 && count > 0) {
     kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());
   }
-}
-
-/// The routed experts of a config, with random weights from the seed.
-template <Real T>
-std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed) {
-  config.validate();
-  std::vector<std::optional<Expert<T>>> made(static_cast<std::size_t>(config.num_experts));
-  detail::parallel_for(config.num_experts, detail::num_threads(0), [&](Index e, int) {
-    made[static_cast<std::size_t>(e)].emplace(
-        typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
-        config.expert, detail::seed_of(seed, 2 + static_cast<std::uint64_t>(e)));
-  });
-  std::vector<Expert<T>> experts;
-  experts.reserve(made.size());
-  for (std::optional<Expert<T>>& expert : made) {
-    experts.push_back(std::move(*expert));
-  }
-  return experts;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -55,13 +55,14 @@ struct PackedExpert {
     return Expert<W>(std::move(p), config);
   }
 
-  /// The rows of a tile: where they come from and go to.
+  /// The rows of a part: where they come from and go to.
   struct Rows {
     std::span<const S* const> input;   ///< a row of x each
     std::span<const S* const> hidden;  ///< a row of hidden each
     S* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
     W* factor;                         ///< sigmoid(x . output_gate) of each row, if there is one
-    W* first_out;                      ///< outputs follow each other, D_out wide
+    W* first_out;                      ///< outputs follow each other, D_out wide,
+    Index out_stride;                  ///< so far apart
   };
 
   /// hidden = act(x up^T) for a part of the panels; sums has room for (rows, tile cols).
@@ -128,10 +129,10 @@ void PackedExpert<S>::finish_down(const Finished& tile, const Rows& rows) const 
   const Index begin = tile.panel * down.cols;
   const Index size = std::min(down.cols, down.num_outputs() - begin);
   const W* sums = tile.sums;
-  W* out = rows.first_out + tile.row * down.num_outputs();
-  kernels::prefetch_rows(out + tile.count * down.num_outputs() + begin, tile.next_count, size,
-                         down.num_outputs());
-  for (Index row = 0; row < tile.count; ++row, sums += down.cols, out += down.num_outputs()) {
+  W* out = rows.first_out + tile.row * rows.out_stride;
+  kernels::prefetch_rows(out + tile.count * rows.out_stride + begin, tile.next_count, size,
+                         rows.out_stride);
+  for (Index row = 0; row < tile.count; ++row, sums += down.cols, out += rows.out_stride) {
     kernels::for_lanes<W>(size, [&](auto at) {
       auto value = at.load(sums);
       if (config.bias) {

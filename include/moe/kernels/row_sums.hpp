@@ -16,21 +16,18 @@ void scale_row(Wide<T> weight, Index size, T* row) {
   for_lanes<W>(size, [&](auto at) { at.store(row, LanesOr<W>(weight) * at.load(row)); });
 }
 
-/// y (D) = base (D, or null for zero) + the sum of weight[i] * rows.row(slot[i]) over the slots in
-/// their order; weight may be null for ones. A dropped slot adds nothing. The sum is made first,
-/// then the base is added, all in Wide<T>.
+/// y (D) = base (D, or null for zero) + the sum of weight[slot] * rows.row(slot) over the slots in
+/// their order; weight, one for each row, may be null for ones. The sum is made first, then the
+/// base is added, all in Wide<T>.
 template <class T>
-void combine_row(const Matrix<T>& rows, std::span<const Index> slot, const Wide<T>* weight,
+void combine_row(const Matrix<T>& rows, std::span<const Index> slots, const Wide<T>* weight,
                  const T* base, T* y) {
   using W = Wide<T>;
   for_lanes<W>(rows.cols(), [&](auto at) {
     LanesOr<W> sum(W(0));
-    for (std::size_t i = 0; i < slot.size(); ++i) {
-      if (slot[i] == dropped) {
-        continue;
-      }
-      const auto value = at.load(&rows.coeffRef(slot[i], 0));
-      sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[i]), value, sum);
+    for (const Index slot : slots) {
+      const auto value = at.load(&rows.coeffRef(slot, 0));
+      sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[slot]), value, sum);
     }
     at.store(y, base == nullptr ? sum : at.load(base) + sum);
   });

@@ -1,98 +1,116 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a call of MoELayer produces and what backward needs of it. It is the caller's; the layer
-// itself is const in use.
+// What a call of MoELayer produces, and what backward needs of it: who goes where (Routed), and the
+// rows at work (LayerWork). It is the caller's; the layer itself is const in use.
 #pragma once
 
-#include <utility>
 #include <vector>
 
-#include "../concepts.hpp"
 #include "../dispatch/plan.hpp"
 #include "../experts/dense_ffn.hpp"
+#include "../experts/each_expert.hpp"
+#include "../experts/packed_experts.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-class MoELayer;
-
-/// Memory and results of a call. Reused: it allocates where the number of tokens changes. Not for
-/// two threads at once; the layer itself may be shared.
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-struct LayerScratch {
-  typename RouterT::Table routing;
-  DispatchPlan plan;
-  Matrix<T> rows;  ///< (S, D_out) outputs of the experts, in expert order
-
- private:
-  friend class MoELayer<T, RouterT, ExpertT>;
-  Matrix<T> x_rows;  // (S, D_in) inputs of the experts, in expert order
-  std::vector<typename ExpertT::Scratch> experts;
-  Matrix<T> shared_out;  // (N, D_out)
-  typename DenseFfn<T>::Scratch shared;
+/// The set of experts that E stands for in a layer: E itself if it is one, else that around a
+/// vector of E.
+template <Real T, class E>
+struct SetOf {
+  using type = E;
+};
+template <Real T, ExpertLike<T> E>
+struct SetOf<T, E> {
+  using type = EachExpert<T, E>;
+};
+template <Real T>
+struct SetOf<T, Expert<T>> {
+  using type = FfnExperts<T>;
 };
 
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-class RecomputingLayerTape;
+/// Whom to ask whether E is an expert: E, but for sets an expert that is one.
+template <class E, class T>
+using ExpertIn = std::conditional_t<ExpertSet<E, T>, Expert<T>, E>;
 
-/// The same, and what backward needs.
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-struct LayerTape : LayerScratch<T, RouterT, ExpertT> {
- private:
-  friend class MoELayer<T, RouterT, ExpertT>;
-  friend class RecomputingLayerTape<T, RouterT, ExpertT>;
-  std::vector<typename ExpertT::Tape> expert_tapes;
-  typename DenseFfn<T>::Tape shared_tape;
+/// Experts, or a set of them, that train in a layer.
+template <class E, class T>
+concept TrainableInLayer =
+    TrainableExpert<ExpertIn<E, T>, T> && TrainableExpertSet<typename SetOf<T, E>::type, T>;
+
+/// The shared expert beside a set.
+template <Real T, class Set>
+struct SharedOf {
+  using type = DenseFfn<T>;
+};
+template <Storage S>
+struct SharedOf<Wide<S>, PackedExperts<S>> {
+  using type = PackedFfn<S>;
+};
+
+/// Like the parameters of a layer: their gradients, or an optimiser's moments.
+template <class RouterT, class Set, class Shared>
+struct LayerParams {
+  typename RouterT::Params router;
+  typename Set::Params experts;
+  typename Shared::Params shared;  ///< empty without a shared expert
+};
+
+/// Who goes where: what losses, monitors and policies read.
+template <Real T, RouterLike<T> RouterT>
+struct Routed {
+  typename RouterT::Table routing;
+  KeptChoices kept;
+  DispatchPlan plan;
+};
+
+/// Memory and results of an inference. Reused: it only grows, but for the routing table, which has
+/// the size of the batch. Not for two threads at once; the layer itself may be shared.
+template <Real T, RouterLike<T> RouterT, ExpertSet<T> Set>
+struct LayerScratch : Routed<T, RouterT> {
+  Matrix<T> rows;                   ///< (S, D_out) outputs of the experts, in expert order
+  std::vector<Wide<T>> row_weight;  ///< (S) of each row
+  typename Set::Scratch experts;
+  Matrix<T> shared_out;  ///< (N, D_out)
+  typename SharedOf<T, Set>::type::Scratch shared;
+};
+
+/// The rows of a call that trains.
+template <Real T, ExpertSet<T> Set>
+struct LayerWork {
+  Matrix<T> rows;                   ///< (S, D_out) outputs of the experts, in expert order
+  std::vector<Wide<T>> row_weight;  ///< (S) of each row
+  typename Set::Tape experts;
+  Matrix<T> shared_out;  ///< (N, D_out)
+  typename SharedOf<T, Set>::type::Tape shared;
   RoutingGradient<Wide<T>> gradient;
-  Matrix<T> dx_rows;        // (S, D_in) gradients of the experts' inputs
-  Matrix<T> dy_rows;        // (S, D_out) and of their outputs
-  Matrix<T> shared_dx;      // (N, D_in)
-  std::uint64_t owner = 0;  // the identity of the layer; 0: nothing to go back from
+  Matrix<T> drows, dx_rows;  ///< (S, D_out), (S, D_in) gradients of the rows
+  Matrix<T> shared_dx;       ///< (N, D_in)
+  std::uint64_t owner = 0;   ///< the identity of the layer whose forward it holds; 0: none
+};
+
+/// Who went where in a forward that trains.
+template <Real T, RouterLike<T> RouterT>
+struct TapedRouting : Routed<T, RouterT> {
+  std::uint64_t owner = 0;  ///< the identity of the layer; 0: nothing to go back from
   int num_threads = 1;
+};
+
+template <Real T, RouterLike<T> RouterT, ExpertSet<T> Set>
+struct LayerTape : TapedRouting<T, RouterT> {
+  LayerWork<T, Set> work;
 };
 
 /// Keeps only the routing of a forward; backward takes x through the experts once more, for the
 /// same gradients. Calls work in the memory of a Tape that outlives this one. The layers of a model
 /// may share it, one call at a time: what it held before is lost (tape_bytes.hpp).
-template <Real T, RouterLike<T> RouterT, ExpertLike<T> ExpertT>
-class RecomputingLayerTape {
+template <Real T, RouterLike<T> RouterT, ExpertSet<T> Set>
+class RecomputingLayerTape : public TapedRouting<T, RouterT> {
  public:
-  using Tape = LayerTape<T, RouterT, ExpertT>;
+  explicit RecomputingLayerTape(LayerTape<T, RouterT, Set>& memory) : work_(&memory.work) {}
 
-  explicit RecomputingLayerTape(Tape& memory) : memory_(&memory) {}
-
-  typename RouterT::Table routing;
-  DispatchPlan plan;
+  LayerWork<T, Set>& work() const { return *work_; }
 
  private:
-  friend class MoELayer<T, RouterT, ExpertT>;
-
-  /// While it lives, the memory is the tape of this one's call. An exception ends it, too.
-  class Loan {
-   public:
-    explicit Loan(RecomputingLayerTape& tape) : tape_(tape) { exchange(); }
-    ~Loan() {
-      exchange();
-      memory().owner = 0;
-    }
-    Loan(const Loan&) = delete;
-    Loan& operator=(const Loan&) = delete;
-
-    Tape& memory() { return *tape_.memory_; }
-
-   private:
-    void exchange() {
-      std::swap(tape_.routing, memory().routing);
-      std::swap(tape_.plan, memory().plan);
-      std::swap(tape_.owner_, memory().owner);
-      std::swap(tape_.num_threads_, memory().num_threads);
-    }
-
-    RecomputingLayerTape& tape_;
-  };
-
-  Tape* memory_;
-  std::uint64_t owner_ = 0;
-  int num_threads_ = 1;
+  LayerWork<T, Set>* work_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

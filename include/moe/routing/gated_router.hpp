@@ -75,7 +75,7 @@ class GatedRouter {
     detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
     detail::check_shape(dx, x.rows(), d_model(), "Router: dx");
     detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
-    check_like(params_, grads, "Router: grads");
+    check_grads(*this, {.word = "Router"}, grads);
     gradient.fill_empty(table);
     detail::in_one_region(table.num_threads, [&] {
       apply_backward(rule_, table, gradient);

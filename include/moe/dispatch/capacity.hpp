@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who keeps its place: the step between the routing table and the plan. The table stays as the
+// router wished it, which the balancing losses need; what is dropped here gets no row.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "../config.hpp"
+#include "../kernels/topk.hpp"
+#include "../routing_table.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// Rows that each expert may have of a sequence; as many as tokens if there is no limit.
+inline Index capacity_rows(const Capacity& capacity, Index num_tokens, Index num_experts,
+                           Index top_k) {
+  if (capacity.rows) {
+    return *capacity.rows;
+  }
+  if (!capacity.factor) {
+    return num_tokens;
+  }
+  const double fair = static_cast<double>(num_tokens) * static_cast<double>(top_k) /
+                      static_cast<double>(num_experts);
+  return static_cast<Index>(
+      std::min(std::ceil(*capacity.factor * fair), static_cast<double>(num_tokens)));
+}
+
+/// Throws std::invalid_argument unless every expert of the table is `none` or one of num_experts,
+/// and every choice has a weight.
+template <Real T>
+void check_table(const RoutingTable<T>& table, Index num_experts) {
+  const Index num_tokens = table.num_tokens();
+  detail::check_shape(table.weight, num_tokens, table.top_k(), "RoutingTable: weight");
+  for (Index t = 0; t < num_tokens; ++t) {
+    for (Index k = 0; k < table.top_k(); ++k) {
+      const ExpertId e = table.expert(t, k);
+      detail::check(e == none || (e >= 0 && e < num_experts), "RoutingTable: expert of token ", t,
+                    " is ", e, ", expected in [0, num_experts = ", num_experts, ")");
+    }
+  }
+}
+
+/// The choices of a table that keep their place: those of tokens, not of padding, within the
+/// capacity of their expert. A capacity looks across the tokens of a sequence: a token's row then
+/// depends on its neighbours.
+class KeptChoices {
+ public:
+  /// Makes this the choices of a table. Memory is reused. Throws std::invalid_argument if the
+  /// table, the capacity or the tokens are not valid, or if the policy is probability and the table
+  /// has no probs (N, E).
+  template <Real T>
+  void select(const RoutingTable<T>& table, Index num_experts, const Capacity& capacity,
+              const Tokens& tokens);
+
+  /// Whether a choice, numbered token * K + k, keeps its place; an expert `none` has none to keep.
+  bool operator[](Index choice) const {
+    return mark_.empty() || mark_[static_cast<std::size_t>(choice)] != 0;
+  }
+  /// Choices of an expert that were over capacity.
+  Index dropped_of(Index expert) const { return dropped_[static_cast<std::size_t>(expert)]; }
+  Index num_dropped() const {
+    Index sum = 0;
+    for (const Index count : dropped_) {
+      sum += count;
+    }
+    return sum;
+  }
+
+ private:
+  template <Real T>
+  void drop(const RoutingTable<T>& table, const Sequence& sequence, const Capacity& capacity);
+  template <Real T>
+  void order_by_probability(const RoutingTable<T>& table);
+
+  std::vector<std::uint8_t> mark_;  // (N * K), not 0: kept; empty: all are
+  std::vector<Index> dropped_;      // (E)
+  std::vector<Index> order_;        // choices of a sequence, in the order in which they get places
+  std::vector<Index> taken_;        // (E) places taken in a sequence
+};
+
+template <Real T>
+void KeptChoices::select(const RoutingTable<T>& table, Index num_experts, const Capacity& capacity,
+                         const Tokens& tokens) {
+  const Index num_tokens = table.num_tokens(), top_k = table.top_k();
+  capacity.validate();
+  check_table(table, num_experts);
+  tokens.validate(num_tokens);
+  if (capacity.limited() && capacity.policy == DropPolicy::probability) {
+    detail::check_shape(table.probs, num_tokens, num_experts, "RoutingTable: probs");
+  }
+  mark_.clear();
+  dropped_.assign(static_cast<std::size_t>(num_experts), 0);
+  if (!capacity.limited() && tokens.padding.empty()) {
+    return;
+  }
+  mark_.resize(static_cast<std::size_t>(table.expert.size()));
+  for (Index choice = 0; choice < table.expert.size(); ++choice) {
+    mark_[static_cast<std::size_t>(choice)] = tokens.is_padding(choice / top_k) ? 0 : 1;
+  }
+  for (Index b = 0; capacity.limited() && b < tokens.num_sequences(num_tokens); ++b) {
+    drop(table, tokens.sequence(b, num_tokens), capacity);
+  }
+}
+
+/// Of one sequence, all that is over capacity. Its padding counts for nothing.
+template <Real T>
+void KeptChoices::drop(const RoutingTable<T>& table, const Sequence& sequence,
+                       const Capacity& capacity) {
+  const Index top_k = table.top_k(), num_experts = static_cast<Index>(dropped_.size());
+  const ExpertId* expert = table.expert.data();
+  Index num_tokens = 0;
+  order_.clear();
+  for (Index t = sequence.begin; t < sequence.end; ++t) {
+    const bool is_token = top_k > 0 && (*this)[t * top_k];
+    num_tokens += is_token ? 1 : 0;
+    for (Index choice = t * top_k; is_token && choice < (t + 1) * top_k; ++choice) {
+      if (expert[choice] != none) {
+        order_.push_back(choice);
+      }
+    }
+  }
+  if (capacity.policy == DropPolicy::probability) {
+    order_by_probability(table);
+  }
+  const Index limit = capacity_rows(capacity, num_tokens, num_experts, top_k);
+  taken_.assign(dropped_.size(), 0);
+  for (const Index choice : order_) {
+    const auto e = static_cast<std::size_t>(expert[choice]);
+    if (++taken_[e] > limit) {
+      mark_[static_cast<std::size_t>(choice)] = 0;
+      ++dropped_[e];
+    }
+  }
+}
+
+template <Real T>
+void KeptChoices::order_by_probability(const RoutingTable<T>& table) {
+  const Index top_k = table.top_k();
+  const ExpertId* expert = table.expert.data();
+  std::sort(order_.begin(), order_.end(), [&](Index a, Index b) {
+    const T p_a = table.probs(a / top_k, expert[a]), p_b = table.probs(b / top_k, expert[b]);
+    if (kernels::ranks_above(p_a, p_b) || kernels::ranks_above(p_b, p_a)) {
+      return kernels::ranks_above(p_a, p_b);
+    }
+    return a < b;
+  });
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

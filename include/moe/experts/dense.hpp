@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dense<T, Set>: a set of one expert that every token takes. Rows of padding are no tokens: the
+// expert does not see them.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "../concepts.hpp"
+#include "../detail/parallel.hpp"
+#include "../detail/reserve.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// Which rows of a batch are tokens.
+class TokenRows {
+ public:
+  void list(Index num_rows, const Tokens& tokens) {
+    has_padding_ = !tokens.padding.empty();
+    token_.clear();
+    for (Index row = 0; has_padding_ && row < num_rows; ++row) {
+      if (!tokens.is_padding(row)) {
+        token_.push_back(row);
+      }
+    }
+    offset_[1] = has_padding_ ? static_cast<Index>(token_.size()) : num_rows;
+  }
+
+  bool has_padding() const { return has_padding_; }
+  Index count() const { return offset_[1]; }
+  /// One group of all tokens. It refers to this object.
+  RowGroups groups() const { return {offset_, token_}; }
+
+  /// to (N, cols) = from (tokens, cols) at the place of each token, and 0 where there is padding.
+  template <Real T>
+  void spread(ConstMatrixRef<T> from, MatrixRef<T> to, int threads) const {
+    to.setZero();
+    detail::for_blocks(count(), threads, [&](Index row) {
+      to.row(token_[static_cast<std::size_t>(row)]) = from.row(row);
+    });
+  }
+
+ private:
+  bool has_padding_ = false;
+  Index offset_[2] = {0, 0};
+  std::vector<Index> token_;  // only where there is padding
+};
+
+template <Real T, ExpertSet<T> Set>
+class Dense {
+ public:
+  /// Memory of a call. Reused: it allocates only while it grows.
+  struct Scratch {
+    typename Set::Scratch set;
+    TokenRows tokens;
+    Matrix<T> rows;  ///< (tokens, d_out), where there is padding
+  };
+
+  /// Throws std::invalid_argument unless the set has one expert.
+  explicit Dense(Set set) : set_(std::move(set)) {
+    detail::check(set_.num_experts() == 1, "Dense: the set has ", set_.num_experts(),
+                  " experts, expected 1");
+  }
+
+  Index d_in() const { return set_.d_in(); }
+  Index d_out() const { return set_.d_out(); }
+  Set& set() { return set_; }
+  const Set& set() const { return set_; }
+
+  /// y (N, d_out) = f(x (N, d_in)). Throws std::invalid_argument on other shapes or if y overlaps
+  /// x. Of the options num_threads and tokens.padding matter.
+  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
+               const CallOptions& call = {}) const {
+    compute(x, y, scratch, call);
+  }
+
+ protected:
+  /// Memory is a Scratch, or has what it has.
+  template <class Memory>
+  void compute(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory, const CallOptions& call) const {
+    detail::check_shape(x, x.rows(), d_in(), "Dense: x");
+    detail::check_shape(y, x.rows(), d_out(), "Dense: y");
+    detail::check(!detail::overlap(x, y), "Dense: y overlaps x, expected memory of its own");
+    call.tokens.validate(x.rows());
+    const int threads = detail::num_threads(call.num_threads);
+    memory.tokens.list(x.rows(), call.tokens);
+    detail::in_one_region(threads, [&] {
+      const ExpertInput<T> input{x, memory.tokens.groups()};
+      if (!memory.tokens.has_padding()) {
+        return set_.forward(input, y, memory.set, threads);
+      }
+      detail::grow(memory.rows, memory.tokens.count(), d_out());
+      set_.forward(input, memory.rows.topRows(memory.tokens.count()), memory.set, threads);
+      memory.tokens.template spread<T>(memory.rows.topRows(memory.tokens.count()), y, threads);
+    });
+  }
+
+ private:
+  Set set_;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// EachExpert<T, E>: the user's own experts as a set. Each gets its rows side by side, in parts that
+// the threads take as a whole; backward goes through the parts of one expert in their order, so
+// that the gradients do not depend on the threads.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "expert_list.hpp"
+#include "gather.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+template <Real T, ExpertLike<T> E>
+class EachExpert
+    : public std::conditional_t<TrainableExpert<E, T>, TrainableExpertList<E>, ExpertList<E>> {
+  using Base = std::conditional_t<TrainableExpert<E, T>, TrainableExpertList<E>, ExpertList<E>>;
+
+ public:
+  /// Most rows that an expert gets at once.
+  static constexpr Index part_rows = 1024;
+
+  struct Rows {
+    Matrix<T> gathered;
+    std::vector<GroupPart> parts;
+  };
+  /// Memory of a call: an expert's scratch for each thread.
+  struct Scratch : Rows {
+    std::vector<typename E::Scratch> workers;
+  };
+  /// What backward needs: an expert's tape for each part.
+  template <class Expert = E>
+  struct TapeOf : Rows {
+    std::vector<typename Expert::Tape> tapes;
+  };
+  using Tape = TapeOf<>;
+
+  using Base::Base;
+
+  void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Scratch& scratch,
+               int threads) const {
+    const ConstMatrixRef<T> x = prepare(input, scratch, threads);
+    reserve_for_threads(input.groups.num_rows(), threads, scratch.workers);
+    for_parts_of_groups(scratch, threads, [&](const GroupPart& part, std::size_t, int worker) {
+      this->of(part.expert)
+          .forward(x.middleRows(part.begin, part.rows()), rows.middleRows(part.begin, part.rows()),
+                   scratch.workers[static_cast<std::size_t>(worker)]);
+    });
+  }
+
+  void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Tape& tape,
+               int threads) const requires TrainableExpert<E, T> {
+    const ConstMatrixRef<T> x = prepare(input, tape, threads);
+    detail::grow(tape.tapes, static_cast<Index>(tape.parts.size()));
+    for_parts_of_groups(tape, threads, [&](const GroupPart& part, std::size_t number, int) {
+      this->of(part.expert)
+          .forward(x.middleRows(part.begin, part.rows()), rows.middleRows(part.begin, part.rows()),
+                   tape.tapes[number]);
+    });
+  }
+
+  template <class Params>
+  void backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
+                MatrixRef<T> dx_rows, Params& grads,
+                int threads) const requires TrainableExpert<E, T> {
+    const ConstMatrixRef<T> x =
+        input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
+    detail::parallel_for(this->num_experts(), threads, [&](Index expert, int) {
+      const auto parts = std::ranges::equal_range(tape.parts, expert, {}, &GroupPart::expert);
+      auto expert_tape = tape.tapes.begin() + (parts.begin() - tape.parts.begin());
+      for (const GroupPart& part : parts) {
+        this->of(expert).backward(x.middleRows(part.begin, part.rows()),
+                                  drows.middleRows(part.begin, part.rows()), *expert_tape++,
+                                  dx_rows.middleRows(part.begin, part.rows()),
+                                  grads[static_cast<std::size_t>(expert)]);
+      }
+    });
+  }
+
+ private:
+  static ConstMatrixRef<T> prepare(const ExpertInput<T>& input, Rows& rows, int threads) {
+    cut_groups(input.groups, part_rows, rows.parts);
+    return gather_rows(input, rows.gathered, threads);
+  }
+
+  /// body(part, its number, worker).
+  template <class Body>
+  static void for_parts_of_groups(const Rows& rows, int threads, Body&& body) {
+    detail::parallel_for(static_cast<Index>(rows.parts.size()), threads,
+                         [&](Index item, int worker) {
+                           const auto number = static_cast<std::size_t>(item);
+                           body(rows.parts[number], number, worker);
+                         });
+  }
+
+  /// All at once: a worker may meet its largest part many calls from now.
+  void reserve_for_threads(Index num_rows, int threads,
+                           std::vector<typename E::Scratch>& workers) const {
+    detail::grow(workers, threads);
+    if constexpr (requires(typename E::Scratch & scratch) {
+                    this->of(0).reserve(scratch, Index{});
+                  }) {
+      for (auto& scratch : workers) {
+        this->of(0).reserve(scratch, std::min(num_rows, part_rows));
+      }
+    }
+  }
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

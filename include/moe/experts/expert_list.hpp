@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// A vector of experts of one type, with what every set around such a vector needs: sizes, access
+// as to the vector, and the walk over parameters.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "../concepts.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+template <class E>
+class ExpertList {
+ public:
+  /// Throws std::invalid_argument if there is none, or if they differ in d_in or d_out.
+  explicit ExpertList(std::vector<E> experts) : experts_(std::move(experts)) {
+    detail::check(!experts_.empty(), "experts: there are none, expected at least 1");
+    for (const E& expert : experts_) {
+      detail::check(expert.d_in() == d_in() && expert.d_out() == d_out(), "experts: one is ",
+                    expert.d_in(), " to ", expert.d_out(), " wide, expected ", d_in(), " to ",
+                    d_out());
+    }
+  }
+
+  Index num_experts() const { return static_cast<Index>(experts_.size()); }
+  Index d_in() const { return experts_.front().d_in(); }
+  Index d_out() const { return experts_.front().d_out(); }
+
+  std::size_t size() const { return experts_.size(); }
+  E& operator[](std::size_t expert) { return experts_[expert]; }
+  const E& operator[](std::size_t expert) const { return experts_[expert]; }
+  auto begin() { return experts_.begin(); }
+  auto begin() const { return experts_.begin(); }
+  auto end() { return experts_.end(); }
+  auto end() const { return experts_.end(); }
+
+ protected:
+  ~ExpertList() = default;
+  ExpertList(const ExpertList&) = default;
+  ExpertList(ExpertList&&) noexcept = default;
+  ExpertList& operator=(const ExpertList&) = default;
+  ExpertList& operator=(ExpertList&&) noexcept = default;
+
+  const E& of(Index expert) const { return experts_[static_cast<std::size_t>(expert)]; }
+
+ private:
+  std::vector<E> experts_;
+};
+
+/// The same, of experts that train: what WalksParams asks for.
+template <class E>
+class TrainableExpertList : public ExpertList<E> {
+ public:
+  using Params = std::vector<typename E::Params>;  ///< of each expert
+
+  using ExpertList<E>::ExpertList;
+
+  Params zero_grads() const {
+    Params grads;
+    grads.reserve(this->size());
+    for (const E& expert : *this) {
+      grads.push_back(zero_grads_of(expert));
+    }
+    return grads;
+  }
+
+  /// Names are those of an expert's tensors behind `name` and its number. Throws
+  /// std::invalid_argument if one of `params` is of another number of experts.
+  template <class List, class Visit, class... P>
+  static void walk(List& list, const ParameterName& name, Visit&& visit, P&... params) {
+    (detail::check(params.size() == list.size(), "gradient ", name.word, " has ", params.size(),
+                   " experts, expected ", list.size()),
+     ...);
+    for (std::size_t e = 0; e < list.size(); ++e) {
+      const ParameterName expert{name.word, static_cast<Index>(e), name.part};
+      walk_params(list[e], expert, visit, params[e]...);
+    }
+  }
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows from token order to expert order, for experts that want theirs side by side.
+#pragma once
+
+#include "../detail/parallel.hpp"
+#include "../detail/reserve.hpp"
+#include "../kernels/row_sums.hpp"
+#include "../row_groups.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// The rows (S, D) that the input asks for, in expert order and with their weights: x itself where
+/// that is what it holds, else copied to `memory`, which only grows.
+template <Real T>
+ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, Matrix<T>& memory, int threads) {
+  const Index num_rows = input.groups.num_rows(), width = input.x.cols();
+  if (input.in_order()) {
+    return input.x.topRows(num_rows);
+  }
+  detail::grow(memory, num_rows, detail::spread_width<T>(width));
+  detail::for_blocks(num_rows, threads, [&](Index row) {
+    memory.row(row).head(width) = input.x.row(input.groups.token_of(row));
+    if (!input.weight.empty()) {
+      kernels::scale_row(input.weight[static_cast<std::size_t>(row)], width,
+                         &memory.coeffRef(row, 0));
+    }
+  });
+  return memory.block(0, 0, num_rows, width);
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// PackedExperts<S>: feed-forwards as a set for inference, weights packed in storage S. Rows of x
+// are read where they are, through a pointer each, so a gather costs nothing.
+//
+//   hidden (S, F) = act(x gate^T) * (x up^T)    for each part of rows and range of panels
+//   rows (S, D)   = hidden down^T               likewise
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "dense.hpp"
+#include "ffn_experts.hpp"
+#include "packed_expert.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+template <Storage S>
+class PackedExperts {
+ public:
+  using W = Wide<S>;
+
+  /// Memory of a call. It only grows.
+  struct Scratch {
+    struct Job {
+      const PackedExpert<S>* expert;
+      typename PackedExpert<S>::Rows rows;
+    };
+    std::vector<GroupPart> parts;
+    std::vector<Job> jobs;                          // one for each part
+    std::vector<const S*> input_rows, hidden_rows;  // (S) where each row lies
+    std::vector<W> factors;                         // (S) of the output gate
+    Matrix<S> stored_x;                             // x as S, where x itself is not
+    Matrix<S> hidden;                               // (S, F)
+    std::vector<Matrix<W>> sums;                    // for each worker (part rows, tile cols)
+  };
+
+  /// Packs every expert, in parallel.
+  template <Real T>
+  explicit PackedExperts(const FfnExperts<T>& experts);
+
+  Index num_experts() const { return static_cast<Index>(experts_.size()); }
+  Index d_in() const { return experts_.front().up.width(); }
+  Index d_out() const { return experts_.front().down.num_outputs(); }
+  /// Memory of the packed weights.
+  std::size_t bytes() const;
+  /// The experts again, with their weights as they are stored: rounded if S is narrower.
+  std::vector<Expert<W>> unpack() const;
+
+  /// rows (S, d_out) =, bit for bit those of FfnExperts<S> for float and double; bf16 rounds
+  /// weights, x and hidden rows to bfloat16 once each.
+  void forward(const ExpertInput<W>& input, MatrixRef<W> rows, Scratch& scratch, int threads) const;
+
+ private:
+  using Job = typename Scratch::Job;
+
+  /// Most rows of a part: their share of a block of k, 4 KiB a row, and their sums stay in the
+  /// caches while they meet one panel after the other.
+  static constexpr Index part_rows = 256;
+
+  void list_inputs(const ExpertInput<W>& input, int threads, Scratch& scratch) const;
+  void store_inputs(const ExpertInput<W>& input, int threads, Scratch& scratch) const;
+  void list_jobs(const RowGroups& groups, MatrixRef<W> rows, Scratch& scratch) const;
+  /// body(job, part of its panels, sums) for all jobs, in enough parts to keep every thread busy.
+  template <class Body>
+  static void for_jobs(Scratch& scratch, int threads, Body&& body);
+
+  std::vector<PackedExpert<S>> experts_;
+};
+
+/// One packed expert that every token takes.
+template <Storage S>
+using PackedFfn = Dense<Wide<S>, PackedExperts<S>>;
+
+template <Storage S>
+template <Real T>
+PackedExperts<S>::PackedExperts(const FfnExperts<T>& experts) {
+  std::vector<std::optional<PackedExpert<S>>> packed(experts.size());
+  detail::parallel_for(experts.num_experts(), detail::num_threads(0), [&](Index e, int) {
+    packed[static_cast<std::size_t>(e)].emplace(experts[static_cast<std::size_t>(e)]);
+  });
+  experts_.reserve(packed.size());
+  for (auto& expert : packed) {
+    experts_.push_back(std::move(*expert));
+  }
+}
+
+template <Storage S>
+std::size_t PackedExperts<S>::bytes() const {
+  std::size_t sum = 0;
+  for (const PackedExpert<S>& expert : experts_) {
+    sum += expert.up.bytes() + expert.down.bytes();
+  }
+  return sum;
+}
+
+template <Storage S>
+auto PackedExperts<S>::unpack() const -> std::vector<Expert<W>> {
+  std::vector<Expert<W>> experts;
+  experts.reserve(experts_.size());
+  for (const PackedExpert<S>& expert : experts_) {
+    experts.push_back(expert.unpack());
+  }
+  return experts;
+}
+
+template <Storage S>
+void PackedExperts<S>::forward(const ExpertInput<W>& input, MatrixRef<W> rows, Scratch& scratch,
+                               int threads) const {
+  list_inputs(input, threads, scratch);
+  list_jobs(input.groups, rows, scratch);
+  for_jobs(scratch, threads, [](const Job& job, detail::Part part, W* sums) {
+    job.expert->multiply_up(job.rows, part, sums);
+  });
+  for_jobs(scratch, threads, [](const Job& job, detail::Part part, W* sums) {
+    job.expert->multiply_down(job.rows, part, sums);
+  });
+}
+
+template <Storage S>
+void PackedExperts<S>::list_inputs(const ExpertInput<W>& input, int threads,
+                                   Scratch& scratch) const {
+  scratch.input_rows.resize(static_cast<std::size_t>(input.groups.num_rows()));
+  if constexpr (std::is_same_v<S, W>) {
+    if (input.weight.empty()) {
+      for (std::size_t row = 0; row < scratch.input_rows.size(); ++row) {
+        scratch.input_rows[row] = &input.x.coeffRef(input.groups.token_of(Index(row)), 0);
+      }
+      return;
+    }
+  }
+  store_inputs(input, threads, scratch);
+}
+
+/// x as S: rounded once for each token or, with a weight, for each row.
+template <Storage S>
+void PackedExperts<S>::store_inputs(const ExpertInput<W>& input, int threads,
+                                    Scratch& scratch) const {
+  const RowGroups& groups = input.groups;
+  const bool weighted = !input.weight.empty();
+  const Index depth = experts_.front().up.depth();
+  const Index stored_rows = weighted ? groups.num_rows() : input.x.rows();
+  detail::grow(scratch.stored_x, stored_rows, depth);
+  detail::for_blocks(stored_rows, threads, [&](Index row) {
+    const W weight = weighted ? input.weight[static_cast<std::size_t>(row)] : W(1);
+    const W* from = &input.x.coeffRef(weighted ? groups.token_of(row) : row, 0);
+    S* to = &scratch.stored_x.coeffRef(row, 0);
+    for (Index col = 0; col < d_in(); ++col) {
+      to[col] = kernels::convert<S>(weight * from[col]);
+    }
+    std::fill(to + d_in(), to + depth, S(0));
+  });
+  for (std::size_t row = 0; row < scratch.input_rows.size(); ++row) {
+    const Index stored = weighted ? Index(row) : groups.token_of(Index(row));
+    scratch.input_rows[row] = &scratch.stored_x.coeffRef(stored, 0);
+  }
+}
+
+template <Storage S>
+void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
+                                 Scratch& scratch) const {
+  const Index num_rows = groups.num_rows();
+  Index depth = 0;  // of the widest expert
+  for (const PackedExpert<S>& expert : experts_) {
+    depth = std::max(depth, expert.down.depth());
+  }
+  detail::grow(scratch.hidden, num_rows, depth);
+  detail::grow(scratch.hidden_rows, num_rows);
+  detail::grow(scratch.factors, num_rows);
+  cut_groups(groups, part_rows, scratch.parts);
+  scratch.jobs.clear();
+  for (const GroupPart& part : scratch.parts) {
+    const PackedExpert<S>& expert = experts_[static_cast<std::size_t>(part.expert)];
+    const Index group = groups.begin(part.expert);
+    // Of each expert hidden rows follow each other, as wide as they are.
+    S* hidden = scratch.hidden.data() + group * depth + (part.begin - group) * expert.down.depth();
+    const auto first = static_cast<std::size_t>(part.begin);
+    const auto size = static_cast<std::size_t>(part.rows());
+    for (Index row = 0; row < part.rows(); ++row) {
+      scratch.hidden_rows[first + static_cast<std::size_t>(row)] =
+          hidden + row * expert.down.depth();
+    }
+    scratch.jobs.push_back({&expert,
+                            {.input = {scratch.input_rows.data() + first, size},
+                             .hidden = {scratch.hidden_rows.data() + first, size},
+                             .first_hidden = hidden,
+                             .factor = scratch.factors.data() + first,
+                             .first_out = &rows.coeffRef(part.begin, 0),
+                             .out_stride = rows.outerStride()}});
+  }
+}
+
+template <Storage S>
+template <class Body>
+void PackedExperts<S>::for_jobs(Scratch& scratch, int threads, Body&& body) {
+  detail::grow(scratch.sums, threads);
+  for (Matrix<W>& sums : scratch.sums) {
+    sums.resize(part_rows, kernels::PackedMatrix<S>::cols);
+  }
+  detail::for_parts(static_cast<Index>(scratch.jobs.size()), threads,
+                    [&](Index job, detail::Part part, int worker) {
+                      body(scratch.jobs[static_cast<std::size_t>(job)], part,
+                           scratch.sums[static_cast<std::size_t>(worker)].data());
+                    });
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

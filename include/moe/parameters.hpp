@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parameters of whatever trains: a struct of tensors with one list of them. Gradients and
+// optimiser moments are the same struct; everything that reads, casts, checks or updates
+// parameters walks the list.
+#pragma once
+
+#include <concepts>
+#include <string>
+#include <string_view>
+
+#include "detail/check.hpp"
+#include "types.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// A copyable struct of Matrix<T>, walked by one list: P::for_each(visit, a, b, ...) calls
+/// visit(name, a.tensor, b.tensor, ...) for each tensor.
+template <class P>
+concept ParameterList = std::copyable<P> && requires(P& p) {
+  P::for_each([](std::string_view, auto&) {}, p);
+};
+
+/// The name of a tensor in a layer, as "experts.3.up". It lives as long as the visit, and its text
+/// is made only when asked for.
+struct ParameterName {
+  std::string_view word;
+  Index number = -1;                    ///< of the expert, where the word is that of all experts
+  const ParameterName* part = nullptr;  ///< that it belongs to; one without a word is left out
+
+  std::string text() const {
+    std::string all = part == nullptr || part->word.empty() ? "" : part->text() + '.';
+    all += word;
+    return number < 0 ? all : all + '.' + std::to_string(number);
+  }
+  operator std::string() const { return text(); }
+};
+
+/// A part whose parameters are one struct: an expert or a router.
+template <class P>
+concept HasParams = ParameterList<typename P::Params> && requires(P& part, const P& constant) {
+  { part.params() } -> std::same_as<typename P::Params&>;
+  { constant.params() } -> std::same_as<const typename P::Params&>;
+};
+
+/// A part that is made of parts: a layer or a set of experts. Params is like its parameters, and
+/// P::walk(part, name, visit, p...) calls visit(ParameterName, tensor, tensor of each p...).
+template <class P>
+concept WalksParams = std::copyable<typename P::Params> &&
+    requires(P& part, const P& constant, typename P::Params& params) {
+  { constant.zero_grads() } -> std::same_as<typename P::Params>;
+  P::walk(
+      part, ParameterName{}, [](const ParameterName&, auto&, auto&) {}, params);
+  P::walk(
+      constant, ParameterName{}, [](const ParameterName&, auto&, auto&) {}, params);
+};
+
+template <class P>
+concept Parametrised = HasParams<P> || WalksParams<P>;
+
+/// visit(name, tensor, tensor of each of `others`) for every tensor of a part, which may be const;
+/// also for those that the part does not have, which are empty.
+template <class P, class Visit, class... Others>
+void walk_params(P& part, const ParameterName& name, Visit&& visit, Others&... others) {
+  if constexpr (WalksParams<std::remove_const_t<P>>) {
+    std::remove_const_t<P>::walk(part, name, visit, others...);
+  } else {
+    P::Params::for_each(
+        [&](std::string_view word, auto& tensor, auto&... rest) {
+          visit(ParameterName{.word = word, .part = &name}, tensor, rest...);
+        },
+        part.params(), others...);
+  }
+}
+
+/// A copy of the parameters with every tensor set to zero: gradients, or moments.
+template <ParameterList P>
+P zeros_like(const P& params) {
+  P zeros = params;
+  P::for_each([](std::string_view, auto& tensor) { tensor.setZero(); }, zeros);
+  return zeros;
+}
+
+/// The parameters in another scalar, walked by the list of `from`: To must have every tensor of it,
+/// so that none is left behind.
+template <ParameterList To, ParameterList From>
+requires std::default_initializable<To> To cast_params(const From& from) {
+  To to;
+  From::for_each(
+      [](std::string_view, const auto& tensor, auto& copy) {
+        using U = typename std::remove_reference_t<decltype(copy)>::Scalar;
+        copy = tensor.template cast<U>();
+      },
+      from, to);
+  return to;
+}
+
+template <Parametrised P>
+typename P::Params zero_grads_of(const P& part) {
+  if constexpr (WalksParams<P>) {
+    return part.zero_grads();
+  } else {
+    return zeros_like(part.params());
+  }
+}
+
+/// Throws std::invalid_argument unless every tensor of `grads` has the shape of its parameter.
+template <Parametrised P>
+void check_grads(const P& part, const ParameterName& name, const typename P::Params& grads) {
+  walk_params(
+      part, name,
+      [](const ParameterName& tensor, const auto& parameter, const auto& grad) {
+        if (parameter.rows() != grad.rows() || parameter.cols() != grad.cols()) {
+          detail::fail("gradient ", tensor.text(), " is (", grad.rows(), ", ", grad.cols(),
+                       "), expected (", parameter.rows(), ", ", parameter.cols(), ")");
+        }
+      },
+      grads);
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

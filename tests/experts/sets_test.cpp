@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every set of experts gives, on groups that no router made: the rows of each expert alone.
+#include <gtest/gtest.h>
+
+#include "moe/experts.hpp"
+#include "support/matrix_near.hpp"
+#include "support/random_matrix.hpp"
+
+namespace moe {
+namespace {
+
+using testing::random_matrix;
+using testing::same_bits;
+
+std::vector<Expert<float>> three_experts(const ExpertConfig& config = {.bias = true,
+                                                                       .output_gate = true}) {
+  std::vector<Expert<float>> experts;
+  for (const Index d_ff : {21, 40, 13}) {  // of different widths
+    experts.emplace_back(Expert<float>::Sizes{17, d_ff, 19}, config, 1);
+    testing::randomise(experts.back().params(), static_cast<std::uint64_t>(d_ff), 0.7);
+  }
+  return experts;
+}
+
+/// Three groups: seven rows, none, eleven rows; tokens at random, some twice.
+struct Rows {
+  std::vector<Index> offset{0, 7, 7, 18};
+  std::vector<Index> token{3, 0, 9, 9, 1, 12, 5, 2, 2, 2, 7, 8, 11, 0, 10, 4, 6, 3};
+  std::vector<float> weight;
+  Matrix<float> x = random_matrix<float>(13, 17, 3);
+
+  Rows() {
+    for (std::size_t row = 0; row < token.size(); ++row) {
+      weight.push_back(0.25F + 0.5F * static_cast<float>(row));
+    }
+  }
+  RowGroups groups() const { return {offset, token}; }
+};
+
+/// Row by row through Expert::forward.
+Matrix<float> wanted(const std::vector<Expert<float>>& experts, const ExpertInput<float>& input) {
+  Matrix<float> rows(input.groups.num_rows(), 19);
+  Expert<float>::Scratch scratch;
+  for (Index e = 0; e < input.groups.num_experts(); ++e) {
+    for (Index row = input.groups.begin(e); row < input.groups.end(e); ++row) {
+      const float weight =
+          input.weight.empty() ? 1.0F : input.weight[static_cast<std::size_t>(row)];
+      const Matrix<float> x = weight * input.x.row(input.groups.token_of(row));
+      experts[static_cast<std::size_t>(e)].forward(x, rows.row(row), scratch);
+    }
+  }
+  return rows;
+}
+
+template <class Set>
+Matrix<float> forward(const Set& set, const ExpertInput<float>& input, int threads) {
+  typename Set::Scratch scratch;
+  Matrix<float> rows = Matrix<float>::Constant(input.groups.num_rows(), 19, std::nanf(""));
+  set.forward(input, rows, scratch, threads);
+  return rows;
+}
+
+template <class Set>
+class SetOfExperts : public ::testing::Test {};
+using Sets =
+    ::testing::Types<EachExpert<float, Expert<float>>, FfnExperts<float>, PackedExperts<float>>;
+TYPED_TEST_SUITE(SetOfExperts, Sets);
+
+template <class Set>
+Set make(const std::vector<Expert<float>>& experts) {
+  if constexpr (std::same_as<Set, PackedExperts<float>>) {
+    return Set(FfnExperts<float>(experts));
+  } else {
+    return Set(experts);
+  }
+}
+
+TYPED_TEST(SetOfExperts, GivesEachRowTheBitsOfItsExpertAlone) {
+  const auto experts = three_experts();
+  const auto set = make<TypeParam>(experts);
+  const Rows rows;
+  const std::vector<float> ones;
+  for (const std::vector<float>& weight : {ones, rows.weight}) {
+    const ExpertInput<float> input{rows.x, rows.groups(), weight};
+    for (const int threads : {1, 2, 3}) {
+      EXPECT_TRUE(same_bits(forward(set, input, threads), wanted(experts, input))) << threads;
+    }
+  }
+}
+
+TYPED_TEST(SetOfExperts, TakesRowsThatCameFromElsewhereInOrder) {
+  const auto experts = three_experts();
+  const auto set = make<TypeParam>(experts);
+  const Rows rows;
+  const Matrix<float> x = random_matrix<float>(18, 17, 4);
+  const ExpertInput<float> input{x, {rows.offset}};
+  EXPECT_TRUE(same_bits(forward(set, input, 2), wanted(experts, input)));
+}
+
+TYPED_TEST(SetOfExperts, TakesNoRows) {
+  const auto set = make<TypeParam>(three_experts());
+  const std::vector<Index> offset(4, 0);
+  const Matrix<float> x(0, 17);
+  EXPECT_EQ(forward(set, {x, {offset}}, 2).rows(), 0);
+}
+
+TYPED_TEST(SetOfExperts, WritesRowsOfAnyStride) {
+  const auto experts = three_experts();
+  const auto set = make<TypeParam>(experts);
+  const Rows rows;
+  const ExpertInput<float> input{rows.x, rows.groups()};
+  Matrix<float> wide = Matrix<float>::Constant(20, 30, 7.0F);
+  typename TypeParam::Scratch scratch;
+  set.forward(input, wide.block(1, 5, 18, 19), scratch, 2);
+  EXPECT_TRUE(same_bits(Matrix<float>(wide.block(1, 5, 18, 19)), wanted(experts, input)));
+  wide.block(1, 5, 18, 19).setConstant(7.0F);
+  EXPECT_TRUE((wide.array() == 7.0F).all()) << "and nothing else";
+}
+
+template <class Set>
+struct Step {
+  Matrix<float> rows{18, 19}, dx_rows{18, 17};
+  typename Set::Params grads;
+
+  Step(const Set& set, const ExpertInput<float>& input, int threads) : grads(set.zero_grads()) {
+    typename Set::Tape tape;
+    const Matrix<float> drows = random_matrix<float>(18, 19, 5);
+    set.forward(input, rows, tape, threads);
+    set.backward(input, drows, tape, dx_rows, grads, threads);
+  }
+};
+
+TEST(SetsOfExperts, ThatTrainGiveTheSameGradientsForAnyThreadCount) {
+  using Each = EachExpert<float, Expert<float>>;
+  using Ffn = FfnExperts<float>;
+  const Rows rows;
+  const ExpertInput<float> input{rows.x, rows.groups(), rows.weight};
+  const Step<Each> want(Each(three_experts()), input, 1);
+  const auto compare = [&](const auto& step) {
+    EXPECT_TRUE(same_bits(step.rows, want.rows));
+    EXPECT_TRUE(same_bits(step.dx_rows, want.dx_rows));
+    for (std::size_t e = 0; e < 3; ++e) {
+      ExpertParams<float>::for_each([](std::string_view name, const auto& a,
+                                       const auto& b) { EXPECT_TRUE(same_bits(a, b)) << name; },
+                                    step.grads[e], want.grads[e]);
+    }
+  };
+  for (const int threads : {1, 2, 3}) {
+    compare(Step<Each>(Each(three_experts()), input, threads));
+    compare(Step<Ffn>(Ffn(three_experts()), input, threads));
+  }
+}
+
+TEST(SetsOfExperts, RefuseNoneAndThoseOfDifferentWidths) {
+  EXPECT_THROW(FfnExperts<float>(std::vector<Expert<float>>()), std::invalid_argument);
+  auto experts = three_experts();
+  experts.emplace_back(Expert<float>::Sizes{18, 4, 19}, ExpertConfig{}, 1);
+  EXPECT_THROW(FfnExperts<float>{experts}, std::invalid_argument);
+  EXPECT_THROW((EachExpert<float, Expert<float>>(experts)), std::invalid_argument);
+}
+
+TEST(SetsOfExperts, RefuseGradientsOfAnotherNumberOfExperts) {
+  const FfnExperts<float> set(three_experts());
+  auto grads = set.zero_grads();
+  grads.pop_back();
+  EXPECT_THROW(check_grads(set, {.word = "experts"}, grads), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace moe

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of rows grouped by expert, made by hand, without a routing table.
+#include "moe/row_groups.hpp"
+
+#include <gtest/gtest.h>
+
+namespace moe {
+namespace {
+
+TEST(RowGroups, KnowTheRowsOfEachExpert) {
+  const std::vector<Index> offset{0, 2, 2, 5}, token{4, 7, 0, 1, 9};
+  const RowGroups groups{offset, token};
+  EXPECT_EQ(groups.num_experts(), 3);
+  EXPECT_EQ(groups.num_rows(), 5);
+  EXPECT_EQ(groups.begin(2), 2);
+  EXPECT_EQ(groups.end(2), 5);
+  EXPECT_EQ(groups.token_of(1), 7);
+  EXPECT_EQ(groups.num_active(), 2) << "expert 1 has no row";
+}
+
+TEST(RowGroups, WithoutTokensAreTheRowsOfXAsTheyLie) {
+  const std::vector<Index> offset{0, 2, 5};
+  const RowGroups groups{offset};
+  EXPECT_EQ(groups.token_of(3), 3);
+  const Matrix<float> x(5, 2);
+  EXPECT_TRUE((ExpertInput<float>{x, groups}.in_order()));
+  const std::vector<float> weight(5, 2.0F);
+  EXPECT_FALSE((ExpertInput<float>{x, groups, weight}.in_order()));
+}
+
+TEST(CutGroups, CutsEachGroupIntoPartsOfEvenSize) {
+  const Index most = 1024, third = 2049 / 3, two_thirds = 2 * 2049 / 3;
+  const std::vector<Index> offset{0, 0, 2049, 2049, 3073, 3073};
+  std::vector<GroupPart> parts{{9, 9, 9}};  // of an earlier call
+  cut_groups({offset}, most, parts);
+  ASSERT_EQ(parts.size(), 4u);
+  const auto is = [&](std::size_t i, Index expert, Index begin, Index end) {
+    return parts[i].expert == expert && parts[i].begin == begin && parts[i].end == end &&
+           parts[i].rows() == end - begin;
+  };
+  EXPECT_TRUE(is(0, 1, 0, third));
+  EXPECT_TRUE(is(1, 1, third, two_thirds));
+  EXPECT_TRUE(is(2, 1, two_thirds, 2049));
+  EXPECT_TRUE(is(3, 3, 2049, 3073));
+}
+
+TEST(CutGroups, MakesNothingOfNoRows) {
+  const std::vector<Index> offset{0, 0, 0};
+  std::vector<GroupPart> parts;
+  cut_groups({offset}, 4, parts);
+  EXPECT_TRUE(parts.empty());
+}
+
+}  // namespace
+}  // namespace moe
