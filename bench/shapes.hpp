@@ -51,7 +51,7 @@ inline Grid full_grid() {
   return grid;
 }
 
-/// The same in little, to see that everything runs.
+/// A grid in little, to see that everything runs.
 inline Grid quick_grid() {
   Grid grid{64, 128, {8, 16}, {1, 4}, {1, 16, 64}, {}, {}, 256, 0.0};
   grid.reference = equal_active(64, 128, 8, 2);
@@ -82,7 +82,7 @@ inline Matrix<float> random_matrix(Index rows, Index cols, std::uint64_t seed, I
   Matrix<float> m(rows, cols);
   const detail::CounterRandom random(seed, 0);
   const double range = std::sqrt(3.0 / static_cast<double>(fan_in > 0 ? fan_in : cols));
-  detail::for_blocks(rows, detail::num_threads(0), [&](Index row) {
+  detail::for_rows(rows, detail::num_threads(0), [&](Index row) {
     for (Index col = 0; col < cols; ++col) {
       const auto position = static_cast<std::uint64_t>(row * cols + col);
       m(row, col) = static_cast<float>(range * (2.0 * random.uniform(position) - 1.0));

@@ -22,6 +22,9 @@ set(tested_by
   "kernels/gemm_bfloat16.hpp   kernels/gemm_test.cpp"
   "kernels/micro_kernel.hpp    kernels/gemm_test.cpp"
   "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
+  "reference/capacity.hpp      reference/layer_test.cpp"
+  "reference/expert.hpp        reference/layer_test.cpp"
+  "reference/router.hpp        reference/layer_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"
   "routing/gate_params.hpp     routing/gate_test.cpp"
   "routing/gated_table.hpp     routing/gated_router_test.cpp")

@@ -19,7 +19,7 @@ class Peer {
   /// y (N, D) = layer(x (N, D)).
   virtual void forward(const Matrix<float>& x, Matrix<float>& y) = 0;
 
-  /// The same, and dx (N, D) and the gradients of all weights from dy (N, D).
+  /// y as in forward(), dx (N, D) and the gradients of all weights from dy (N, D).
   virtual void train(const Matrix<float>&, const Matrix<float>&, Matrix<float>&, Matrix<float>&) {
     throw std::logic_error("moe_peers: this peer does not train");
   }
@@ -54,8 +54,8 @@ class ProductPeer : public Peer {
     layer_.route(x, {.num_threads = threads_}, routed_);
     x_rows_.resize(plan().num_rows(), x.cols());
     y_rows_.resize(plan().num_rows(), y.cols());
-    detail::for_blocks(plan().num_rows(), threads_,
-                       [&](Index row) { x_rows_.row(row) = x.row(plan().groups().token_of(row)); });
+    detail::for_rows(plan().num_rows(), threads_,
+                     [&](Index row) { x_rows_.row(row) = x.row(plan().groups().token_of(row)); });
     compute_experts();
     gather_weights(routed_.routing.weight, plan(), row_weight_);
     combine_rows<float>(y_rows_, plan(), row_weight_, nullptr, y, threads_);

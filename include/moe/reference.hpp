@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same layer in plain loops, in double: the specification.
+// A layer in plain loops, in double: the specification.
 #pragma once
 
-#include "reference/reference.hpp"
+#include "reference/capacity.hpp"
+#include "reference/expert.hpp"
+#include "reference/layer.hpp"
+#include "reference/router.hpp"

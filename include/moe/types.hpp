@@ -40,7 +40,7 @@ using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>
 template <class T>
 using MatrixRef = Eigen::Ref<Matrix<T>>;
 
-/// The same, read-only. Eigen silently makes a copy if it is given a column-major matrix or an
+/// A read-only view. Eigen silently makes a copy if it is given a column-major matrix or an
 /// expression: correct, but it allocates.
 template <class T>
 using ConstMatrixRef = Eigen::Ref<const Matrix<T>>;

@@ -110,7 +110,7 @@ TEST(ForBlocks, DoesEachRowOnceInAnyNumberOfBlocks) {
   for (const int threads : {1, 3}) {
     for (const int rows : {0, 1, 31, 32, 33, 64, 100}) {
       std::vector<int> done(static_cast<std::size_t>(rows));
-      for_blocks(rows, threads, [&](std::ptrdiff_t row) { ++done[static_cast<std::size_t>(row)]; });
+      for_rows(rows, threads, [&](std::ptrdiff_t row) { ++done[static_cast<std::size_t>(row)]; });
       EXPECT_EQ(done, std::vector<int>(static_cast<std::size_t>(rows), 1));
     }
   }
@@ -164,7 +164,7 @@ TEST(InOneRegion, RunsTheCallOnceAndItsLoopsOnAllThreads) {
   for (int threads = 1; threads <= 8; ++threads) {
     int calls = 0;
     std::vector<int> first(100), second(3);
-    in_one_region(threads, [&] {
+    with_team(threads, [&] {
       ++calls;
       for (int again = 0; again < 50; ++again) {
         parallel_for(100, threads, [&](std::ptrdiff_t i, int) { first[std::size_t(i)] += 1; });
@@ -183,7 +183,7 @@ TEST(InOneRegion, RunsTheCallOnceAndItsLoopsOnAllThreads) {
 TEST(InOneRegion, ThrowsWhatTheCallOrAnItemOfALoopThrows) {
   for (int threads = 1; threads <= 4; ++threads) {
     const auto call = [&](std::ptrdiff_t bad_item) {
-      in_one_region(threads, [&] {
+      with_team(threads, [&] {
         parallel_for(20, threads, [&](std::ptrdiff_t item, int) {
           if (item == bad_item) {
             throw std::out_of_range("item");
@@ -195,7 +195,7 @@ TEST(InOneRegion, ThrowsWhatTheCallOrAnItemOfALoopThrows) {
     EXPECT_THROW(call(7), std::out_of_range);
     EXPECT_THROW(call(-1), std::runtime_error);
     int done = 0;
-    in_one_region(threads, [&] { ++done; });
+    with_team(threads, [&] { ++done; });
     EXPECT_EQ(done, 1) << "the next call starts afresh";
   }
 }
@@ -204,9 +204,9 @@ TEST(InOneRegion, IsSerialInsideAnItemAndTheSameRegionInsideACall) {
   std::atomic<int> most = 0;
   std::atomic<int> items = 0;
   const int threads = num_threads(4);
-  in_one_region(threads, [&] {
+  with_team(threads, [&] {
     EXPECT_EQ(num_threads(0), threads);
-    in_one_region(threads, [&] {
+    with_team(threads, [&] {
       parallel_for(8, threads, [&](std::ptrdiff_t, int) {
         most = std::max(most.load(), num_threads(0));
         parallel_for(5, 4, [&](std::ptrdiff_t, int) { ++items; });

@@ -11,7 +11,7 @@
 #include "../support/finite_difference.hpp"
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
-#include "moe/reference/reference.hpp"
+#include "moe/reference.hpp"
 
 namespace moe {
 namespace {

@@ -10,7 +10,7 @@
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
-#include "moe/reference/reference.hpp"
+#include "moe/reference.hpp"
 
 namespace moe {
 namespace {

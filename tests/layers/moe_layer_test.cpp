@@ -11,7 +11,7 @@
 #include <stdexcept>
 
 #include "../support/layer_step.hpp"
-#include "moe/reference/reference.hpp"
+#include "moe/reference.hpp"
 
 namespace moe {
 namespace {
@@ -120,6 +120,25 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryCapacityAndSharedExpert) {
           this->check(config, 36, {.tokens = {.sequence_length = sequence}});
         }
       }
+    }
+  }
+}
+
+TYPED_TEST(MoELayerOf, EqualsTheReferenceForPaddingAndSequencesOfAnyLengths) {
+  std::vector<std::uint8_t> padding(36, 0);
+  for (const std::size_t token : {3, 4, 11, 20, 35}) {
+    padding[token] = 1;
+  }
+  const std::vector<Index> offset{0, 9, 9, 12, 36};
+  for (const auto policy : {DropPolicy::position, DropPolicy::probability}) {
+    for (const Tokens& tokens :
+         {Tokens{.padding = padding}, Tokens{.sequence_length = 12, .padding = padding},
+          Tokens{.sequence_offset = offset},
+          Tokens{.sequence_offset = offset, .padding = padding}}) {
+      MoEConfig config = small_config();
+      config.capacity = {.factor = 0.8, .policy = policy};
+      config.shared = SharedExpertConfig{.d_ff = 4, .output_gate = true};
+      this->check(config, 36, {.tokens = tokens});
     }
   }
 }

@@ -11,7 +11,7 @@
 #include "../support/guarded.hpp"
 #include "../support/layer_step.hpp"
 #include "../support/throws.hpp"
-#include "moe/reference/reference.hpp"
+#include "moe/reference.hpp"
 
 namespace moe {
 namespace {

@@ -93,7 +93,7 @@ template <class Got, class Want, class Bound>
   return ::testing::AssertionSuccess();
 }
 
-/// The same shape and the same bits: tells -0 from 0, and a NaN equals itself.
+/// Two matrices have one shape and the same bits: tells -0 from 0, and a NaN equals itself.
 template <class Got, class Want>
 ::testing::AssertionResult same_bits(const Got& got, const Want& want) {
   static_assert(std::is_same_v<typename Got::Scalar, typename Want::Scalar>);

@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only file that knows OpenMP. Whoever takes an item writes its rows, and no sum is split
 // between items, so results depend neither on the threads nor on how many items there are.
+//
+// A call runs in one parallel region, with a team, and its loops share the threads:
+//
+//   with_team(threads, f)        worker 0 runs f            the others follow
+//     f: parallel_for(n, ...)    opens a loop, phase odd    see it, come in, take items
+//                                takes items, too
+//                                closes it, phase even      go out again
+//        parallel_for(m, ...)    waits for those inside     ...
+//     f ends                     the team is over           leave
 #pragma once
 
 #include <algorithm>
@@ -177,7 +186,7 @@ struct Function {
   void* f;
 };
 
-inline void run_in_one_region([[maybe_unused]] int threads, const Function& function) {
+inline void run_with_team([[maybe_unused]] int threads, const Function& function) {
 #ifdef _OPENMP
   if (threads > 1 && current_team == nullptr) {
     Team team(threads);
@@ -206,17 +215,17 @@ inline void run_in_one_region([[maybe_unused]] int threads, const Function& func
 }
 
 /// Runs f, a call with many loops, in one parallel region: its loops share the threads. f itself
-/// runs on one of them, and what it throws comes out of here.
+/// runs on one of them, and what it throws comes out of here. Inside a team it just runs f.
 template <class F>
-void in_one_region(int threads, F&& f) {
+void with_team(int threads, F&& f) {
   using Callable = std::remove_reference_t<F>;
-  run_in_one_region(threads, {[](void* callable) { (*static_cast<Callable*>(callable))(); }, &f});
+  run_with_team(threads, {[](void* callable) { (*static_cast<Callable*>(callable))(); }, &f});
 }
 
 inline void run_loop(const Loop& loop) {
 #ifdef _OPENMP
   if (loop.num_items > 1 && loop.num_workers > 1) {
-    return in_one_region(loop.num_workers, [&] { current_team->run(loop); });
+    return with_team(loop.num_workers, [&] { current_team->run(loop); });
   }
 #endif
   for (std::ptrdiff_t item = 0; item < loop.num_items; ++item) {
@@ -237,7 +246,7 @@ void parallel_for(std::ptrdiff_t num_items, int threads, const Body& body) {
 
 /// Calls body(row) for each row in [0, num_rows), in blocks of rows that are worth a hand-over.
 template <class Body>
-void for_blocks(std::ptrdiff_t num_rows, int threads, Body&& body) {
+void for_rows(std::ptrdiff_t num_rows, int threads, Body&& body) {
   constexpr std::ptrdiff_t block = 32;
   parallel_for((num_rows + block - 1) / block, threads, [&](std::ptrdiff_t item, int) {
     const std::ptrdiff_t end = std::min((item + 1) * block, num_rows);

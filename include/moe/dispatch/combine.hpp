@@ -27,7 +27,7 @@ void gather_weights(const Matrix<T>& weight, const DispatchPlan& plan, std::vect
 template <Real T>
 void combine_rows(const Matrix<T>& rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
                   const MatrixRef<T>* base, MatrixRef<T> y, int num_threads) {
-  detail::for_blocks(y.rows(), num_threads, [&](Index token) {
+  detail::for_rows(y.rows(), num_threads, [&](Index token) {
     kernels::combine_row(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
                          base == nullptr ? nullptr : &base->coeffRef(token, 0),
                          &y.coeffRef(token, 0));

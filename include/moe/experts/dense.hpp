@@ -35,7 +35,7 @@ class TokenRows {
   template <Real T>
   void spread(ConstMatrixRef<T> from, MatrixRef<T> to, int threads) const {
     to.setZero();
-    detail::for_blocks(count(), threads, [&](Index row) {
+    detail::for_rows(count(), threads, [&](Index row) {
       to.row(token_[static_cast<std::size_t>(row)]) = from.row(row);
     });
   }
@@ -84,7 +84,7 @@ class Dense {
     call.tokens.validate(x.rows());
     const int threads = detail::num_threads(call.num_threads);
     memory.tokens.list(x.rows(), call.tokens);
-    detail::in_one_region(threads, [&] {
+    detail::with_team(threads, [&] {
       const ExpertInput<T> input{x, memory.tokens.groups()};
       if (!memory.tokens.has_padding()) {
         return set_.forward(input, y, memory.set, threads);

@@ -76,7 +76,7 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
   detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
                 "DenseFfn: dx overlaps x or dy, expected memory of its own");
   check_grads(*this, {"DenseFfn"}, grads);
-  detail::in_one_region(tape.num_threads, [&] { backward_tokens(x, dy, tape, dx, grads); });
+  detail::with_team(tape.num_threads, [&] { backward_tokens(x, dy, tape, dx, grads); });
 }
 
 template <Real T>

@@ -68,12 +68,15 @@ class EachExpert
     const ConstMatrixRef<T> x =
         input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
     detail::parallel_for(this->num_experts(), threads, [&](Index expert, int) {
-      const auto parts = std::ranges::equal_range(tape.parts, expert, {}, &GroupPart::expert);
-      auto expert_tape = tape.tapes.begin() + (parts.begin() - tape.parts.begin());
-      for (const GroupPart& part : parts) {
-        this->of(expert).backward(x.middleRows(part.begin, part.rows()),
-                                  drows.middleRows(part.begin, part.rows()), *expert_tape++,
-                                  dx_rows.middleRows(part.begin, part.rows()),
+      // Clang 14 cannot read the ranges of libstdc++ 12.
+      const auto first = std::lower_bound(
+          tape.parts.begin(), tape.parts.end(), expert,
+          [](const GroupPart& part, Index wanted) { return part.expert < wanted; });
+      auto expert_tape = tape.tapes.begin() + (first - tape.parts.begin());
+      for (auto part = first; part != tape.parts.end() && part->expert == expert; ++part) {
+        this->of(expert).backward(x.middleRows(part->begin, part->rows()),
+                                  drows.middleRows(part->begin, part->rows()), *expert_tape++,
+                                  dx_rows.middleRows(part->begin, part->rows()),
                                   grads[static_cast<std::size_t>(expert)]);
       }
     });

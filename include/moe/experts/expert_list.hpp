@@ -48,7 +48,7 @@ class ExpertList {
   std::vector<E> experts_;
 };
 
-/// The same, of experts that train: what WalksParams asks for.
+/// A vector of experts that train: has what WalksParams asks for.
 template <class E>
 class TrainableExpertList : public ExpertList<E> {
  public:

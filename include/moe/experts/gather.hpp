@@ -18,7 +18,7 @@ ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, Matrix<T>& memory, in
     return input.x.topRows(num_rows);
   }
   detail::grow(memory, num_rows, detail::spread_width<T>(width));
-  detail::for_blocks(num_rows, threads, [&](Index row) {
+  detail::for_rows(num_rows, threads, [&](Index row) {
     memory.row(row).head(width) = input.x.row(input.groups.token_of(row));
     if (!input.weight.empty()) {
       kernels::scale_row(input.weight[static_cast<std::size_t>(row)], width,

@@ -142,7 +142,7 @@ void PackedExperts<S>::store_inputs(const ExpertInput<W>& input, int threads,
   const Index depth = experts_.front().up.depth();
   const Index stored_rows = weighted ? groups.num_rows() : input.x.rows();
   detail::grow(scratch.stored_x, stored_rows, depth);
-  detail::for_blocks(stored_rows, threads, [&](Index row) {
+  detail::for_rows(stored_rows, threads, [&](Index row) {
     const W weight = weighted ? input.weight[static_cast<std::size_t>(row)] : W(1);
     const W* from = &input.x.coeffRef(weighted ? groups.token_of(row) : row, 0);
     S* to = &scratch.stored_x.coeffRef(row, 0);

@@ -103,7 +103,7 @@ class MoELayer {
     detail::check(tape.work.owner == tape.owner,
                   "MoELayer: other calls used the memory of the tape, expected its forward last");
     tape.work.gradient.assign(losses, tape.routing);
-    detail::in_one_region(tape.num_threads, [&] { run_back(x, dy, tape, tape.work, dx, grads); });
+    detail::with_team(tape.num_threads, [&] { run_back(x, dy, tape, tape.work, dx, grads); });
   }
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, RecomputingTape& tape, MatrixRef<T> dx,
                 Grads& grads, const RoutingGradient<W>& losses = {}) const requires
@@ -111,7 +111,7 @@ class MoELayer {
     check_backward(x, dy, tape, dx, grads);
     tape.work().owner = 0;
     tape.work().gradient.assign(losses, tape.routing);
-    detail::in_one_region(tape.num_threads, [&] {
+    detail::with_team(tape.num_threads, [&] {
       compute(x, tape, tape.work(), tape.num_threads);
       run_back(x, dy, tape, tape.work(), dx, grads);
     });
@@ -182,7 +182,7 @@ class MoELayer {
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
     call.tokens.validate(x.rows());
     const int threads = detail::num_threads(call.num_threads);
-    detail::in_one_region(threads, [&] {
+    detail::with_team(threads, [&] {
       route(x, call, routed);
       compute(x, routed, memory, threads);
       MatrixRef<T> shared_out = memory.shared_out;
@@ -258,8 +258,8 @@ class MoELayer {
     if (shared_) {
       work.shared_dx.resize(x.rows(), d_in());
       shared_->backward(x, dy, work.shared, work.shared_dx, grads.shared);
-      detail::for_blocks(x.rows(), threads,
-                         [&](Index row) { dx.row(row) += work.shared_dx.row(row); });
+      detail::for_rows(x.rows(), threads,
+                       [&](Index row) { dx.row(row) += work.shared_dx.row(row); });
     }
     combine_rows<T>(work.dx_rows, routed.plan, {}, &dx, dx, threads);
     for (std::size_t token = 0; token < routed.routing.padding.size(); ++token) {
@@ -274,7 +274,7 @@ class MoELayer {
   void weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
                     const TapedRouting<T, RouterT>& routed, Work& work) const {
     const bool on_input = options_.weight_on == WeightOn::input;
-    detail::for_blocks(routed.plan.num_rows(), routed.num_threads, [&](Index row) {
+    detail::for_rows(routed.plan.num_rows(), routed.num_threads, [&](Index row) {
       const auto slot = static_cast<std::size_t>(row);
       const Index token = routed.plan.token()[slot];
       T* dx_row = &work.dx_rows.coeffRef(row, 0);

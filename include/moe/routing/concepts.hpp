@@ -45,7 +45,7 @@ concept TokenRule = std::movable<R> && ParameterList<typename R::Params> &&
   rule.route(params, token);
 };
 
-/// The same for all tokens at once, for rules whose tokens compete: called once, it may use
+/// Makes them for all tokens at once, for rules whose tokens compete: called once, it may use
 /// table.num_threads threads, and writes expert, weight and probs of the shapes it wants. Logits of
 /// padding are -inf, and whatever is chosen for it is taken back.
 template <class R, class W>

@@ -134,7 +134,7 @@ void LinearGate<T>::size_table(Index num_tokens, Table& table) const {
 template <Real T>
 void LinearGate<T>::write_input(ConstMatrixRef<T> x, Table& table) const {
   const RouterNoise<W> noise = noise_of(table);
-  detail::for_blocks(x.rows(), table.num_threads, [&](Index token) {
+  detail::for_rows(x.rows(), table.num_threads, [&](Index token) {
     if (table.is_padding(token)) {
       table.input.row(token).setZero();
       return;

@@ -59,7 +59,7 @@ class GatedRouter {
   void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
     check_call(x, call);
     keep_call(call, table);
-    detail::in_one_region(table.num_threads, [&] {
+    detail::with_team(table.num_threads, [&] {
       gate_.forward(params_, x, call, table);
       detail::check_shape(table.logits, x.rows(), num_experts(), "Router: logits");
       apply(rule_, call, table);
@@ -77,7 +77,7 @@ class GatedRouter {
     detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
     check_grads(*this, {.word = "Router"}, grads);
     gradient.fill_empty(table);
-    detail::in_one_region(table.num_threads, [&] {
+    detail::with_team(table.num_threads, [&] {
       apply_backward(rule_, table, gradient);
       gate_.backward_input(params_, x, table, gradient, dx);
       gate_.backward_params(params_, x, table, gradient, grads);
@@ -132,14 +132,14 @@ class GatedRouter {
   template <TableRule<W> R>
   void apply(const R& rule, const CallOptions& call, Table& table) const {
     const Index num_tokens = table.logits.rows();
-    detail::for_blocks(num_tokens, table.num_threads,
-                       [&](Index token) { mask_logits(token, table); });
+    detail::for_rows(num_tokens, table.num_threads,
+                     [&](Index token) { mask_logits(token, table); });
     rule.route(params_, call, table);
     detail::check_shape(table.expert, num_tokens, table.top_k(), "Router: expert");
     detail::check_shape(table.weight, num_tokens, table.top_k(), "Router: weight");
     detail::check_shape(table.probs, num_tokens, num_experts(), "Router: probs");
-    detail::for_blocks(num_tokens, table.num_threads,
-                       [&](Index token) { clear_masked(token, table); });
+    detail::for_rows(num_tokens, table.num_threads,
+                     [&](Index token) { clear_masked(token, table); });
   }
 
   /// What the rule sees of a masked expert, and of padding.
@@ -174,7 +174,7 @@ class GatedRouter {
 
   template <TokenRule<W> R>
   void apply_backward(const R& rule, const Table& table, RoutingGradient<W>& gradient) const {
-    detail::for_blocks(table.num_tokens(), table.num_threads, [&](Index token) {
+    detail::for_rows(table.num_tokens(), table.num_threads, [&](Index token) {
       if (table.is_padding(token)) {
         clear_gradient(token, gradient);
       } else {

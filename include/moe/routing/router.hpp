@@ -34,7 +34,7 @@ class Router : public GatedRouter<T, LinearGate<T>, TopK<Wide<T>>> {
 
   const RouterConfig& config() const { return this->rule().config(); }
 
-  /// The same router for tokens in another scalar.
+  /// This router for tokens in another scalar.
   template <Real U>
   Router<U> cast() const {
     return {cast_params<RouterParams<Wide<U>>>(this->params()), this->top_k(), config()};

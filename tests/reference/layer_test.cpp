@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tests of the specification itself, against arithmetic written out here. L = log 3 makes the
 // softmax of (L, 0) come to (3/4, 1/4).
-#include "moe/reference/reference.hpp"
+#include "moe/reference.hpp"
 
 #include <gtest/gtest.h>
 
@@ -156,9 +156,10 @@ TEST(Reference, RoutesAroundMaskedExperts) {
 }
 
 std::vector<int> kept_after(const Capacity& capacity, Index sequence_length) {
+  const Tokens tokens{.sequence_length = sequence_length};
   reference::Routing routing(4, {{.expert = 0, .weight = 1.0}});
   const std::vector<Row> probs{{0.1}, {0.4}, {0.3}, {0.4}};
-  reference::drop(capacity, sequence_length, 1, 1, probs, routing);
+  reference::drop(capacity, tokens, 1, 1, probs, routing);
   std::vector<int> kept;
   for (const auto& choices : routing) {
     kept.push_back(choices[0].kept);

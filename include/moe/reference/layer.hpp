@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole layer in plain loops, in double: the specification of every fast path and the oracle
+// of the tests. One token at a time; slow, and meant to be read.
+#pragma once
+
+#include <vector>
+
+#include "../layers/moe_layer.hpp"
+#include "capacity.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::reference {
+
+/// y (N, D_out) of a layer with our own router and experts, without noise.
+template <Real T>
+Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallOptions& call = {}) {
+  Routing routing;
+  std::vector<Row> probs(static_cast<std::size_t>(x.rows()));
+  for (Index t = 0; t < x.rows(); ++t) {
+    std::vector<std::uint8_t> allowed;
+    for (Index e = 0; call.expert_mask != nullptr && e < layer.num_experts(); ++e) {
+      allowed.push_back((*call.expert_mask)(call.expert_mask->rows() == 1 ? 0 : t, e));
+    }
+    if (call.tokens.is_padding(t)) {
+      allowed.assign(static_cast<std::size_t>(layer.num_experts()), 0);
+    }
+    routing.push_back(route(layer.router().params(), layer.router().config(),
+                            layer.router().top_k(), allowed, row_of(x, t),
+                            probs[static_cast<std::size_t>(t)]));
+  }
+  drop(layer.options().capacity, call.tokens, layer.num_experts(), layer.router().top_k(), probs,
+       routing);
+
+  Matrix<double> y = Matrix<double>::Zero(x.rows(), layer.d_out());
+  for (Index t = 0; t < x.rows(); ++t) {
+    const auto add = [&](double weight, const Row& row) {
+      for (Index col = 0; col < y.cols(); ++col) {
+        y(t, col) += weight * row[static_cast<std::size_t>(col)];
+      }
+    };
+    for (const Choice& choice : routing[static_cast<std::size_t>(t)]) {
+      if (!choice.kept) {
+        continue;
+      }
+      const Expert<T>& e = layer.experts()[static_cast<std::size_t>(choice.expert)];
+      Row input = row_of(x, t);
+      const bool on_input = layer.options().weight_on == WeightOn::input;
+      for (double& value : input) {
+        value *= on_input ? choice.weight : 1.0;
+      }
+      add(on_input ? 1.0 : choice.weight, expert(e.params(), e.config(), input));
+    }
+    if (layer.shared() && !call.tokens.is_padding(t)) {
+      const Expert<T>& e = layer.shared()->expert();
+      add(1.0, expert(e.params(), e.config(), row_of(x, t)));
+    }
+  }
+  return y;
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::reference
