@@ -3,6 +3,7 @@
 // expert does not see them.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -34,9 +35,12 @@ class TokenRows {
   /// to (N, cols) = from (tokens, cols) at the place of each token, and 0 where there is padding.
   template <Real T>
   void spread(ConstMatrixRef<T> from, MatrixRef<T> to, int threads) const {
-    to.setZero();
+    for (Index row = 0; row < to.rows(); ++row) {
+      std::fill_n(&to.coeffRef(row, 0), to.cols(), T(0));
+    }
     detail::for_rows(count(), threads, [&](Index row) {
-      to.row(token_[static_cast<std::size_t>(row)]) = from.row(row);
+      std::copy_n(&from.coeffRef(row, 0), to.cols(),
+                  &to.coeffRef(token_[static_cast<std::size_t>(row)], 0));
     });
   }
 

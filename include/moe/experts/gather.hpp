@@ -2,6 +2,8 @@
 // Rows from token order to expert order, for experts that want theirs side by side.
 #pragma once
 
+#include <algorithm>
+
 #include "../detail/parallel.hpp"
 #include "../detail/reserve.hpp"
 #include "../kernels/row_sums.hpp"
@@ -19,10 +21,10 @@ ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, Matrix<T>& memory, in
   }
   detail::grow(memory, num_rows, detail::spread_width<T>(width));
   detail::for_rows(num_rows, threads, [&](Index row) {
-    memory.row(row).head(width) = input.x.row(input.groups.token_of(row));
+    T* to = &memory.coeffRef(row, 0);
+    std::copy_n(&input.x.coeffRef(input.groups.token_of(row), 0), width, to);
     if (!input.weight.empty()) {
-      kernels::scale_row(input.weight[static_cast<std::size_t>(row)], width,
-                         &memory.coeffRef(row, 0));
+      kernels::scale_row(input.weight[static_cast<std::size_t>(row)], width, to);
     }
   });
   return memory.block(0, 0, num_rows, width);

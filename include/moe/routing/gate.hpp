@@ -136,7 +136,7 @@ void LinearGate<T>::write_input(ConstMatrixRef<T> x, Table& table) const {
   const RouterNoise<W> noise = noise_of(table);
   detail::for_rows(x.rows(), table.num_threads, [&](Index token) {
     if (table.is_padding(token)) {
-      table.input.row(token).setZero();
+      std::fill_n(&table.input.coeffRef(token, 0), d_model_, W(0));
       return;
     }
     for (Index col = 0; col < d_model_; ++col) {

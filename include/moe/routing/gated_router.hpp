@@ -159,9 +159,9 @@ class GatedRouter {
   /// What is seen of them after it.
   static void clear_masked(Index token, Table& table) {
     if (table.is_padding(token)) {
-      table.expert.row(token).setConstant(none);
-      table.weight.row(token).setConstant(W(0));
-      table.probs.row(token).setConstant(W(0));
+      std::fill_n(&table.expert.coeffRef(token, 0), table.expert.cols(), none);
+      std::fill_n(&table.weight.coeffRef(token, 0), table.weight.cols(), W(0));
+      std::fill_n(&table.probs.coeffRef(token, 0), table.probs.cols(), W(0));
       return;
     }
     const std::uint8_t* allowed = table.allowed(token);
