@@ -106,7 +106,7 @@ TEST(ParallelFor, IsSerialInsideItself) {
 #endif
 }
 
-TEST(ForBlocks, DoesEachRowOnceInAnyNumberOfBlocks) {
+TEST(ForRows, DoesEachRowOnceInAnyNumberOfBlocks) {
   for (const int threads : {1, 3}) {
     for (const int rows : {0, 1, 31, 32, 33, 64, 100}) {
       std::vector<int> done(static_cast<std::size_t>(rows));
@@ -160,7 +160,7 @@ TEST(NumThreads, IsOneWithoutOpenMp) {
 }
 #endif
 
-TEST(InOneRegion, RunsTheCallOnceAndItsLoopsOnAllThreads) {
+TEST(WithTeam, RunsTheCallOnceAndItsLoopsOnAllThreads) {
   for (int threads = 1; threads <= 8; ++threads) {
     int calls = 0;
     std::vector<int> first(100), second(3);
@@ -180,7 +180,20 @@ TEST(InOneRegion, RunsTheCallOnceAndItsLoopsOnAllThreads) {
   }
 }
 
-TEST(InOneRegion, ThrowsWhatTheCallOrAnItemOfALoopThrows) {
+TEST(WithTeam, OfOneLeavesCallsWithinItOneThread) {
+  for (const bool again : {false, true}) {
+    with_team(1, [&] {
+      EXPECT_EQ(num_threads(0), 1) << again;
+      EXPECT_EQ(num_threads(4), 1) << again;
+    });
+    EXPECT_THROW(with_team(1, [] { throw std::domain_error("thrown"); }), std::domain_error);
+  }
+#ifdef _OPENMP
+  EXPECT_EQ(num_threads(4), 4) << "and is over after it";
+#endif
+}
+
+TEST(WithTeam, ThrowsWhatTheCallOrAnItemOfALoopThrows) {
   for (int threads = 1; threads <= 4; ++threads) {
     const auto call = [&](std::ptrdiff_t bad_item) {
       with_team(threads, [&] {
@@ -200,7 +213,7 @@ TEST(InOneRegion, ThrowsWhatTheCallOrAnItemOfALoopThrows) {
   }
 }
 
-TEST(InOneRegion, IsSerialInsideAnItemAndTheSameRegionInsideACall) {
+TEST(WithTeam, IsSerialInsideAnItemAndTheSameRegionInsideACall) {
   std::atomic<int> most = 0;
   std::atomic<int> items = 0;
   const int threads = num_threads(4);

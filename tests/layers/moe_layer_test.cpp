@@ -126,7 +126,7 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryCapacityAndSharedExpert) {
 
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForPaddingAndSequencesOfAnyLengths) {
   std::vector<std::uint8_t> padding(36, 0);
-  for (const std::size_t token : {3, 4, 11, 20, 35}) {
+  for (const std::size_t token : {3U, 4U, 11U, 20U, 35U}) {
     padding[token] = 1;
   }
   const std::vector<Index> offset{0, 9, 9, 12, 36};

@@ -186,29 +186,34 @@ struct Function {
   void* f;
 };
 
+/// By the leader, who has no team yet: runs the function and keeps its exception.
+inline void lead(Team& team, const Function& function, FirstException& first) {
+  current_team = &team;
+  try {
+    function.call(function.f);
+  } catch (...) {
+    first.capture();
+  }
+  current_team = nullptr;
+  team.end();
+}
+
 inline void run_with_team([[maybe_unused]] int threads, const Function& function) {
 #ifdef _OPENMP
-  if (threads > 1 && current_team == nullptr) {
-    Team team(threads);
+  if (current_team == nullptr) {
+    Team team(threads);  // also of one: calls within this one then have one thread, too
     FirstException first;
+    if (threads <= 1) {
+      lead(team, function, first);
+    } else {
 #pragma omp parallel num_threads(threads)
-    {
-      const int worker = omp_get_thread_num();
-      if (worker == 0) {
-        current_team = &team;
-        try {
-          function.call(function.f);
-        } catch (...) {
-          first.capture();
-        }
-        current_team = nullptr;
-        team.end();
+      if (const int worker = omp_get_thread_num(); worker == 0) {
+        lead(team, function, first);
       } else {
         team.follow(worker);
       }
     }
-    first.rethrow();
-    return;
+    return first.rethrow();
   }
 #endif
   function.call(function.f);
