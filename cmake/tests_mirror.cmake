@@ -20,7 +20,7 @@ set(tested_by
   "io/header.hpp               io/header_json_test.cpp"
   "kernels/few_rows.hpp        kernels/gemm_test.cpp"
   "kernels/gemm_bfloat16.hpp   kernels/gemm_test.cpp"
-  "kernels/micro_kernel.hpp    kernels/gemm_test.cpp"
+  "kernels/register_tile.hpp    kernels/gemm_test.cpp"
   "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"
   "reference/expert.hpp        reference/layer_test.cpp"

@@ -196,7 +196,7 @@ TEST(Expert, AddsToGradsAndOverwritesDx) {
 
 // Every tensor has several panels and several tiles of rows, so that parts cut each of the stages.
 TEST(Expert, HasTheSameBitsForEveryNumberOfParts) {
-  constexpr Index panel = kernels::GemmTile<float>::cols;
+  constexpr Index panel = kernels::RegisterTile<float>::cols;
   const Expert<float>::Sizes sizes{2 * panel + 5, 3 * panel + 7, 2 * panel + 3};
   const Matrix<float> x = random_matrix<float>(9, sizes.d_in, 9);
   const Matrix<float> dy = random_matrix<float>(9, sizes.d_out, 10);

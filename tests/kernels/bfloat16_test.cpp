@@ -8,15 +8,15 @@
 #include <cstdint>
 
 #include "moe/kernels/convert.hpp"
-#include "moe/kernels/micro_kernel.hpp"
+#include "moe/kernels/register_tile.hpp"
 
 namespace moe::kernels {
 namespace {
 
 // Denormals and the bits of NaN, too.
 TEST(NarrowPacket, RoundsEachLaneOfAPacketAsItDoesAScalar) {
-  using Packet = GemmTile<float>::Packet;
-  constexpr Index lanes = GemmTile<float>::packet_size;
+  using Packet = RegisterTile<float>::Packet;
+  constexpr Index lanes = RegisterTile<float>::packet_size;
   float value[lanes];
   bf16 got[lanes];
   for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 0x0ffd * lanes) {
@@ -32,9 +32,9 @@ TEST(NarrowPacket, RoundsEachLaneOfAPacketAsItDoesAScalar) {
 }
 
 TEST(DotBf16, PairsAreLowThenHighAndSumInFloat) {
-  using Packet = GemmTile<bf16>::Packet;
+  using Packet = RegisterTile<bf16>::Packet;
   const bf16 a[2] = {bf16(3.0f), bf16(5.0f)}, b[2] = {bf16(7.0f), bf16(-11.0f)};
-  const Packet sum = dot_pairs(broadcast_group<Packet>(a), broadcast_group<Packet>(b),
+  const Packet sum = dot_pairs(broadcast_step<Packet>(a), broadcast_step<Packet>(b),
                                Eigen::internal::pset1<Packet>(0.5f));
   EXPECT_EQ(Eigen::internal::pfirst(sum), 0.5f + 21.0f - 55.0f);
 }

@@ -120,7 +120,7 @@ TYPED_TEST(Gemm, IsRightAndHasTheSameBitsForEveryRemainder) {
   using T = TypeParam;
   for (const Index depth : depths<T>()) {
     const Matrix<T> a = random_matrix<T>(max_rows, depth, 1);
-    const Matrix<T> b = random_matrix<T>(depth, 2 * GemmTile<T>::cols + 1, 2);
+    const Matrix<T> b = random_matrix<T>(depth, 2 * RegisterTile<T>::cols + 1, 2);
     const Matrix<T> start = random_matrix<T>(max_rows, b.cols(), 3);
     for (const Update update : {Update::assign, Update::add}) {
       const bool add = update == Update::add;
@@ -141,7 +141,7 @@ TYPED_TEST(Gemm, IsRightAndHasTheSameBitsForEveryRemainder) {
 
 TYPED_TEST(Gemm, KeepsTheBitsOfARowAndAColumnWhereverTheyStand) {
   using T = TypeParam;
-  const Index width = 2 * GemmTile<T>::cols + 1;
+  const Index width = 2 * RegisterTile<T>::cols + 1;
   const Matrix<T> a = random_matrix<T>(max_rows, 301, 4), b = random_matrix<T>(301, width, 5);
   const Matrix<T> whole = product(a, b);
   for (Index row = 0; row < max_rows; ++row) {
@@ -155,7 +155,7 @@ TYPED_TEST(Gemm, KeepsTheBitsOfARowAndAColumnWhereverTheyStand) {
 
 TYPED_TEST(Gemm, KeepsTheBitsOfARowInMoreRowsThanItTakesAtATime) {
   using T = TypeParam;
-  const Index width = GemmTile<T>::cols + 3;
+  const Index width = RegisterTile<T>::cols + 3;
   const Matrix<T> a = random_matrix<T>(517, 38, 4), b = random_matrix<T>(38, width, 5);
   const Matrix<T> whole = product(a, b);
   for (const Index row : {0, 63, 64, 255, 256, 511, 512, 516}) {
@@ -165,9 +165,9 @@ TYPED_TEST(Gemm, KeepsTheBitsOfARowInMoreRowsThanItTakesAtATime) {
 
 TYPED_TEST(Gemm, HasTheSameBitsForEveryLayoutOfItsOperands) {
   using T = TypeParam;
-  const Index tile = GemmTile<T>::cols;
+  const Index tile = RegisterTile<T>::cols;
   for (const Index cols : {Index(1), Index(5), tile, tile + 3}) {
-    for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
+    for (const Index depth : {Index(1), Index(37), RegisterTile<T>::depth + 5}) {
       const Matrix<T> b = random_matrix<T>(depth, cols, 7);
       for (const Index rows : {1, 2, 3, 4, 5, 6, 8}) {
         const Matrix<T> a = random_matrix<T>(rows, depth, 6), want = product(a, b);
@@ -187,7 +187,7 @@ TYPED_TEST(Gemm, HasTheSameBitsForEveryLayoutOfItsOperands) {
 
 TYPED_TEST(Gemm, WritesItsBlockOfCAndNothingElse) {
   using T = TypeParam;
-  const Matrix<T> around = random_matrix<T>(17, 2 * GemmTile<T>::cols + 9, 8);
+  const Matrix<T> around = random_matrix<T>(17, 2 * RegisterTile<T>::cols + 9, 8);
   for (const Update update : {Update::assign, Update::add}) {
     for (const Index cols : widths<T>()) {
       for (const Index rows : {1, 5, 6, 7, 13}) {
@@ -228,10 +228,10 @@ TYPED_TEST(Gemm, TouchesNoMemoryOutsideItsOperands) {
 // Rows an odd number of cache lines apart are not packed, but for bfloat16.
 TYPED_TEST(Gemm, ReadsBWhereItIsWithTheBitsOfPackedB) {
   using T = TypeParam;
-  const Index cols = detail::spread_width<T>(GemmTile<T>::cols + 1);
-  for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
+  const Index cols = detail::spread_width<T>(RegisterTile<T>::cols + 1);
+  for (const Index depth : {Index(1), Index(37), RegisterTile<T>::depth + 5}) {
     const Matrix<T> a = random_matrix<T>(13, depth, 16), b = random_matrix<T>(depth, cols, 17);
-    Matrix<T> wider = Matrix<T>::Zero(depth, cols + GemmTile<T>::line);
+    Matrix<T> wider = Matrix<T>::Zero(depth, cols + RegisterTile<T>::line);
     wider.leftCols(cols) = b;
     ASSERT_TRUE(readable_in_place(view(b)));
     ASSERT_FALSE(readable_in_place(view(wider)));
@@ -269,7 +269,7 @@ TYPED_TEST(Gemm, OverwritesNanInCOnAssign) {
 
 TYPED_TEST(Gemm, KeepsNanAndInfInTheirRowOrColumn) {
   using T = TypeParam;
-  const Index width = 2 * GemmTile<T>::cols + 1;
+  const Index width = 2 * RegisterTile<T>::cols + 1;
   const Matrix<T> a = random_matrix<T>(max_rows, 20, 18), b = random_matrix<T>(20, width, 19);
   const Matrix<T> clean = product(a, b);
   for (const T poison : {Eigen::NumTraits<T>::quiet_NaN(), Eigen::NumTraits<T>::infinity()}) {

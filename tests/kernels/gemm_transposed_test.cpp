@@ -66,7 +66,7 @@ TYPED_TEST(GemmTransposed, TakesAWeightWithTheSameBitsForEveryRemainder) {
   using T = TypeParam;
   for (const Index depth : depths<T>()) {
     const Matrix<T> x = random_matrix<T>(max_rows, depth, 2);
-    const Matrix<T> w = with_gaps(random_matrix<T>(2 * GemmTile<T>::cols + 1, depth, 3), 3);
+    const Matrix<T> w = with_gaps(random_matrix<T>(2 * RegisterTile<T>::cols + 1, depth, 3), 3);
     expect_the_bits_of_row_major_operands<T>(view(x), view(w.leftCols(depth)).transpose());
   }
 }
@@ -75,12 +75,12 @@ TYPED_TEST(GemmTransposed, TakesAWeightWithTheSameBitsForEveryRemainder) {
 // those of bfloat16 are packed always.
 TYPED_TEST(GemmTransposed, TakesAGradientWithTheSameBitsForEveryRemainder) {
   using T = TypeParam;
-  const Index cols = 2 * GemmTile<T>::cols + 1, gap = detail::spread_width<T>(cols) - cols;
+  const Index cols = 2 * RegisterTile<T>::cols + 1, gap = detail::spread_width<T>(cols) - cols;
   for (const Index depth : depths<T>()) {
     const Matrix<T> dy = with_gaps(random_matrix<T>(depth, max_rows, 4), 3);
     const Matrix<T> x = random_matrix<T>(depth, cols, 5);
     for (const bool in_place : {true, false}) {
-      const Matrix<T> memory = with_gaps(x, in_place ? gap : gap + GemmTile<T>::line);
+      const Matrix<T> memory = with_gaps(x, in_place ? gap : gap + RegisterTile<T>::line);
       ASSERT_EQ(readable_in_place(view(memory)), in_place);
       expect_the_bits_of_row_major_operands<T>(view(dy.leftCols(max_rows)).transpose(),
                                                view(memory.leftCols(cols)));
@@ -93,8 +93,8 @@ TYPED_TEST(GemmTransposed, TakesAGradientOfManyRowsAndTouchesNothingOutside) {
   using T = TypeParam;
   using testing::Flush;
   using testing::Guarded;
-  const Index cols = detail::spread_width<T>(2 * GemmTile<T>::cols + 1);
-  for (const Index depth : {Index(1), Index(37), GemmTile<T>::depth + 5}) {
+  const Index cols = detail::spread_width<T>(2 * RegisterTile<T>::cols + 1);
+  for (const Index depth : {Index(1), Index(37), RegisterTile<T>::depth + 5}) {
     const Matrix<T> b = random_matrix<T>(depth, cols, 18);
     ASSERT_TRUE(readable_in_place(view(b)));
     for (const Index rows : {1, 6, 7, 11, 13, 66, 125}) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels of a matrix against the layout as micro_kernel.hpp reads it, element by element.
+// Panels of a matrix against the layout as register_tile.hpp reads it, element by element.
 #include "moe/kernels/pack.hpp"
 
 #include <gtest/gtest.h>
@@ -11,12 +11,12 @@
 namespace moe::kernels {
 namespace {
 
-/// Element (k, col) lies at its group, in there at its column, in there at its place in the
-/// group; what b lacks is zero.
+/// Element (k, col) lies at its step, in there at its column, in there at its place in the step;
+/// what b lacks is zero.
 template <class T>
 void expect_layout(View<T> b, const char* form) {
-  using Tile = GemmTile<T>;
-  const Index depth = Tile::whole_groups(b.rows);
+  using Tile = RegisterTile<T>;
+  const Index depth = Tile::whole_steps(b.rows);
   std::vector<T> panel(static_cast<std::size_t>(depth * Tile::cols), T(9));
   pack_panel(b, panel.data());
   for (Index k = 0; k < depth; ++k) {
@@ -24,7 +24,7 @@ void expect_layout(View<T> b, const char* form) {
       const bool inside = k < b.rows && col < b.cols;
       const T want = inside ? b.data[k * b.row_stride + col * b.col_stride] : T(0);
       const Index place =
-          k / Tile::group * Tile::group * Tile::cols + col * Tile::group + k % Tile::group;
+          k / Tile::step * Tile::step * Tile::cols + col * Tile::step + k % Tile::step;
       ASSERT_EQ(static_cast<double>(panel[static_cast<std::size_t>(place)]),
                 static_cast<double>(want))
           << form << ": " << k << ", " << col << " of " << b.rows << ", " << b.cols;
@@ -38,8 +38,8 @@ using Scalars = ::testing::Types<float, double, bf16>;
 TYPED_TEST_SUITE(PackPanel, Scalars);
 
 TYPED_TEST(PackPanel, LaysOutRowsColumnsAndAnyStrides) {
-  using Tile = GemmTile<TypeParam>;
-  const Index square = Tile::packet_size * Tile::group;
+  using Tile = RegisterTile<TypeParam>;
+  const Index square = Tile::packet_size * Tile::step;
   for (const Index depth : {Index{1}, Index{2}, square - 1, square, 17 * square + 3}) {
     for (const Index cols : {Index{1}, Tile::cols - 1, Tile::cols}) {
       const Matrix<TypeParam> m =

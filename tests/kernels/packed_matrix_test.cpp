@@ -25,8 +25,8 @@ using testing::widths;
 /// x (rows, packed depth), zero behind the width, as a product needs it.
 template <class S>
 Matrix<S> random_rows(Index rows, Index width, std::uint64_t seed) {
-  const Index group = PackedMatrix<S>::group;
-  Matrix<S> x = Matrix<S>::Zero(rows, (width + group - 1) / group * group);
+  const Index step = PackedMatrix<S>::step;
+  Matrix<S> x = Matrix<S>::Zero(rows, (width + step - 1) / step * step);
   x.leftCols(width) = random_matrix<S>(rows, width, seed);
   return x;
 }
@@ -118,7 +118,7 @@ TYPED_TEST(PackedMatrixOf, FinishesThePanelsOfAPartAndNoOther) {
   using S = TypeParam;
   using W = Wide<S>;
   const Index cols = PackedMatrix<S>::cols, outputs = 4 * cols + 1;
-  for (const Index depth : {Index(19), GemmTile<S>::depth + 1}) {
+  for (const Index depth : {Index(19), RegisterTile<S>::depth + 1}) {
     const Matrix<S> w = random_matrix<S>(outputs, depth, 4);
     const Matrix<S> x = random_rows<S>(max_rows, depth, 5);
     const PackedMatrix<S> packed({&w});
@@ -142,7 +142,7 @@ TYPED_TEST(PackedMatrixOf, TouchesNoMemoryOutsideItsRowsAndSums) {
   using S = TypeParam;
   using W = Wide<S>;
   const Index cols = PackedMatrix<S>::cols;
-  for (const Index depth : {Index(1), Index(33), GemmTile<S>::depth + 1}) {
+  for (const Index depth : {Index(1), Index(33), RegisterTile<S>::depth + 1}) {
     const Matrix<S> w = random_matrix<S>(cols + 1, depth, 6);
     const PackedMatrix<S> packed({&w});
     for (const Index rows : {1, 6, 7, 13}) {

@@ -108,7 +108,7 @@ TYPED_TEST(ExactPackedLayerOf, UnpacksToTheSameWeights) {
 
 TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   using S = TypeParam;
-  constexpr Index cols = kernels::GemmTile<S>::cols, group = kernels::GemmTile<S>::group;
+  constexpr Index cols = kernels::RegisterTile<S>::cols, step = kernels::RegisterTile<S>::step;
   const auto bytes_of = [](const MoEConfig& config) {
     return static_cast<Index>(packed_bytes<S>(pack<S>(make_layer<Wide<S>>(config, 7))));
   };
@@ -116,12 +116,12 @@ TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   // Three experts whose gate, up and down fill their panels take no more than the weights.
   const MoEConfig full{.d_model = 2 * cols, .d_ff = cols, .num_experts = 3, .top_k = 1};
   EXPECT_EQ(bytes_of(full), 3 * 3 * (2 * cols * cols) * size);
-  // A weight of one element takes a group of k of one panel, and gate and up share theirs.
+  // A weight of one element takes a step of one panel, and gate and up share theirs.
   MoEConfig least{.d_model = 1, .d_ff = 1, .num_experts = 3, .top_k = 1};
-  EXPECT_EQ(bytes_of(least), 3 * 2 * (group * cols) * size);
-  // A shared expert: gate and up begin a third panel of two weights, down has a group more.
+  EXPECT_EQ(bytes_of(least), 3 * 2 * (step * cols) * size);
+  // A shared expert: gate and up begin a third panel of two weights, down has a step more.
   least.shared = SharedExpertConfig{.d_ff = cols + 1};
-  EXPECT_EQ(bytes_of(least), (3 * 2 * group + 3 * group + (cols + group)) * cols * size);
+  EXPECT_EQ(bytes_of(least), (3 * 2 * step + 3 * step + (cols + step)) * cols * size);
 }
 
 TEST(PackedLayer, RoundsWeightsAndRowsToBfloat16OnceEach) {

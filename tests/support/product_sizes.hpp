@@ -5,21 +5,21 @@
 #include <numeric>
 #include <vector>
 
-#include "moe/kernels/micro_kernel.hpp"
+#include "moe/kernels/register_tile.hpp"
 
 namespace moe::testing {
 
-using kernels::GemmTile;
+using kernels::RegisterTile;
 
 /// Two full tiles of rows and one more.
-constexpr Index max_rows = 2 * GemmTile<float>::rows + 1;
+constexpr Index max_rows = 2 * RegisterTile<float>::rows + 1;
 
 /// Depths with every remainder, and across the boundary of what is packed at a time.
 template <class T>
 std::vector<Index> depths() {
   std::vector<Index> k(68);
   std::iota(k.begin(), k.end(), 0);
-  const Index packed = GemmTile<T>::depth;
+  const Index packed = RegisterTile<T>::depth;
   k.insert(k.end(), {300, packed - 1, packed, packed + 1, 2 * packed + 3});
   return k;
 }
@@ -28,14 +28,14 @@ std::vector<Index> depths() {
 template <class T>
 std::vector<Index> widths(Index depth = 0) {
   if (depth > 300) {
-    return {1, GemmTile<T>::cols, GemmTile<T>::cols + 1};
+    return {1, RegisterTile<T>::cols, RegisterTile<T>::cols + 1};
   }
   if (depth == 37) {
-    std::vector<Index> all(2 * GemmTile<T>::cols + 1);
+    std::vector<Index> all(2 * RegisterTile<T>::cols + 1);
     std::iota(all.begin(), all.end(), 1);
     return all;
   }
-  const Index tile = GemmTile<T>::cols, packet = GemmTile<T>::packet_size;
+  const Index tile = RegisterTile<T>::cols, packet = RegisterTile<T>::packet_size;
   return {1,        2,    3,        packet - 1,   packet,   packet + 1,
           tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 2 * tile + 1};
 }

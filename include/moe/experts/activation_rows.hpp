@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "../kernels/micro_kernel.hpp"
+#include "../kernels/register_tile.hpp"
 #include "activation.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {

@@ -134,7 +134,7 @@ class Expert {
                        detail::Part part) const;
 
  private:
-  static constexpr Index panel = kernels::GemmTile<W>::cols;
+  static constexpr Index panel = kernels::RegisterTile<W>::cols;
 
   /// z (n, columns) = x (n, in) w (out, in)^T + bias, for the columns [begin, begin + z.cols()).
   static void linear(ConstMatrixRef<T> x, const Matrix<T>& w, const Matrix<T>& bias, Index begin,
@@ -150,7 +150,7 @@ class Expert {
   /// one part.
   static void linear_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, detail::Part part,
                               Matrix<T>& grad, Matrix<T>& bias) {
-    constexpr Index step = kernels::GemmTile<W>::rows;
+    constexpr Index step = kernels::RegisterTile<W>::rows;
     const Index begin = part.begin(grad.rows(), step), rows = part.end(grad.rows(), step) - begin;
     kernels::gemm<T>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
                      kernels::view(x), grad.middleRows(begin, rows), kernels::Update::add);

@@ -36,6 +36,18 @@ void narrow_packet(const Packet& value, T* to) {
   }
 }
 
+/// The first (number 0) or the second of each pair, widened to float.
+template <int number, class Packet>
+Packet half_of_pairs(const Packet& pairs) {
+  namespace ei = Eigen::internal;
+  if constexpr (number == 0) {
+    using Bits = typename ei::unpacket_traits<Packet>::integer_packet;
+    return ei::preinterpret<Packet>(ei::plogical_shift_left<16>(ei::preinterpret<Bits>(pairs)));
+  } else {
+    return ei::pand(pairs, ei::pset1frombits<Packet>(0xffff0000u));
+  }
+}
+
 /// sum + a.low * b.low + a.high * b.high, lane by lane.
 template <class Packet>
 Packet dot_pairs(const Packet& a, const Packet& b, const Packet& sum) {
@@ -45,16 +57,12 @@ Packet dot_pairs(const Packet& a, const Packet& b, const Packet& sum) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
 #endif
-  using Bits = typename ei::unpacket_traits<Packet>::integer_packet;
-  const auto low = [](const Packet& v) {
-    return ei::preinterpret<Packet>(ei::plogical_shift_left<16>(ei::preinterpret<Bits>(v)));
-  };
-  const Packet mask = ei::pset1frombits<Packet>(0xffff0000u);
-  return ei::pmadd(ei::pand(a, mask), ei::pand(b, mask), ei::pmadd(low(a), low(b), sum));
+  return ei::pmadd(half_of_pairs<1>(a), half_of_pairs<1>(b),
+                   ei::pmadd(half_of_pairs<0>(a), half_of_pairs<0>(b), sum));
 }
 
 template <class Packet>
-Packet load_group(const Eigen::bfloat16* panel) {
+Packet load_step(const Eigen::bfloat16* panel) {
   return Eigen::internal::ploadu<Packet>(reinterpret_cast<const float*>(panel));
 }
 
@@ -65,12 +73,12 @@ inline void store_pair(bf16 low, bf16 high, bf16* pair) {
 }
 
 template <class Packet>
-void store_group(Eigen::bfloat16* panel, const Packet& packet) {
+void store_step(Eigen::bfloat16* panel, const Packet& packet) {
   Eigen::internal::pstoreu(reinterpret_cast<float*>(panel), packet);
 }
 
 template <class Packet>
-Packet broadcast_group(const Eigen::bfloat16* pair) {
+Packet broadcast_step(const Eigen::bfloat16* pair) {
   float bits;
   std::memcpy(&bits, pair, sizeof(bits));
   return Eigen::internal::pset1<Packet>(bits);

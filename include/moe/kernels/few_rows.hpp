@@ -5,20 +5,20 @@
 
 #include <algorithm>
 
-#include "micro_kernel.hpp"
+#include "register_tile.hpp"
 #include "transpose.hpp"
 #include "view.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// sums (Rows, packet) += a (Rows, K) * b (K, at most a packet of contiguous columns), k by k. A's
-/// rows are contiguous where k comes in groups, and K is whole groups.
+/// rows are contiguous where a step takes more than one k, and K is whole steps.
 template <class T, int Rows>
 void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
   namespace ei = Eigen::internal;
-  using Packet = typename GemmTile<T>::Packet;
-  constexpr Index size = GemmTile<T>::packet_size, group = GemmTile<T>::group;
-  constexpr Index square_depth = size * group;
+  using Packet = typename RegisterTile<T>::Packet;
+  constexpr Index size = RegisterTile<T>::packet_size, step = RegisterTile<T>::step;
+  constexpr Index square_depth = size * step;
   constexpr Index distance = 16 * square_depth;  // that a line is fetched ahead of its use
   const T* column[size];                         // those that b lacks repeat its last
   for (Index i = 0; i < size; ++i) {
@@ -30,8 +30,8 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
   }
   const auto add_step = [&](const Packet& weights, Index k) {
     for (int r = 0; r < Rows; ++r) {
-      const Packet value = broadcast_group<Packet>(a.data + r * a.row_stride + k * a.col_stride);
-      sum[r] = multiply_add_group<T>(value, weights, sum[r]);
+      const Packet value = broadcast_step<Packet>(a.data + r * a.row_stride + k * a.col_stride);
+      sum[r] = multiply_add_step<T>(value, weights, sum[r]);
     }
   };
   Index k = 0;
@@ -45,30 +45,30 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
     }
     const Square<T> square = load_transposed<T>(from);
     for (Index i = 0; i < size; ++i) {
-      add_step(square.packet[i], k + i * group);
+      add_step(square.packet[i], k + i * step);
     }
   }
-  for (; k < a.cols; k += group) {
+  for (; k < a.cols; k += step) {
     T weights[square_depth];
     for (Index i = 0; i < size; ++i) {
-      std::copy_n(column[i] + k, group, weights + i * group);
+      std::copy_n(column[i] + k, step, weights + i * step);
     }
-    add_step(load_group<Packet>(weights), k);
+    add_step(load_step<Packet>(weights), k);
   }
   for (int r = 0; r < Rows; ++r) {
     ei::pstoreu(sums + r * size, sum[r]);
   }
 }
 
-/// c (M, N) = or += a (M, K) * b (K, N) for M up to GemmTile::rows, where the columns of b are
+/// c (M, N) = or += a (M, K) * b (K, N) for M up to RegisterTile::rows, where the columns of b are
 /// contiguous, and the rows of a as above.
 template <class T>
 void multiply_few_rows(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   using W = Wide<T>;
-  constexpr Index size = GemmTile<T>::packet_size;
+  constexpr Index size = RegisterTile<T>::packet_size;
   for (Index col = 0; a.rows > 0 && col < b.cols; col += size) {
     const Index cols = std::min(size, b.cols - col);
-    W sums[GemmTile<T>::rows * size] = {};
+    W sums[RegisterTile<T>::rows * size] = {};
     if (update == Update::add) {
       copy_rows(view(c.middleCols(col, cols)), sums, size);
     }

@@ -20,31 +20,31 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// Of the panel after the one at column `col`: its steps [k, k + depth).
 template <class T>
-NextPanel<T> panel_after(View<T> b, Index col, Index k, Index depth) {
-  using Tile = GemmTile<T>;
+NextPanel panel_after(View<T> b, Index col, Index k, Index depth) {
+  using Tile = RegisterTile<T>;
   const T* data = b.data + (col + Tile::cols) * b.col_stride;
   if (b.col_stride == 1) {
-    return {data + k * b.row_stride, b.row_stride, Tile::line};
+    return {data + k * b.row_stride, b.row_stride * Index{sizeof(T)}, 64, Tile::lines};
   }
   if (b.row_stride == 1 && b.col_stride == b.rows) {  // the panel lies in one piece
-    return {data + k * Tile::cols, Tile::line, depth * Tile::line};
+    return {data + k * Tile::cols, 64, depth * 64, Tile::lines};
   }
-  return {b.data, 0, 0};
+  return {b.data, 0, 0, 0};
 }
 
 /// c (a.rows, cols) = or += a * panel, where only `cols` columns of the panel count.
 template <class T>
-void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next_panel, MatrixRef<T> c,
+void multiply_panel(View<T> a, Panel<T> panel, const NextPanel& next_panel, MatrixRef<T> c,
                     Update update) {
-  using Tile = GemmTile<T>;
-  for_tiles<T>(a.rows, [&](Index row, Index rows, Index left) {
+  using Tile = RegisterTile<T>;
+  for_tiles<Tile>(a.rows, [&](Index row, Index rows, Index left) {
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
       pointer[r] = a.data + (row + r) * a.row_stride;
     }
     const auto multiply = [&](const Sums<T>& sums) {
-      micro_kernel<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums,
-                      next_panel.ahead_of(left));
+      multiply_tile<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums,
+                       next_panel.ahead_of<Tile>(left));
     };
     const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
     prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
@@ -63,7 +63,7 @@ void multiply_panel(View<T> a, Panel<T> panel, const NextPanel<T>& next_panel, M
 /// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
 template <Vectorised T>
 void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
-  using Tile = GemmTile<T>;
+  using Tile = RegisterTile<T>;
   if (a.rows <= Tile::rows && b.row_stride == 1) {
     return multiply_few_rows<T>(a, b, c, update);
   }
@@ -99,7 +99,7 @@ void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
 template <class T>
 Index columns_at_once([[maybe_unused]] Index rows) {
   if constexpr (Vectorised<T>) {
-    return rows <= GemmTile<T>::rows ? GemmTile<T>::packet_size : GemmTile<T>::cols;
+    return rows <= RegisterTile<T>::rows ? RegisterTile<T>::packet_size : RegisterTile<T>::cols;
   } else {
     return 1;
   }

@@ -18,7 +18,7 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 template <class T>
 class PairedProduct {
  public:
-  using Tile = GemmTile<T>;
+  using Tile = RegisterTile<T>;
   static constexpr Index most_depth = Tile::depth / 2;  // as A and the sums want their place in L2
   static constexpr Index most_rows = 512;
 
@@ -26,11 +26,11 @@ class PairedProduct {
       : a_(a), b_(b), c_(c), update_(update) {}
 
   /// Whether the tile may read A where it is.
-  static bool readable(View<T> a) { return a.col_stride == 1 && a.cols % Tile::group == 0; }
+  static bool readable(View<T> a) { return a.col_stride == 1 && a.cols % Tile::step == 0; }
 
   /// Rows that meet a block of B before the next: as many as are packed, or whose sums stay in L2.
   Index rows_at_once() const {
-    const Index depth = std::clamp(Tile::whole_groups(a_.cols), Tile::group, most_depth);
+    const Index depth = std::clamp(Tile::whole_steps(a_.cols), Tile::step, most_depth);
     return packs_a_ ? std::min(most_rows, most_depth / depth * Tile::cols) : most_rows;
   }
 
@@ -59,21 +59,20 @@ class PairedProduct {
     for (Index row = 0; row < a.rows; row += Tile::cols) {
       const Index rows = std::min(Tile::cols, a.rows - row);
       pack_panel(a.block(row, 0, rows, a.cols).transpose(),
-                 packed_a_ + row * Tile::whole_groups(a.cols));
+                 packed_a_ + row * Tile::whole_steps(a.cols));
     }
   }
 
   /// Where the tile finds row r of the block of A.
   const T* row_of(View<T> a, Index r) const {
     const Index in_panel = r % Tile::cols;
-    return packs_a_
-               ? packed_a_ + (r - in_panel) * Tile::whole_groups(a.cols) + Tile::group * in_panel
-               : a.data + r * a.row_stride;
+    return packs_a_ ? packed_a_ + (r - in_panel) * Tile::whole_steps(a.cols) + Tile::step * in_panel
+                    : a.data + r * a.row_stride;
   }
 
   /// sums += a * panel, which begin as c and end in it.
   void multiply(View<T> a, MatrixRef<T> c, Ends block) {
-    for_tiles<T>(a.rows, [&](Index row, Index rows, Index left) {
+    for_tiles<Tile>(a.rows, [&](Index row, Index rows, Index left) {
       float* sums = sums_ + row * Tile::cols;
       const T* pointer[Tile::rows];
       for (Index r = 0; r < rows; ++r) {
@@ -85,9 +84,9 @@ class PairedProduct {
       }
       const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
       prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
-      micro_kernel<T>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_},
-                      Tile::whole_groups(a.cols),
-                      {sums, Tile::cols, block.first ? update_ : Update::add}, {panel_, 0});
+      multiply_tile<T>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_},
+                       Tile::whole_steps(a.cols),
+                       {sums, Tile::cols, block.first ? update_ : Update::add}, {panel_, 0});
       if (block.last) {
         copy_rows(View<float>{sums, rows, c.cols(), Tile::cols, 1}, &c.coeffRef(row, 0),
                   c.outerStride());
@@ -108,13 +107,13 @@ class PairedProduct {
 template <std::same_as<bf16> T>
 void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   using Product = PairedProduct<T>;
-  if (a.rows <= GemmTile<T>::rows && b.row_stride == 1 && Product::readable(a)) {
+  if (a.rows <= RegisterTile<T>::rows && b.row_stride == 1 && Product::readable(a)) {
     return multiply_few_rows<T>(a, b, c, update);
   }
   Product product(a, b, c, update);
   const Index step = product.rows_at_once();
   for (Index row = 0; row < a.rows; row += step) {
-    for (Index col = 0; col < b.cols; col += GemmTile<T>::cols) {
+    for (Index col = 0; col < b.cols; col += RegisterTile<T>::cols) {
       product.compute(row, std::min(step, a.rows - row), col);
     }
   }

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "micro_kernel.hpp"
+#include "register_tile.hpp"
 #include "view.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -14,18 +14,18 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 /// lines apart, so that they do not compete for the same places of a cache.
 template <class T>
 bool readable_in_place(View<T> b) {
-  return b.col_stride == 1 && b.row_stride % (2 * GemmTile<T>::line) == GemmTile<T>::line;
+  return b.col_stride == 1 && b.row_stride % (2 * RegisterTile<T>::line) == RegisterTile<T>::line;
 }
 
 /// packed = the tiles of a one after the other, each k by k.
 template <class T>
 void pack_tiles(View<T> a, T* packed) {
-  for_tiles<T>(a.rows, [&](Index row, Index rows, Index) {
+  for_tiles<RegisterTile<T>>(a.rows, [&](Index row, Index rows, Index) {
     T* to = packed + row * a.cols;
     for (Index k = 0; k < a.cols; ++k, to += rows) {
       const T* step = a.data + row + k * a.col_stride;
-      if (rows == GemmTile<T>::rows) {  // a constant makes a few moves of it
-        std::copy_n(step, GemmTile<T>::rows, to);
+      if (rows == RegisterTile<T>::rows) {  // a constant makes a few moves of it
+        std::copy_n(step, RegisterTile<T>::rows, to);
       } else {
         std::copy_n(step, rows, to);
       }
@@ -36,9 +36,10 @@ void pack_tiles(View<T> a, T* packed) {
 /// c (a.rows, tile cols) = or += a * panel. `packed` holds a's tiles, `panel` lies in B.
 template <class T>
 void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c, Update update) {
-  using Tile = GemmTile<T>;
-  const NextPanel<T> next_panel{panel.data + Tile::cols, panel.stride, Tile::line};
-  for_tiles<T>(c.rows(), [&](Index row, Index rows, Index left) {
+  using Tile = RegisterTile<T>;
+  const NextPanel next_panel{panel.data + Tile::cols, panel.stride * Index{sizeof(T)}, 64,
+                             Tile::lines};
+  for_tiles<Tile>(c.rows(), [&](Index row, Index rows, Index left) {
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {
       pointer[r] = packed + row * depth + r;
@@ -46,8 +47,9 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
     // The sums are a gradient, which comes from memory: ask for those of the next tile.
     const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
     prefetch_rows(c.data() + next * c.outerStride(), next_rows, Tile::cols, c.outerStride());
-    micro_kernel<T>(rows, {pointer, rows}, panel, depth,
-                    {&c.coeffRef(row, 0), c.outerStride(), update}, next_panel.ahead_of(left));
+    multiply_tile<T>(rows, {pointer, rows}, panel, depth,
+                     {&c.coeffRef(row, 0), c.outerStride(), update},
+                     next_panel.ahead_of<Tile>(left));
   });
 }
 
@@ -55,7 +57,7 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
 /// multiple of tile cols. packed has room for tile depth * tile cols.
 template <class T>
 void multiply_transposed(View<T> a, View<T> b, MatrixRef<T> c, Update update, T* packed) {
-  using Tile = GemmTile<T>;
+  using Tile = RegisterTile<T>;
   constexpr Index size = Tile::depth * Tile::cols;
   constexpr Index block = std::min(Tile::depth, size / (4 * Tile::rows));  // room for four tiles
   for (Index k = 0; k < a.cols; k += block) {

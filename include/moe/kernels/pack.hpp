@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block of a matrix as the panel of a register tile: tile columns side by side, in groups of k.
+// A block of a matrix as the panel of a register tile: tile columns side by side, in steps of k.
 #pragma once
 
 #include <algorithm>
@@ -9,13 +9,13 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// panel (b.rows, tile cols) = b, of which the columns are contiguous, for whole packets of groups.
+/// panel (b.rows, tile cols) = b, of which the columns are contiguous, for whole packets of steps.
 /// Returns how many k were packed. Squares are transposed in registers, a run of them along each
 /// column before the next: short steps through many columns would make poor use of the caches.
 template <class T>
 Index pack_columns(View<T> b, T* panel) {
-  using Tile = GemmTile<T>;
-  constexpr Index size = Tile::packet_size, square_depth = size * Tile::group;
+  using Tile = RegisterTile<T>;
+  constexpr Index size = Tile::packet_size, square_depth = size * Tile::step;
   constexpr Index run = 16 * square_depth;
   const Index end = b.rows / square_depth * square_depth;
   for (Index begin = 0; begin < end; begin += run) {
@@ -26,9 +26,9 @@ Index pack_columns(View<T> b, T* panel) {
           from[i] = b.data + k + (col + i) * b.col_stride;
         }
         const Square<T> square = load_transposed<T>(from);
-        T* to = panel + k * Tile::cols + col * Tile::group;
+        T* to = panel + k * Tile::cols + col * Tile::step;
         for (Index i = 0; i < size; ++i) {
-          store_group(to + i * Tile::group * Tile::cols, square.packet[i]);
+          store_step(to + i * Tile::step * Tile::cols, square.packet[i]);
         }
       }
     }
@@ -36,11 +36,11 @@ Index pack_columns(View<T> b, T* panel) {
   return end;
 }
 
-/// step (tile cols) = a group of rows of tile cols contiguous columns.
+/// step (tile cols) = a step of rows of tile cols contiguous columns.
 template <class T>
-void pack_group(const T* row, Index row_stride, T* step) {
-  constexpr Index cols = GemmTile<T>::cols;
-  if constexpr (GemmTile<T>::group == 1) {
+void pack_step(const T* row, Index row_stride, T* step) {
+  constexpr Index cols = RegisterTile<T>::cols;
+  if constexpr (RegisterTile<T>::step == 1) {
     std::copy_n(row, cols, step);
   } else {
     for (Index col = 0; col < cols; ++col) {
@@ -49,23 +49,23 @@ void pack_group(const T* row, Index row_stride, T* step) {
   }
 }
 
-/// panel (b.rows in whole groups, tile cols) = b, padded with zeros. b has at most tile cols.
+/// panel (b.rows in whole steps, tile cols) = b, padded with zeros. b has at most tile cols.
 template <class T>
 void pack_panel(View<T> b, T* panel) {
-  using Tile = GemmTile<T>;
-  constexpr Index group = Tile::group;
+  using Tile = RegisterTile<T>;
+  constexpr Index step = Tile::step;
   const bool transposed = b.row_stride == 1 && b.cols == Tile::cols;
-  for (Index k = transposed ? pack_columns(b, panel) : 0; k < b.rows; k += group) {
+  for (Index k = transposed ? pack_columns(b, panel) : 0; k < b.rows; k += step) {
     T* to = panel + k * Tile::cols;
     const T* from = b.data + k * b.row_stride;
-    if (b.col_stride == 1 && b.cols == Tile::cols && k + group <= b.rows) {
-      pack_group(from, b.row_stride, to);
+    if (b.col_stride == 1 && b.cols == Tile::cols && k + step <= b.rows) {
+      pack_step(from, b.row_stride, to);
       continue;
     }
-    std::fill(to, to + group * Tile::cols, T(0));
-    for (Index i = 0; i < std::min(group, b.rows - k); ++i) {
+    std::fill(to, to + step * Tile::cols, T(0));
+    for (Index i = 0; i < std::min(step, b.rows - k); ++i) {
       for (Index col = 0; col < b.cols; ++col) {
-        to[col * group + i] = from[i * b.row_stride + col * b.col_stride];
+        to[col * step + i] = from[i * b.row_stride + col * b.col_stride];
       }
     }
   }

@@ -10,18 +10,18 @@
 
 #include "../types.hpp"
 #include "lanes.hpp"
-#include "micro_kernel.hpp"
+#include "register_tile.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// One or more weights (out, in) of the same shape in storage S. Several are interleaved: each
-/// panel holds the same outputs of all of them side by side. Missing outputs and the k that a group
+/// panel holds the same outputs of all of them side by side. Missing outputs and the k that a step
 /// lacks are zeros.
 template <class S>
 class PackedMatrix {
  public:
-  static constexpr Index cols = GemmTile<S>::cols;
-  static constexpr Index group = GemmTile<S>::group;
+  static constexpr Index cols = RegisterTile<S>::cols;
+  static constexpr Index step = RegisterTile<S>::step;
 
   PackedMatrix() = default;
   template <class T>
@@ -56,8 +56,8 @@ class PackedMatrix {
   Index share() const { return share_; }
   Index num_outputs() const { return outputs_; }
   Index width() const { return width_; }
-  /// Steps of k: the width in whole groups.
-  Index depth() const { return GemmTile<S>::whole_groups(width_); }
+  /// The width in whole steps.
+  Index depth() const { return RegisterTile<S>::whole_steps(width_); }
   Index num_panels() const { return (outputs_ + share_ - 1) / share_; }
   const S* panel(Index number) const { return data_.data() + number * panel_size(); }
   std::size_t bytes() const { return data_.size() * sizeof(S); }
@@ -67,8 +67,8 @@ class PackedMatrix {
 
   std::size_t place(Index first_col, Index out, Index k) const {
     const Index panel = out / share_, col = first_col + out % share_;
-    return static_cast<std::size_t>(panel * panel_size() + (k / group * cols + col) * group +
-                                    k % group);
+    return static_cast<std::size_t>(panel * panel_size() + (k / step * cols + col) * step +
+                                    k % step);
   }
 
   Index share_ = cols, outputs_ = 0, width_ = 0;
@@ -88,7 +88,7 @@ struct Finished {
 template <class S, class Finish>
 void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weight, Index first,
                      Index last, Wide<S>* sums, Finish&& finish) {
-  using Tile = GemmTile<S>;
+  using Tile = RegisterTile<S>;
   // Of k: 256 KiB of a panel stay in L2 while all rows meet it, and the next 256 KiB are fetched.
   constexpr Index block = Tile::depth;
   const Index num_rows = static_cast<Index>(rows.size());
@@ -99,16 +99,18 @@ void multiply_panels(std::span<const S* const> rows, const PackedMatrix<S>& weig
       const S* data = weight.panel(panel) + k * Tile::cols;
       const bool is_end = panel + 1 == weight.num_panels() && k + depth == weight.depth();
       const S* after = is_end ? data : data + depth * Tile::cols;
-      const NextPanel<S> next{after, Tile::line, depth / Tile::group * Tile::line};
-      for_tiles<S>(num_rows, [&](Index row, Index count, Index left) {
+      const Index steps = depth / Tile::step;
+      const NextPanel next =
+          NextPanel::of_bytes(after, depth * Tile::cols * Index{sizeof(S)}, steps);
+      for_tiles<Tile>(num_rows, [&](Index row, Index count, Index left) {
         const S* tile_rows[Tile::rows];
         for (Index r = 0; r < count; ++r) {
           tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + k;
         }
         Wide<S>* tile_sums = sums + row * sums_step;
-        micro_kernel<S>(count, {tile_rows, 1}, {data}, depth,
-                        {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add},
-                        next.ahead_of(left));
+        multiply_tile<S>(count, {tile_rows, 1}, {data}, depth,
+                         {tile_sums, Tile::cols, k == 0 ? Update::assign : Update::add},
+                         next.ahead_of<Tile>(left));
         if (k + depth >= weight.depth()) {
           finish(Finished<S>{row, count, std::min(left, Index{Tile::rows}), panel, tile_sums});
         }

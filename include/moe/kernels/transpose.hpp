@@ -3,7 +3,7 @@
 // packets of one step of k.
 #pragma once
 
-#include "micro_kernel.hpp"
+#include "register_tile.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -16,15 +16,16 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 #endif
 
 template <class T>
-using Square = Eigen::internal::PacketBlock<typename GemmTile<T>::Packet, GemmTile<T>::packet_size>;
+using Square =
+    Eigen::internal::PacketBlock<typename RegisterTile<T>::Packet, RegisterTile<T>::packet_size>;
 
-/// Packet k = group k of each of the packet size rows.
+/// Packet k = step k of each of the packet size rows.
 template <class T>
 EIGEN_STRONG_INLINE Square<T> load_transposed(const T* const* rows) {
   namespace ei = Eigen::internal;
   Square<T> square;
-  for (Index i = 0; i < GemmTile<T>::packet_size; ++i) {
-    square.packet[i] = load_group<typename GemmTile<T>::Packet>(rows[i]);
+  for (Index i = 0; i < RegisterTile<T>::packet_size; ++i) {
+    square.packet[i] = load_step<typename RegisterTile<T>::Packet>(rows[i]);
   }
   ei::ptranspose(square);
   return square;
