@@ -27,7 +27,9 @@ set(tested_by
   "reference/router.hpp        reference/layer_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"
   "routing/gate_params.hpp     routing/gate_test.cpp"
-  "routing/gated_table.hpp     routing/gated_router_test.cpp")
+  "routing/gated_table.hpp     routing/gated_router_test.cpp"
+  "storage/bfloat16.hpp        storage/panels_test.cpp"
+  "storage/float.hpp           storage/panels_test.cpp")
 
 set(moe_dir ${SOURCE_DIR}/include/moe)
 set(tests_dir ${SOURCE_DIR}/tests)

@@ -9,4 +9,5 @@
 #include "layers.hpp"
 #include "losses.hpp"
 #include "routing.hpp"
+#include "storage.hpp"
 #include "version.hpp"

@@ -36,7 +36,7 @@ class Guarded {
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
 
-  Eigen::Map<Matrix<T>> map() { return {data_, rows_, cols_}; }
+  Eigen::Map<Matrix<T>> map() const { return {data_, rows_, cols_}; }
 
  private:
   Index rows_, cols_;

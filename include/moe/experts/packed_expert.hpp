@@ -3,28 +3,28 @@
 // them, in storage S; the activation is applied to finished sums, so a hidden row is written once.
 #pragma once
 
-#include <concepts>
 #include <span>
 
 #include "../kernels/lanes.hpp"
-#include "../kernels/packed_matrix.hpp"
+#include "../kernels/multiply_panels.hpp"
 #include "../kernels/row_sums.hpp"
+#include "../storage/bfloat16.hpp"
+#include "../storage/float.hpp"
 #include "expert.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
-
-/// What packed weights may be stored as. bf16 rounds to nearest even and keeps NaN.
-template <class S>
-concept Storage = kernels::Vectorised<S> || std::same_as<S, bf16>;
 
 /// An expert with packed weights in storage S. Sums, biases and activations are Wide<S>.
 template <Storage S>
 struct PackedExpert {
   using W = Wide<S>;
+  using Input = typename PackedMatrix<S>::Input;
+  using Precision = typename PackedMatrix<S>::Precision;
+  using Memory = kernels::PanelMemory<PackedMatrix<S>>;  ///< sums for the rows of a part
 
   ExpertConfig config;
-  kernels::PackedMatrix<S> up;  ///< gate and up interleaved, or up alone
-  kernels::PackedMatrix<S> down;
+  PackedMatrix<S> up;  ///< gate and up interleaved, or up alone
+  PackedMatrix<S> down;
   Matrix<W> gate_bias, up_bias, down_bias, output_gate;
 
   template <Real T>
@@ -35,9 +35,8 @@ struct PackedExpert {
         down_bias(expert.params().down_bias.template cast<W>()),
         output_gate(expert.params().output_gate.template cast<W>()) {
     const ExpertParams<T>& p = expert.params();
-    up = config.gated ? kernels::PackedMatrix<S>({&p.gate, &p.up})
-                      : kernels::PackedMatrix<S>({&p.up});
-    down = kernels::PackedMatrix<S>({&p.down});
+    up = config.gated ? PackedMatrix<S>({&p.gate, &p.up}) : PackedMatrix<S>({&p.up});
+    down = PackedMatrix<S>({&p.down});
   }
 
   /// The expert again, its weights as they are stored.
@@ -57,19 +56,18 @@ struct PackedExpert {
 
   /// The rows of a part: where they come from and go to.
   struct Rows {
-    std::span<const S* const> input;   ///< a row of x each
-    std::span<const S* const> hidden;  ///< a row of hidden each
-    S* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
-    W* factor;                         ///< sigmoid(x . output_gate) of each row, if there is one
-    W* first_out;                      ///< outputs follow each other, D_out wide,
-    Index out_stride;                  ///< so far apart
+    std::span<const Input* const> input;   ///< a row of x each
+    std::span<const Input* const> hidden;  ///< a row of hidden each
+    Input* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
+    W* factor;                             ///< sigmoid(x . output_gate) of each, if there is one
+    W* first_out;                          ///< outputs follow each other, D_out wide,
+    Index out_stride;                      ///< so far apart
   };
 
-  /// hidden = act(x up^T) for a part of the panels; sums has room for (rows, tile cols).
-  void multiply_up(const Rows& rows, detail::Part part, W* sums) const {
-    const Index panels = up.num_panels();
-    kernels::multiply_panels<S>(rows.input, up, part.begin(panels), part.end(panels), sums,
-                                [&](const Finished& tile) { finish_up(tile, rows); });
+  /// hidden = act(x up^T) for a part of the panels.
+  void multiply_up(const Rows& rows, detail::Part part, const Memory& memory) const {
+    kernels::multiply_panels(rows.input, up, part, memory,
+                             [&](const Finished& tile) { finish_up(tile, rows); });
     for (std::size_t row = 0; config.output_gate && part.number == 0 && row < rows.input.size();
          ++row) {
       rows.factor[row] =
@@ -78,14 +76,13 @@ struct PackedExpert {
   }
 
   /// out (rows, D_out) = hidden down^T for a part of the panels, after all parts of multiply_up.
-  void multiply_down(const Rows& rows, detail::Part part, W* sums) const {
-    const Index panels = down.num_panels();
-    kernels::multiply_panels<S>(rows.hidden, down, part.begin(panels), part.end(panels), sums,
-                                [&](const Finished& tile) { finish_down(tile, rows); });
+  void multiply_down(const Rows& rows, detail::Part part, const Memory& memory) const {
+    kernels::multiply_panels(rows.hidden, down, part, memory,
+                             [&](const Finished& tile) { finish_down(tile, rows); });
   }
 
  private:
-  using Finished = kernels::Finished<S>;
+  using Finished = kernels::Finished<W>;
 
   void finish_up(const Finished& tile, const Rows& rows) const;
   void finish_down(const Finished& tile, const Rows& rows) const;
@@ -96,7 +93,7 @@ void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
   const Index share = up.share(), begin = tile.panel * share;
   const Index size = std::min(share, up.num_outputs() - begin);
   const W* sums = tile.sums;
-  S* hidden = rows.first_hidden + tile.row * down.depth();
+  Input* hidden = rows.first_hidden + tile.row * down.depth();
   kernels::prefetch_rows(hidden + tile.count * down.depth() + begin, tile.next_count, size,
                          down.depth());
   with_activation(config.activation, [&](auto act) {
@@ -112,13 +109,13 @@ void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
           if (config.bias) {
             gate = gate + at.load(gate_bias.data() + begin);
           }
-          at.store(hidden + begin, act.value(gate) * u);
+          at.store(hidden + begin, kernels::rounded_to<Precision>(act.value(gate) * u));
         } else {
-          at.store(hidden + begin, act.value(u));
+          at.store(hidden + begin, kernels::rounded_to<Precision>(act.value(u)));
         }
       });
       if (begin + size == up.num_outputs()) {
-        std::fill(hidden + up.num_outputs(), hidden + down.depth(), S(0));
+        std::fill(hidden + up.num_outputs(), hidden + down.depth(), Input(0));
       }
     }
   });

@@ -20,20 +20,25 @@ template <Storage S>
 class PackedExperts {
  public:
   using W = Wide<S>;
+  using Input = typename PackedMatrix<S>::Input;
 
   /// Memory of a call. It only grows.
   struct Scratch {
+    struct Worker {
+      Matrix<W> sums;                                   // (part rows, tile cols)
+      Matrix<typename PackedMatrix<S>::Weight> buffer;  // a block of a panel, if that is decoded
+    };
     struct Job {
       const PackedExpert<S>* expert;
       typename PackedExpert<S>::Rows rows;
     };
     std::vector<GroupPart> parts;
-    std::vector<Job> jobs;                          // one for each part
-    std::vector<const S*> input_rows, hidden_rows;  // (S) where each row lies
-    std::vector<W> factors;                         // (S) of the output gate
-    Matrix<S> stored_x;                             // x as S, where x itself is not
-    Matrix<S> hidden;                               // (S, F)
-    std::vector<Matrix<W>> sums;                    // for each worker (part rows, tile cols)
+    std::vector<Job> jobs;                              // one for each part
+    std::vector<const Input*> input_rows, hidden_rows;  // (S) where each row lies
+    std::vector<W> factors;                             // (S) of the output gate
+    Matrix<Input> stored_x;                             // x as Input, where x itself is not
+    Matrix<Input> hidden;                               // (S, F)
+    std::vector<Worker> workers;
   };
 
   /// Packs every expert, in parallel.
@@ -62,7 +67,7 @@ class PackedExperts {
   void list_inputs(const ExpertInput<W>& input, int threads, Scratch& scratch) const;
   void store_inputs(const ExpertInput<W>& input, int threads, Scratch& scratch) const;
   void list_jobs(const RowGroups& groups, MatrixRef<W> rows, Scratch& scratch) const;
-  /// body(job, part of its panels, sums) for all jobs, in enough parts to keep every thread busy.
+  /// body(job, part of its panels, memory) for all jobs, in enough parts to keep every thread busy.
   template <class Body>
   static void for_jobs(Scratch& scratch, int threads, Body&& body);
 
@@ -110,11 +115,11 @@ void PackedExperts<S>::forward(const ExpertInput<W>& input, MatrixRef<W> rows, S
                                int threads) const {
   list_inputs(input, threads, scratch);
   list_jobs(input.groups, rows, scratch);
-  for_jobs(scratch, threads, [](const Job& job, detail::Part part, W* sums) {
-    job.expert->multiply_up(job.rows, part, sums);
+  for_jobs(scratch, threads, [](const Job& job, detail::Part part, const auto& memory) {
+    job.expert->multiply_up(job.rows, part, memory);
   });
-  for_jobs(scratch, threads, [](const Job& job, detail::Part part, W* sums) {
-    job.expert->multiply_down(job.rows, part, sums);
+  for_jobs(scratch, threads, [](const Job& job, detail::Part part, const auto& memory) {
+    job.expert->multiply_down(job.rows, part, memory);
   });
 }
 
@@ -122,8 +127,8 @@ template <Storage S>
 void PackedExperts<S>::list_inputs(const ExpertInput<W>& input, int threads,
                                    Scratch& scratch) const {
   scratch.input_rows.resize(static_cast<std::size_t>(input.groups.num_rows()));
-  if constexpr (std::is_same_v<S, W>) {
-    if (input.weight.empty()) {
+  if constexpr (std::same_as<Input, W> && std::same_as<typename PackedMatrix<S>::Precision, W>) {
+    if (input.weight.empty() && experts_.front().up.depth() == d_in()) {
       for (std::size_t row = 0; row < scratch.input_rows.size(); ++row) {
         scratch.input_rows[row] = &input.x.coeffRef(input.groups.token_of(Index(row)), 0);
       }
@@ -133,7 +138,7 @@ void PackedExperts<S>::list_inputs(const ExpertInput<W>& input, int threads,
   store_inputs(input, threads, scratch);
 }
 
-/// x as S: rounded once for each token or, with a weight, for each row.
+/// x as Input: rounded once for each token or, with a weight, for each row.
 template <Storage S>
 void PackedExperts<S>::store_inputs(const ExpertInput<W>& input, int threads,
                                     Scratch& scratch) const {
@@ -141,15 +146,16 @@ void PackedExperts<S>::store_inputs(const ExpertInput<W>& input, int threads,
   const bool weighted = !input.weight.empty();
   const Index depth = experts_.front().up.depth();
   const Index stored_rows = weighted ? groups.num_rows() : input.x.rows();
-  detail::grow(scratch.stored_x, stored_rows, depth);
+  detail::grow(scratch.stored_x, stored_rows, detail::spread_width<Input>(depth));
   detail::for_rows(stored_rows, threads, [&](Index row) {
     const W weight = weighted ? input.weight[static_cast<std::size_t>(row)] : W(1);
     const W* from = &input.x.coeffRef(weighted ? groups.token_of(row) : row, 0);
-    S* to = &scratch.stored_x.coeffRef(row, 0);
+    Input* to = &scratch.stored_x.coeffRef(row, 0);
     for (Index col = 0; col < d_in(); ++col) {
-      to[col] = kernels::convert<S>(weight * from[col]);
+      to[col] = kernels::convert<Input>(
+          kernels::convert<typename PackedMatrix<S>::Precision>(weight * from[col]));
     }
-    std::fill(to + d_in(), to + depth, S(0));
+    std::fill(to + d_in(), to + depth, Input(0));
   });
   for (std::size_t row = 0; row < scratch.input_rows.size(); ++row) {
     const Index stored = weighted ? Index(row) : groups.token_of(Index(row));
@@ -174,7 +180,8 @@ void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
     const PackedExpert<S>& expert = experts_[static_cast<std::size_t>(part.expert)];
     const Index group = groups.begin(part.expert);
     // Of each expert hidden rows follow each other, as wide as they are.
-    S* hidden = scratch.hidden.data() + group * depth + (part.begin - group) * expert.down.depth();
+    Input* hidden =
+        scratch.hidden.data() + group * depth + (part.begin - group) * expert.down.depth();
     const auto first = static_cast<std::size_t>(part.begin);
     const auto size = static_cast<std::size_t>(part.rows());
     for (Index row = 0; row < part.rows(); ++row) {
@@ -194,15 +201,18 @@ void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
 template <Storage S>
 template <class Body>
 void PackedExperts<S>::for_jobs(Scratch& scratch, int threads, Body&& body) {
-  detail::grow(scratch.sums, threads);
-  for (Matrix<W>& sums : scratch.sums) {
-    sums.resize(part_rows, kernels::PackedMatrix<S>::cols);
+  detail::grow(scratch.workers, threads);
+  for (auto& worker : scratch.workers) {
+    worker.sums.resize(part_rows, PackedMatrix<S>::cols);
+    worker.buffer.resize(1, PackedMatrix<S>::buffer_size);
   }
-  detail::for_parts(static_cast<Index>(scratch.jobs.size()), threads,
-                    [&](Index job, detail::Part part, int worker) {
-                      body(scratch.jobs[static_cast<std::size_t>(job)], part,
-                           scratch.sums[static_cast<std::size_t>(worker)].data());
-                    });
+  detail::for_parts(
+      static_cast<Index>(scratch.jobs.size()), threads,
+      [&](Index job, detail::Part part, int number) {
+        auto& worker = scratch.workers[static_cast<std::size_t>(number)];
+        body(scratch.jobs[static_cast<std::size_t>(job)], part,
+             typename PackedExpert<S>::Memory{worker.sums.data(), worker.buffer.data()});
+      });
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

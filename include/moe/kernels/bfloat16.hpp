@@ -16,6 +16,14 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
+/// Whether one instruction multiplies pairs of bfloat16 and adds them up in float.
+inline constexpr bool multiplies_bfloat16 =
+#ifdef __AVX512BF16__
+    Eigen::internal::packet_traits<float>::size == 16;
+#else
+    false;
+#endif
+
 /// convert() of each lane, bit for bit.
 template <class Packet, class T>
 void narrow_packet(const Packet& value, T* to) {
@@ -34,6 +42,19 @@ void narrow_packet(const Packet& value, T* to) {
   for (int i = 0; i < Traits::size; ++i) {
     to[i] = convert<T>(wide[i]);
   }
+}
+
+/// Each lane rounded to T, bit for bit as convert() does.
+template <class T, class Packet>
+Packet round_packet(const Packet& value) {
+  using Traits = Eigen::internal::unpacket_traits<Packet>;
+  typename Traits::type wide[Traits::size];
+  T narrow[Traits::size];
+  narrow_packet(value, narrow);
+  for (int i = 0; i < Traits::size; ++i) {
+    wide[i] = convert<typename Traits::type>(narrow[i]);
+  }
+  return Eigen::internal::ploadu<Packet>(wide);
 }
 
 /// The first (number 0) or the second of each pair, widened to float.

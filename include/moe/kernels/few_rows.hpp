@@ -72,7 +72,7 @@ void multiply_few_rows(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
     if (update == Update::add) {
       copy_rows(view(c.middleCols(col, cols)), sums, size);
     }
-    with_tile_rows(a.rows, [&](auto rows) {
+    with_tile_rows<RegisterTile<T>>(a.rows, [&](auto rows) {
       multiply_columns<T, rows()>(a, b.block(0, col, b.rows, cols), sums);
     });
     copy_rows(View<W>{sums, a.rows, cols, size, 1}, &c.coeffRef(0, col), c.outerStride());

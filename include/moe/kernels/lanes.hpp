@@ -96,6 +96,16 @@ T madd(const T& a, const T& b, const T& c) {
   return a * b + c;
 }
 
+/// Each lane as T would hold it.
+template <class T, class W>
+Lanes<W> rounded_to(const Lanes<W>& value) {
+  if constexpr (std::is_same_v<T, W>) {
+    return value;
+  } else {
+    return Lanes<W>::of(round_packet<T>(value.packet));
+  }
+}
+
 /// condition ? a : b, in each lane.
 template <class T>
 Lanes<T> where(const Mask<T>& condition, const Lanes<T>& a, const Lanes<T>& b) {

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <span>
 #include <type_traits>
 
 #include "../types.hpp"
@@ -12,19 +14,20 @@
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// 6 rows by as many columns as fill the vector registers, less one broadcast and the loads of the
-/// panel. Rows of type In meet a panel of type Weight; sums are Wide<In>. A panel holds `step` k
-/// side by side for each column, which one instruction multiplies with as many of a row, or, where
-/// the row is the wider, one after the other. `depth` k make a block of 256 KiB, which stays in L2.
+/// panel; 5 if one of 16 registers is wanted for the mask of what is widened. Rows of type In meet
+/// a panel of type Weight; sums are Wide<In>. A panel holds `step` k side by side for each column,
+/// which one instruction multiplies with as many of a row, or, where the row is the wider, one
+/// after the other. `depth` k make a block of 256 KiB, which stays in L2.
 template <class In, class Weight = In>
 struct RegisterTile {
   using Sum = Wide<In>;
   using Packet = typename Eigen::internal::packet_traits<Sum>::type;
   static constexpr Index packet_size = Eigen::internal::unpacket_traits<Packet>::size;
-  static constexpr int rows = 6;
   static constexpr int packets = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 4 : 2;
   static constexpr Index cols = packets * packet_size;
   static constexpr Index step = Index{sizeof(Sum) / sizeof(Weight)};
   static constexpr int products = sizeof(In) / sizeof(Weight);  ///< one after the other in a step
+  static constexpr int rows = packets == 2 && products > 1 ? 5 : 6;
   static constexpr Index depth = 262144 / (cols * Index{sizeof(Weight)});
   static constexpr Index line = 64 / Index{sizeof(Weight)};        ///< weights in a cache line
   static constexpr Index lines = (cols * step + line - 1) / line;  ///< of a step of a panel
@@ -95,10 +98,10 @@ struct NextPanel {
   const void* first;
   Index stride, tile_stride, tiles;
 
-  /// The next `size` bytes, which follow each other, for tiles of so many steps.
-  static NextPanel of_bytes(const void* first, Index size, Index steps) {
-    const Index of_step = steps == 0 ? 0 : size / steps;
-    return {first, std::min<Index>(64, of_step), 64 * steps, (of_step + 63) / 64};
+  /// Bytes that follow each other, for tiles of so many steps.
+  static NextPanel of_bytes(std::span<const std::byte> bytes, Index steps) {
+    const Index of_step = steps == 0 ? 0 : static_cast<Index>(bytes.size()) / steps;
+    return {bytes.data(), std::min<Index>(64, of_step), 64 * steps, (of_step + 63) / 64};
   }
 
   /// For a tile that so many rows come after.
@@ -218,30 +221,22 @@ EIGEN_DONT_INLINE void multiply_tile(RowPointers<In> a, Panel<In, Weight> panel,
 }
 #undef MOE_UNROLL
 
-/// f(std::integral_constant<int, rows>()) for rows known at run time, 1 to RegisterTile::rows.
-template <class F>
+/// f(std::integral_constant<int, rows>()) for rows known at run time, 1 to Tile::rows.
+template <class Tile, int least = 1, class F>
 void with_tile_rows(Index rows, F&& f) {
-  switch (rows) {
-    case 1:
-      return f(std::integral_constant<int, 1>());
-    case 2:
-      return f(std::integral_constant<int, 2>());
-    case 3:
-      return f(std::integral_constant<int, 3>());
-    case 4:
-      return f(std::integral_constant<int, 4>());
-    case 5:
-      return f(std::integral_constant<int, 5>());
-    default:
-      return f(std::integral_constant<int, 6>());
+  if constexpr (least < Tile::rows) {
+    if (rows > least) {
+      return with_tile_rows<Tile, least + 1>(rows, f);
+    }
   }
+  f(std::integral_constant<int, least>());
 }
 
 template <class In, class Weight = In>
 void multiply_tile(Index num_rows, RowPointers<In> a, Panel<In, Weight> panel, Index depth,
                    Sums<In> c, Ahead ahead) {
-  with_tile_rows(num_rows,
-                 [&](auto rows) { multiply_tile<In, Weight, rows()>(a, panel, depth, c, ahead); });
+  with_tile_rows<RegisterTile<In, Weight>>(
+      num_rows, [&](auto rows) { multiply_tile<In, Weight, rows()>(a, panel, depth, c, ahead); });
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

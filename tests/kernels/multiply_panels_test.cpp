@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tests of packed weights: products right for every remainder and the same bits for each of their
-// parts, nothing touched outside, and the weights as they were stored.
-#include "moe/kernels/packed_matrix.hpp"
+// The product with packed weights in every storage: right for every remainder, the same bits for
+// each of its parts and for any number of rows, and nothing touched outside.
+#include "moe/kernels/multiply_panels.hpp"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
 #include "moe/detail/part.hpp"
+#include "moe/storage.hpp"
 #include "support/guarded.hpp"
 #include "support/matrix_near.hpp"
 #include "support/product_sizes.hpp"
@@ -22,28 +23,35 @@ using testing::random_matrix;
 using testing::same_bits;
 using testing::widths;
 
-/// x (rows, packed depth), zero behind the width, as a product needs it.
 template <class S>
-Matrix<S> random_rows(Index rows, Index width, std::uint64_t seed) {
-  const Index step = PackedMatrix<S>::step;
-  Matrix<S> x = Matrix<S>::Zero(rows, (width + step - 1) / step * step);
-  x.leftCols(width) = random_matrix<S>(rows, width, seed);
+using InputOf = typename PackedMatrix<S>::Input;
+template <class S>
+using WeightOf = typename PackedMatrix<S>::Weight;
+template <class S>
+constexpr Index block_depth = RegisterTile<InputOf<S>, WeightOf<S>>::depth;
+
+/// x (rows, packed depth) of values that S holds, zero behind the width, as a product needs it.
+template <class S>
+Matrix<InputOf<S>> random_rows(Index rows, Index width, std::uint64_t seed) {
+  Matrix<InputOf<S>> x = Matrix<InputOf<S>>::Zero(rows, RegisterTile<S>::whole_steps(width));
+  x.leftCols(width) = random_matrix<S>(rows, width, seed).template cast<InputOf<S>>();
   return x;
 }
 
 /// product (rows, outputs of all weights side by side), in the columns that a part of the panels
 /// holds. sums (rows, tile cols).
 template <class S>
-void multiply(ConstMatrixRef<S> x, const PackedMatrix<S>& weight, detail::Part part,
+void multiply(ConstMatrixRef<InputOf<S>> x, const PackedMatrix<S>& weight, detail::Part part,
               MatrixRef<Wide<S>> sums, Matrix<Wide<S>>& product) {
-  std::vector<const S*> rows;
+  std::vector<const InputOf<S>*> rows;
   for (Index row = 0; row < x.rows(); ++row) {
     rows.push_back(x.data() + row * x.outerStride());
   }
-  const Index panels = weight.num_panels(), share = weight.share(), outputs = weight.num_outputs();
-  multiply_panels<S>(
-      rows, weight, part.begin(panels), part.end(panels), sums.data(),
-      [&](const Finished<S>& tile) {
+  const testing::Guarded<WeightOf<S>> buffer(Matrix<WeightOf<S>>(1, PackedMatrix<S>::buffer_size),
+                                             testing::Flush::back);
+  const Index share = weight.share(), outputs = weight.num_outputs();
+  multiply_panels<PackedMatrix<S>>(
+      rows, weight, part, {sums.data(), buffer.map().data()}, [&](const Finished<Wide<S>>& tile) {
         const Eigen::Map<const Matrix<Wide<S>>> of_all(tile.sums, tile.count, weight.cols);
         const Index begin = tile.panel * share, size = std::min(share, outputs - begin);
         for (Index number = 0; number < weight.cols / share; ++number) {
@@ -55,7 +63,8 @@ void multiply(ConstMatrixRef<S> x, const PackedMatrix<S>& weight, detail::Part p
 
 /// NaN where nothing was written.
 template <class S>
-Matrix<Wide<S>> product(const Matrix<S>& x, const PackedMatrix<S>& weight, detail::Part part = {}) {
+Matrix<Wide<S>> product(const Matrix<InputOf<S>>& x, const PackedMatrix<S>& weight,
+                        detail::Part part = {}) {
   using W = Wide<S>;
   Matrix<W> sums(x.rows(), weight.cols);
   Matrix<W> result =
@@ -67,7 +76,7 @@ Matrix<Wide<S>> product(const Matrix<S>& x, const PackedMatrix<S>& weight, detai
 
 /// |got - x w^T| <= 2 (K + 2) eps sum |x w|: both sums round each product and each addition.
 template <class S>
-::testing::AssertionResult is_near_product(const Matrix<Wide<S>>& got, const Matrix<S>& x,
+::testing::AssertionResult is_near_product(const Matrix<Wide<S>>& got, const Matrix<InputOf<S>>& x,
                                            const Matrix<S>& w) {
   const Matrix<double> wide_x = x.leftCols(w.cols()).template cast<double>();
   const Matrix<double> wide_w = w.template cast<double>();
@@ -80,28 +89,28 @@ template <class S>
 }
 
 template <class S>
-class PackedMatrixOf : public ::testing::Test {};
+class MultiplyPanels : public ::testing::Test {};
 using Storages = ::testing::Types<float, double, bf16>;
-TYPED_TEST_SUITE(PackedMatrixOf, Storages);
+TYPED_TEST_SUITE(MultiplyPanels, Storages);
 
 // Products of the greatest size are held against sums in double; every smaller one, of one weight
 // or of two side by side, must then have the bits of its part.
-TYPED_TEST(PackedMatrixOf, GivesTheRightProductWithTheSameBitsForEveryRemainder) {
+TYPED_TEST(MultiplyPanels, GivesTheRightProductWithTheSameBitsForEveryRemainder) {
   using S = TypeParam;
   const Index cols = PackedMatrix<S>::cols, outputs = 2 * cols + 1;
   const std::vector<Index> some = {1, cols / 2 + 1, outputs};  // for long k, which take longer
-  for (const Index depth : depths<S>()) {
-    const Matrix<S> x = random_rows<S>(max_rows, depth, 1);
+  for (const Index depth : depths<WeightOf<S>>()) {
+    const Matrix<InputOf<S>> x = random_rows<S>(max_rows, depth, 1);
     const Matrix<S> w = random_matrix<S>(outputs, depth, 2),
                     v = random_matrix<S>(outputs, depth, 3);
     const auto with_w = product<S>(x, {&w}), with_v = product<S>(x, {&v});
-    ASSERT_TRUE(is_near_product(with_w, x, w)) << "K = " << depth;
-    ASSERT_TRUE(is_near_product(with_v, x, v)) << "K = " << depth;
-    for (const Index few : depth < 100 ? widths<S>(depth) : some) {
+    ASSERT_TRUE(is_near_product<S>(with_w, x, w)) << "K = " << depth;
+    ASSERT_TRUE(is_near_product<S>(with_v, x, v)) << "K = " << depth;
+    for (const Index few : depth < 100 ? widths<WeightOf<S>>(depth) : some) {
       const Matrix<S> few_w = w.topRows(few), few_v = v.topRows(few);
       const PackedMatrix<S> one({&few_w}), two({&few_w, &few_v});
       for (Index rows = 1; rows <= max_rows; ++rows) {
-        const Matrix<S> few_x = x.topRows(rows);
+        const Matrix<InputOf<S>> few_x = x.topRows(rows);
         const auto of_two = product(few_x, two);
         ASSERT_TRUE(same_bits(product(few_x, one), with_w.topLeftCorner(rows, few)))
             << rows << " rows, " << few << " outputs, K = " << depth;
@@ -114,13 +123,13 @@ TYPED_TEST(PackedMatrixOf, GivesTheRightProductWithTheSameBitsForEveryRemainder)
   }
 }
 
-TYPED_TEST(PackedMatrixOf, FinishesThePanelsOfAPartAndNoOther) {
+TYPED_TEST(MultiplyPanels, FinishesThePanelsOfAPartAndNoOther) {
   using S = TypeParam;
   using W = Wide<S>;
   const Index cols = PackedMatrix<S>::cols, outputs = 4 * cols + 1;
-  for (const Index depth : {Index(19), RegisterTile<S>::depth + 1}) {
+  for (const Index depth : {Index(19), block_depth<S> + 1}) {
     const Matrix<S> w = random_matrix<S>(outputs, depth, 4);
-    const Matrix<S> x = random_rows<S>(max_rows, depth, 5);
+    const Matrix<InputOf<S>> x = random_rows<S>(max_rows, depth, 5);
     const PackedMatrix<S> packed({&w});
     const Matrix<W> whole = product(x, packed);
     for (const Index parts : {2, 3, 5, 7}) {
@@ -138,18 +147,18 @@ TYPED_TEST(PackedMatrixOf, FinishesThePanelsOfAPartAndNoOther) {
   }
 }
 
-TYPED_TEST(PackedMatrixOf, TouchesNoMemoryOutsideItsRowsAndSums) {
+TYPED_TEST(MultiplyPanels, TouchesNoMemoryOutsideItsRowsAndSums) {
   using S = TypeParam;
   using W = Wide<S>;
   const Index cols = PackedMatrix<S>::cols;
-  for (const Index depth : {Index(1), Index(33), RegisterTile<S>::depth + 1}) {
+  for (const Index depth : {Index(1), Index(33), block_depth<S> + 1}) {
     const Matrix<S> w = random_matrix<S>(cols + 1, depth, 6);
     const PackedMatrix<S> packed({&w});
     for (const Index rows : {1, 6, 7, 13}) {
-      const Matrix<S> x = random_rows<S>(rows, depth, 7);
+      const Matrix<InputOf<S>> x = random_rows<S>(rows, depth, 7);
       const Matrix<W> want = product(x, packed);
       for (const testing::Flush flush : {testing::Flush::front, testing::Flush::back}) {
-        testing::Guarded<S> guarded_x(x, flush);
+        testing::Guarded<InputOf<S>> guarded_x(x, flush);
         testing::Guarded<W> sums(Matrix<W>::Zero(rows, cols), flush);
         Matrix<W> got(rows, cols + 1);
         multiply<S>(guarded_x.map(), packed, detail::Part{}, sums.map(), got);
@@ -159,33 +168,22 @@ TYPED_TEST(PackedMatrixOf, TouchesNoMemoryOutsideItsRowsAndSums) {
   }
 }
 
-TYPED_TEST(PackedMatrixOf, UnpacksToTheWeightsRoundedOnce) {
+// More rows than any storage asks for before it decodes a panel for them.
+TYPED_TEST(MultiplyPanels, GivesARowTheSameBitsAloneAndAmongSoManyThatPanelsAreDecodedForThem) {
   using S = TypeParam;
-  using W = Wide<S>;
-  for (Index depth = 1; depth <= 67; ++depth) {
-    for (const Index outputs : widths<S>(depth)) {
-      const Matrix<W> w = random_matrix<W>(outputs, depth, 8);
-      const Matrix<W> v = random_matrix<W>(outputs, depth, 9);
-      const Matrix<W> rounded_w = w.template cast<S>().template cast<W>();
-      const Matrix<W> rounded_v = v.template cast<S>().template cast<W>();
-      const PackedMatrix<S> one({&w}), two({&w, &v});
-      ASSERT_TRUE(same_bits(one.unpack(0), rounded_w)) << outputs << " x " << depth;
-      ASSERT_TRUE(same_bits(two.unpack(0), rounded_w)) << outputs << " x " << depth;
-      ASSERT_TRUE(same_bits(two.unpack(1), rounded_v)) << outputs << " x " << depth;
+  const Index many = 270, cols = PackedMatrix<S>::cols;
+  for (const Index depth : {Index(1), Index(45), block_depth<S> + 3}) {
+    const Matrix<S> w = random_matrix<S>(cols + 3, depth, 10);
+    const PackedMatrix<S> packed({&w});
+    const Matrix<InputOf<S>> x = random_rows<S>(many, depth, 11);
+    const Matrix<Wide<S>> all = product(x, packed);
+    ASSERT_TRUE(is_near_product<S>(all, x, w)) << "K = " << depth;
+    for (const Index rows : {1, 2, 15, 16, 17, 255, 256, 257}) {
+      const Matrix<InputOf<S>> few_x = x.topRows(rows);
+      ASSERT_TRUE(same_bits(product(few_x, packed), all.topRows(rows)))
+          << rows << " rows, K = " << depth;
     }
   }
-}
-
-TYPED_TEST(PackedMatrixOf, FillsItsPanelsUpWithZeros) {
-  using S = TypeParam;
-  const Matrix<S> w = Matrix<S>::Ones(PackedMatrix<S>::cols + 1, 5);
-  const PackedMatrix<S> packed({&w, &w});
-  const Index size = packed.num_panels() * packed.depth() * packed.cols;
-  EXPECT_EQ(packed.num_panels(), 3);
-  EXPECT_EQ(packed.bytes(), static_cast<std::size_t>(size) * sizeof(S));
-  const Eigen::Map<const Matrix<S>> panels(packed.panel(0), 1, size);
-  EXPECT_EQ((panels.array() == S(1)).count(), 2 * w.size());
-  EXPECT_EQ((panels.array() == S(0)).count(), size - 2 * w.size());
 }
 
 }  // namespace

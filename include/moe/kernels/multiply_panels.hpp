@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// The product of rows at any address with a packed weight, panel by panel, where the weight may
+// have to be decoded: a block of a panel at a time, once for all rows.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "../detail/part.hpp"
+#include "register_tile.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// The finished sums (count, tile cols) of rows [row, row + count) with one panel. The tile that
+/// comes next has at most next_count rows.
+template <class Sum>
+struct Finished {
+  Index row, count, next_count, panel;
+  const Sum* sums;
+};
+
+/// Memory of a product: sums (rows, tile cols), and P::buffer_size weights.
+template <class P>
+struct PanelMemory {
+  Wide<typename P::Input>* sums;
+  typename P::Weight* buffer;
+};
+
+/// The k of a panel that all rows meet before the next, and the bytes that come after them.
+struct PanelBlock {
+  Index k, depth;
+  std::span<const std::byte> after;
+};
+
+/// sums (rows, tile cols), `sums_step` from one row to the next, = or += the block of rows * panel.
+/// done(row, count, left, sums) follows each tile.
+template <class In, class Weight, class Done>
+void multiply_block(std::span<const In* const> rows, const Weight* panel, const PanelBlock& block,
+                    Wide<In>* sums, Index sums_step, Done&& done) {
+  using Tile = RegisterTile<In, Weight>;
+  const NextPanel next = NextPanel::of_bytes(block.after, block.depth / Tile::step);
+  for_tiles<Tile>(static_cast<Index>(rows.size()), [&](Index row, Index count, Index left) {
+    const In* tile_rows[Tile::rows];
+    for (Index r = 0; r < count; ++r) {
+      tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + block.k;
+    }
+    Wide<In>* tile_sums = sums + row * sums_step;
+    multiply_tile<In, Weight>(count, {tile_rows, 1}, {panel}, block.depth,
+                              {tile_sums, Tile::cols, block.k == 0 ? Update::assign : Update::add},
+                              next.ahead_of<Tile>(left));
+    done(row, count, left, tile_sums);
+  });
+}
+
+/// The block of a packed weight that comes after the steps [k, k + depth) of a panel, or those.
+template <class P>
+std::span<const std::byte> source_after(const P& weight, Index panel, Index k, Index depth) {
+  const Index left = weight.depth() - (k + depth);
+  if (left > 0) {
+    return weight.source(panel, k + depth, std::min(depth, left));
+  }
+  return panel + 1 < weight.num_panels() ? weight.source(panel + 1, 0, depth)
+                                         : weight.source(panel, k, depth);
+}
+
+/// Multiplies rows of A, each weight.depth() long, by a part of the panels of a packed weight,
+/// whose P is a PackedMatrix as the concept Storage has it. finish(Finished) gets the sums tile by
+/// tile. Where few rows are no work to decode a panel for, a tile reads what P has stored.
+template <class P, class Finish>
+void multiply_panels(std::span<const typename P::Input* const> rows, const P& weight,
+                     detail::Part part, const PanelMemory<P>& memory, Finish&& finish) {
+  using In = typename P::Input;
+  using Tile = RegisterTile<In, typename P::Weight>;
+  // Of k: 256 KiB of a panel stay in L2 while all rows meet it, and the next block is fetched.
+  constexpr Index most_depth = Tile::depth;
+  const Index whole_depth = weight.depth(), end = part.end(weight.num_panels());
+  const Index sums_step = whole_depth > most_depth ? Tile::cols : 0;  // else no tile waits for more
+  for (Index panel = part.begin(weight.num_panels()); panel < end; ++panel) {
+    for (Index k = 0; k == 0 || k < whole_depth; k += most_depth) {
+      const Index depth = std::min(most_depth, whole_depth - k);
+      const PanelBlock block{k, depth, source_after(weight, panel, k, depth)};
+      const auto multiply = [&](const auto* data) {
+        multiply_block(rows, data, block, memory.sums, sums_step,
+                       [&](Index row, Index count, Index left, const Wide<In>* sums) {
+                         if (k + depth == whole_depth) {
+                           finish(Finished<Wide<In>>{row, count, std::min(left, Index{Tile::rows}),
+                                                     panel, sums});
+                         }
+                       });
+      };
+      if constexpr (requires { P::rows_to_decode; }) {
+        if (static_cast<Index>(rows.size()) < P::rows_to_decode) {
+          multiply(weight.stored(panel, k));
+          continue;
+        }
+      }
+      multiply(weight.panel(panel, k, depth, memory.buffer));
+    }
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a storage of weights is: PackedMatrix<S> for a tag S, weights laid out once in the panels
+// that the register tile multiplies, or in bytes from which a panel is decoded when its turn comes.
+// Each storage is one file here. It knows bytes and panels, and no arithmetic of the layer.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <initializer_list>
+#include <span>
+#include <vector>
+
+#include "../kernels/convert.hpp"
+#include "../kernels/lanes.hpp"
+#include "../kernels/register_tile.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// One or more weights (out, in) of the same shape in storage S. S is the type of its numbers, or
+/// an empty type that names it; WideOf<S> says what sums, biases and results are. Specialised by
+/// each storage, with what the concept asks for.
+template <class S>
+class PackedMatrix;
+
+/// A storage. Of its PackedMatrix<S>:
+///
+///   Input               rows of x and hidden rows are stored as this
+///   Precision           and rounded to this before, where that is narrower; else Wide<S>
+///   Weight              the panels that panel() gives are for RegisterTile<Input, Weight>
+///   buffer_size         weights that panel() may write: 0 if its memory holds the panels
+///   PackedMatrix({&w, ...})          packs matrices (out, in) of any scalar, interleaved as
+///                                    PanelLayout says, which is its base
+///   unpack(number)                   one of them again, as it is stored
+///   bytes()                          its memory
+///   panel(number, k, size, buffer)   the k of [k, k + size) of a panel, in memory of its own or
+///                                    decoded into the buffer; k is a multiple of the tile's depth,
+///                                    and size whole steps, at most that
+///   source(number, k, size)          the bytes that it reads for that, to be fetched early
+///
+/// Decoding pays where many rows meet the panel. A storage whose memory another tile can read as it
+/// lies has `rows_to_decode`, and stored(number, k) for fewer rows: see kernels::multiply_panels.
+template <class S>
+concept Storage = kernels::Vectorised<Wide<S>> &&
+    requires(const PackedMatrix<S>& packed, std::initializer_list<const Matrix<float>*> weights,
+             Index i, typename PackedMatrix<S>::Weight* buffer) {
+  PackedMatrix<S>();
+  PackedMatrix<S>(weights);
+  requires std::same_as<Wide<typename PackedMatrix<S>::Input>, Wide<S>>;
+  typename PackedMatrix<S>::Precision;
+  { PackedMatrix<S>::buffer_size } -> std::convertible_to<Index>;
+  { packed.depth() } -> std::same_as<Index>;
+  { packed.num_panels() } -> std::same_as<Index>;
+  { packed.unpack(i) } -> std::same_as<Matrix<Wide<S>>>;
+  { packed.bytes() } -> std::same_as<std::size_t>;
+  { packed.panel(i, i, i, buffer) } -> std::same_as<const typename PackedMatrix<S>::Weight*>;
+  { packed.source(i, i, i) } -> std::same_as<std::span<const std::byte>>;
+};
+
+/// Where the weights lie in panels of the tile. Several matrices are interleaved: each panel holds
+/// the same outputs of all of them side by side. Missing outputs, and the k that the last step
+/// lacks, are zeros.
+template <class Tile>
+class PanelLayout {
+ public:
+  static constexpr Index cols = Tile::cols;
+
+  PanelLayout() = default;
+  /// For `count` weights (outputs, width).
+  PanelLayout(std::size_t count, Index outputs, Index width)
+      : share_(cols / static_cast<Index>(count)), outputs_(outputs), width_(width) {}
+
+  /// Columns of a panel that belong to each weight.
+  Index share() const { return share_; }
+  Index num_outputs() const { return outputs_; }
+  Index width() const { return width_; }
+  /// The width in whole steps: rows of x have zeros behind it.
+  Index depth() const { return Tile::whole_steps(width_); }
+  Index num_panels() const { return (outputs_ + share_ - 1) / share_; }
+
+ private:
+  Index share_ = cols, outputs_ = 0, width_ = 0;
+};
+
+/// Weights as the tile <Input, S> reads them: k-major inside a panel, front to back.
+template <class Tile, class S>
+class StoredPanels : public PanelLayout<Tile> {
+ public:
+  using PanelLayout<Tile>::cols, PanelLayout<Tile>::share, PanelLayout<Tile>::num_outputs,
+      PanelLayout<Tile>::width, PanelLayout<Tile>::depth, PanelLayout<Tile>::num_panels;
+
+  StoredPanels() = default;
+  template <class T>
+  StoredPanels(std::initializer_list<const Matrix<T>*> weights)
+      : PanelLayout<Tile>(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()),
+        data_(static_cast<std::size_t>(num_panels() * panel_size()), S(0)) {
+    Index first_col = 0;
+    for (const Matrix<T>* weight : weights) {
+      for (Index out = 0; out < num_outputs(); ++out) {
+        for (Index k = 0; k < width(); ++k) {
+          data_[place(first_col, out, k)] = kernels::convert<S>((*weight)(out, k));
+        }
+      }
+      first_col += share();
+    }
+  }
+
+  Matrix<Wide<S>> unpack(Index number) const {
+    Matrix<Wide<S>> weight(num_outputs(), width());
+    for (Index out = 0; out < num_outputs(); ++out) {
+      for (Index k = 0; k < width(); ++k) {
+        weight(out, k) = static_cast<Wide<S>>(data_[place(number * share(), out, k)]);
+      }
+    }
+    return weight;
+  }
+
+  std::size_t bytes() const { return data_.size() * sizeof(S); }
+  /// The steps of a panel from k on.
+  const S* stored(Index number, Index k) const {
+    return data_.data() + number * panel_size() + k * cols;
+  }
+  std::span<const std::byte> source(Index number, Index k, Index size) const {
+    return std::as_bytes(std::span(stored(number, k), static_cast<std::size_t>(size * cols)));
+  }
+
+ private:
+  Index panel_size() const { return depth() * cols; }
+
+  std::size_t place(Index first_col, Index out, Index k) const {
+    constexpr Index step = Tile::step;
+    const Index panel = out / share(), col = first_col + out % share();
+    return static_cast<std::size_t>(panel * panel_size() + (k / step * cols + col) * step +
+                                    k % step);
+  }
+
+  std::vector<S, Eigen::aligned_allocator<S>> data_;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET
