@@ -286,6 +286,25 @@ TEST(MoELayerGradient, TakesOnlyATapeOfThisLayersForward) {
   EXPECT_NO_THROW(layer.backward(x, dy, recomputing, dx, grads)) << "nothing was lost";
 }
 
+TEST(MoELayerGradient, StillTakesATapeAfterAForwardThatWasRefused) {
+  MoEConfig config = small_config();
+  config.shared = SharedExpertConfig{.d_ff = 2};
+  const Layer layer = make_layer<double>(config, 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), narrow(N, 1), dx(N, 3), want_dx(N, 3);
+  Layer::Tape tape;
+  Layer::Grads grads = layer.zero_grads(), want = layer.zero_grads();
+  layer.forward(x, y, tape);
+  layer.backward(x, dy, tape, want_dx, want);
+  EXPECT_THROW(layer.forward(x.leftCols(2), y, tape), std::invalid_argument);
+  EXPECT_THROW(layer.forward(x, narrow, tape), std::invalid_argument);
+  EXPECT_THROW(layer.forward(x, y, tape, {.tokens = {.sequence_length = 4}}),
+               std::invalid_argument);
+  EXPECT_THROW(layer.forward(x, y, tape, {.num_threads = -1}), std::invalid_argument);
+  layer.backward(x, dy, tape, dx, grads);
+  EXPECT_TRUE(same_bits(dx, want_dx) && same_grads(layer, grads, want));
+}
+
 TEST(MoELayerGradient, TakesNoTapeOfALayerThatStoodInItsPlace) {
   std::optional<Layer> layer(make_layer<double>(small_config(), 9));
   const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);

@@ -110,6 +110,45 @@ TEST(Padding, ReachesNoOutputOfAPackedLayer) {
   }
 }
 
+/// Sends every token to expert 0, and knows nothing of padding: NaN in x reaches its dx.
+struct FirstExpert {
+  using Table = RoutingTable<float>;
+  struct Params {
+    template <class Visit, class... P>
+    static void for_each(Visit&&, P&...) {}
+  };
+  Params none_at_all;
+
+  Index num_experts() const { return 2; }
+  Params& params() { return none_at_all; }
+  const Params& params() const { return none_at_all; }
+  void route(ConstMatrixRef<float> x, const CallOptions&, Table& table) const {
+    table.expert.setZero(x.rows(), 1);
+    table.weight.setOnes(x.rows(), 1);
+  }
+  void backward(ConstMatrixRef<float> x, const Table&, RoutingGradient<float>&, MatrixRef<float> dx,
+                Params&) const {
+    dx = 0.0F * x;
+  }
+};
+
+TEST(Padding, ReachesNothingThroughARouterThatKnowsNothingOfIt) {
+  using Layer = MoELayer<float, FirstExpert>;
+  const MoEConfig config{.d_model = 9, .d_ff = 13, .num_experts = 2, .top_k = 1};
+  const Layer layer(FirstExpert{}, make_experts<float>(config, 1), {.capacity = {.rows = 6}});
+  const Matrix<float> x = random_matrix<float>(12, 9, 2), dy = random_matrix<float>(12, 9, 3);
+  Matrix<float> y(12, 9), dx(12, 9), want_y(8, 9), want_dx(8, 9);
+  auto grads = layer.zero_grads(), want = layer.zero_grads();
+  Layer::Tape tape;
+  layer.forward(tokens_of(x), want_y, tape);
+  layer.backward(tokens_of(x), tokens_of(dy), tape, want_dx, want);
+  layer.forward(with_nan(x), y, tape, {.tokens = {.padding = padding}});
+  layer.backward(with_nan(x), with_nan(dy), tape, dx, grads);
+  EXPECT_TRUE(same_bits(tokens_of(y), want_y) && is_zero_in_padding(y));
+  EXPECT_TRUE(same_bits(tokens_of(dx), want_dx) && is_zero_in_padding(dx));
+  EXPECT_TRUE(same_grads(layer, grads, want));
+}
+
 TEST(Padding, MayBeTheWholeBatch) {
   const MoELayer<float> layer = make_layer<float>(configs()[1], 1);
   const std::vector<std::uint8_t> all(12, 1);

@@ -75,17 +75,21 @@ class Dense {
   /// x. Of the options num_threads and tokens.padding matter.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                const CallOptions& call = {}) const {
+    check(x, y, call);
     compute(x, y, scratch, call);
   }
 
  protected:
-  /// Memory is a Scratch, or has what it has.
-  template <class Memory>
-  void compute(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory, const CallOptions& call) const {
+  void check(const ConstMatrixRef<T>& x, const MatrixRef<T>& y, const CallOptions& call) const {
     detail::check_shape(x, x.rows(), d_in(), "Dense: x");
     detail::check_shape(y, x.rows(), d_out(), "Dense: y");
     detail::check(!detail::overlap(x, y), "Dense: y overlaps x, expected memory of its own");
     call.tokens.validate(x.rows());
+  }
+
+  /// Memory is a Scratch, or has what it has.
+  template <class Memory>
+  void compute(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory, const CallOptions& call) const {
     const int threads = detail::num_threads(call.num_threads);
     memory.tokens.list(x.rows(), call.tokens);
     detail::with_team(threads, [&] {

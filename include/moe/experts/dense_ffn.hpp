@@ -58,10 +58,11 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
 template <Real T>
 void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                           const CallOptions& call) const {
+  this->check(x, y, call);
+  tape.num_threads = detail::num_threads(call.num_threads);
   tape.owner = 0;
   this->compute(x, y, tape, call);
   tape.num_tokens = x.rows();
-  tape.num_threads = detail::num_threads(call.num_threads);
   tape.owner = identity_.number();
 }
 

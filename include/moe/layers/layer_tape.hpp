@@ -62,8 +62,9 @@ struct Routed {
   DispatchPlan plan;
 };
 
-/// Memory and results of an inference. Reused: it only grows, but for the routing table, which has
-/// the size of the batch. Not for two threads at once; the layer itself may be shared.
+/// Memory and results of an inference. Reused: it only grows, but for what has the size of the
+/// batch, the routing table and the shared expert's output. Not for two threads at once; the layer
+/// itself may be shared.
 template <Real T, RouterLike<T> RouterT, ExpertSet<T> Set>
 struct LayerScratch : Routed<T, RouterT> {
   Matrix<T> rows;                   ///< (S, D_out) outputs of the experts, in expert order

@@ -68,12 +68,15 @@ class MoELayer {
   /// an expert comes out of here, and y is as before.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                const CallOptions& call = {}) const {
+    check_call(x, call);
+    check_output(x, y);
     run(x, y, scratch, scratch, call);
   }
 
   /// The first steps of forward alone: table, kept choices and plan, for whoever computes the
   /// experts elsewhere or only wants to see who goes where.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Routed<T, RouterT>& routed) const {
+    check_call(x, call);
     router_.route(x, call, routed.routing);
     detail::check(routed.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
                   routed.routing.num_tokens(), " tokens, expected ", x.rows());
@@ -174,13 +177,18 @@ class MoELayer {
     }
   }
 
+  void check_call(const ConstMatrixRef<T>& x, const CallOptions& call) const {
+    detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
+    call.tokens.validate(x.rows());
+  }
+  void check_output(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
+    detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
+  }
+
   /// The pipeline. Memory is a LayerScratch or a LayerWork.
   template <class Memory>
   void run(ConstMatrixRef<T> x, MatrixRef<T> y, Routed<T, RouterT>& routed, Memory& memory,
            const CallOptions& call) const {
-    detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
-    detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
-    call.tokens.validate(x.rows());
     const int threads = detail::num_threads(call.num_threads);
     detail::with_team(threads, [&] {
       route(x, call, routed);
@@ -222,9 +230,11 @@ class MoELayer {
   template <class Work>
   void run_taped(ConstMatrixRef<T> x, MatrixRef<T> y, TapedRouting<T, RouterT>& routed, Work& work,
                  const CallOptions& call) const {
+    check_call(x, call);
+    check_output(x, y);
     detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
-    routed.owner = work.owner = 0;
     routed.num_threads = detail::num_threads(call.num_threads);
+    routed.owner = work.owner = 0;
     run(x, y, routed, work, call);
     routed.owner = work.owner = identity_.number();
   }
