@@ -17,12 +17,6 @@ struct Stages {
   double sum() const { return route + plan + experts + combine; }
 };
 
-/// The median of each step.
-inline Stages median_stages(const std::vector<Stages>& runs) {
-  return {median_of(runs, &Stages::route), median_of(runs, &Stages::plan),
-          median_of(runs, &Stages::experts), median_of(runs, &Stages::combine)};
-}
-
 /// Which step has lasted since when.
 class StageClock {
  public:

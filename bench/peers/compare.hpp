@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "../repeat.hpp"
 #include "../shapes.hpp"
-#include "../timing.hpp"
 #include "peer.hpp"
 
 namespace moe::bench {
@@ -16,8 +16,7 @@ struct Comparison {
   std::string peer, shape;
   bool train;
   Index tokens;
-  double our_seconds = 0, peer_seconds = 0;  ///< medians
-  double ratio = 0;                          ///< peer / ours, median of the pairs
+  InTurn times = {};  ///< ours, then the peer's
   double our_gflops = 0;
 
   std::string pass() const { return train ? "train" : "forward"; }
@@ -31,10 +30,10 @@ inline nlohmann::ordered_json to_json(const Comparison& c) {
           {"pass", c.pass()},
           {"shape", c.shape},
           {"tokens", c.tokens},
-          {"peer_seconds", c.peer_seconds},
-          {"our_seconds", c.our_seconds},
+          {"peer_seconds", c.times.second_seconds},
+          {"our_seconds", c.times.first_seconds},
           {"our_gflops", c.our_gflops},
-          {"ratio", c.ratio}};
+          {"ratio", c.times.ratio}};
 }
 
 /// Nearly every row agrees: where two logits are all but equal, a peer that routes by itself may
@@ -52,12 +51,8 @@ inline void expect_equal(const Matrix<float>& ours, const Matrix<float>& peers, 
   }
 }
 
-/// Seconds, after the threads of whatever ran before have gone to sleep.
-template <class F>
-double rested_seconds_of(F&& f) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(smoke() ? 1 : 50));
-  return seconds_of(f);
-}
+/// The threads of whatever ran before go to sleep.
+inline void rest() { std::this_thread::sleep_for(std::chrono::milliseconds(smoke() ? 1 : 50)); }
 
 class Subject {
  public:
@@ -89,11 +84,11 @@ class Subject {
     ours();
     theirs();
     expect_equal(y_, peer_y_, c, "y");
-    time(ours, theirs, repetitions, c);
+    c.times = repeat_in_turn(repetitions, rest, ours, theirs);
     c.our_gflops =
         1e-9 *
         static_cast<double>(forward_flops(config_, executed_work(scratch.plan)).sum().matmul) /
-        c.our_seconds;
+        c.times.first_seconds;
   }
 
   void compare_train(Peer& peer, int repetitions, Comparison& c) {
@@ -111,26 +106,13 @@ class Subject {
     expect_equal(y_, peer_y_, c, "y");
     expect_equal(dx, peer_dx, c, "dx");
     expect_equal(grads.experts[0].down, peer.down_gradient(0), c, "a weight's gradient");
-    time(ours, theirs, repetitions, c);
+    c.times = repeat_in_turn(repetitions, rest, ours, theirs);
     const Work work = executed_work(tape.plan);
     c.our_gflops =
         1e-9 *
         static_cast<double>(
             (forward_flops(config_, work).sum() + backward_flops(config_, work).sum()).matmul) /
-        c.our_seconds;
-  }
-
-  template <class Ours, class Theirs>
-  static void time(Ours&& ours, Theirs&& theirs, int repetitions, Comparison& c) {
-    std::vector<double> our_seconds, peer_seconds, ratios;
-    for (int i = 0; i < repetitions; ++i) {
-      our_seconds.push_back(rested_seconds_of(ours));
-      peer_seconds.push_back(rested_seconds_of(theirs));
-      ratios.push_back(peer_seconds.back() / our_seconds.back());
-    }
-    c.our_seconds = median(our_seconds);
-    c.peer_seconds = median(peer_seconds);
-    c.ratio = median(ratios);
+        c.times.first_seconds;
   }
 
   MoEConfig config_;

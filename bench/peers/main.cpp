@@ -28,8 +28,8 @@ std::vector<PeerCase> peer_cases() {
 
 void print(const Comparison& c) {
   std::printf("%-13s %-8s %-20s %6td %9.2f %9.2f %9.1f %8.2f\n", c.peer.c_str(), c.pass().c_str(),
-              c.shape.c_str(), c.tokens, 1e3 * c.peer_seconds, 1e3 * c.our_seconds, c.our_gflops,
-              c.ratio);
+              c.shape.c_str(), c.tokens, 1e3 * c.times.second_seconds, 1e3 * c.times.first_seconds,
+              c.our_gflops, c.times.ratio);
   std::fflush(stdout);
 }
 

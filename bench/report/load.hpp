@@ -9,14 +9,14 @@
 
 namespace moe::report {
 
-inline Load measure_load(const bench::Grid& grid, std::string name, float skew, int threads) {
+inline Load measure_load(const Grid& grid, std::string name, float skew, int threads) {
   MoEConfig c = grid.load;
   c.router.logits.bias = true;
   Router<float> router(c.d_model, c.num_experts, c.top_k, c.router, 1);
   for (Index e = 0; e < c.num_experts; ++e) {
     router.params().bias(0, e) = -skew * std::log(static_cast<float>(e + 1));
   }
-  const auto x = bench::random_tokens(grid.load_tokens, c.d_model, 9);
+  const auto x = random_tokens(grid.load_tokens, c.d_model, 9);
   Router<float>::Table table;
   KeptChoices kept;
   DispatchPlan plan;

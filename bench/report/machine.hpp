@@ -5,7 +5,6 @@
 #include <fstream>
 
 #include "results.hpp"
-#include "roofs.hpp"
 
 #ifndef MOE_REPORT_FLAGS
 #define MOE_REPORT_FLAGS "unknown"

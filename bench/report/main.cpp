@@ -28,7 +28,7 @@ Report make_report(const Options& options) {
     std::cout << pad(fixed(watch.seconds(), 0), 5) << " s  " << step << std::endl;
   };
   Report report;
-  report.grid = options.quick ? bench::quick_grid() : bench::full_grid();
+  report.grid = options.quick ? quick_grid() : full_grid();
   report.machine = this_machine(detail::num_threads(options.threads));
   progress("published models and counted FLOPs");
   report.models = model_rows();
@@ -37,13 +37,13 @@ Report make_report(const Options& options) {
     report.loads.push_back(measure_load(report.grid, name, skew, report.machine.threads));
   }
 
-  Roofs roofs(report.machine.threads, options.quick);
+  Probes probes(report.machine.threads, options.quick);
   progress("reference layer in every form");
-  report.yardstick = YardstickMeasurement(report.grid, report.machine.threads, roofs).run();
-  report.measured = Measurement(report.grid, report.machine.threads, roofs).run(progress);
+  report.yardstick = YardstickMeasurement(report.grid, report.machine.threads, probes).run();
+  report.measured = Measurement(report.grid, report.machine.threads, probes).run(progress);
   report.peers = read_peers(options.out / "peers.json");
-  report.machine.fma_roof = roofs.fma();
-  report.machine.read_roof = roofs.read();
+  report.machine.fma_roof = probes.best<float>().compute;
+  report.machine.read_roof = probes.best<float>().read;
   report.seconds = watch.seconds();
   return report;
 }

@@ -8,17 +8,16 @@
 #include <set>
 #include <stdexcept>
 
-#include "../timed_layer.hpp"
-#include "timing.hpp"
+#include "results.hpp"
 
 namespace moe::report {
 
 class Measurement {
  public:
-  Measurement(const bench::Grid& grid, int threads, Roofs& roofs)
-      : grid_(grid), call_{.num_threads = threads}, roofs_(roofs) {
+  Measurement(const Grid& grid, int threads, Probes& probes)
+      : grid_(grid), call_{.num_threads = threads}, probes_(probes) {
     const Index most = *std::max_element(grid.tokens.begin(), grid.tokens.end());
-    x_ = bench::random_tokens(most * inputs, grid.d_model, 7);
+    x_ = random_tokens(most * inputs, grid.d_model, 7);
   }
 
   /// Every dense width that a layer of the grid is compared with, then every layer.
@@ -29,21 +28,21 @@ class Measurement {
     std::set<Index> widths{grid_.active_d_ff};
     for (const Index experts : grid_.experts) {
       for (const Index top_k : grid_.top_k) {
-        layers.push_back(bench::equal_active(grid_.d_model, grid_.active_d_ff, experts, top_k));
-        widths.insert(bench::total_width(layers.back()));
+        layers.push_back(equal_active(grid_.d_model, grid_.active_d_ff, experts, top_k));
+        widths.insert(total_width(layers.back()));
       }
     }
     for (const Index width : widths) {
-      const MoEConfig c = bench::equal_active(grid_.d_model, width, 1, 1);
+      const MoEConfig c = equal_active(grid_.d_model, width, 1, 1);
       const std::string name = "dense F" + std::to_string(width);
       progress(name);
-      measure(c, name, true, pack<float>(bench::random_layer(c)));
+      measure(c, name, true, pack<float>(random_layer(c)));
     }
     for (const MoEConfig& c : layers) {
       const std::string name =
           "MoE E" + std::to_string(c.num_experts) + " K" + std::to_string(c.top_k);
       progress(name);
-      measure(c, name, false, pack<float>(bench::random_layer(c)));
+      measure(c, name, false, pack<float>(random_layer(c)));
     }
     return std::move(measured_);
   }
@@ -51,8 +50,8 @@ class Measurement {
  private:
   static constexpr Index inputs = 8;
 
-  /// Seconds for a case; on a slow or busy machine the later ones get no more than three goes.
-  double budget() const { return watch_.seconds() < 120.0 ? grid_.seconds_per_case : 0.0; }
+  /// On a slow or busy machine the later cases get no more than three goes.
+  Repeat how() const { return {3, watch_.seconds() < 120.0 ? grid_.seconds_per_case : 0.0, true}; }
 
   ConstMatrixRef<float> input(Index tokens, int repetition) const {
     return x_.middleRows(repetition % inputs * tokens, tokens);
@@ -64,17 +63,13 @@ class Measurement {
     for (const Index tokens : grid_.tokens) {
       Matrix<float> y(tokens, c.d_model);
       std::vector<Work> work;
-      const auto repetitions = repeat_cold(roofs_, budget(), [&](int repetition) {
+      const auto repetitions = repeat<float>(probes_, how(), [&](int repetition) {
         packed.forward(input(tokens, repetition), y, scratch, call_);
         work.push_back(executed_work(scratch.plan));
       });
       Measured m{.layer = name, .d_ff = c.d_ff, .tokens = tokens};
       m.seconds = median_of(repetitions, &Repetition::seconds);
-      m.best_seconds = std::min_element(repetitions.begin(), repetitions.end(),
-                                        [](const Repetition& a, const Repetition& b) {
-                                          return a.seconds < b.seconds;
-                                        })
-                           ->seconds;
+      m.best_seconds = std::ranges::min(repetitions, {}, &Repetition::seconds).seconds;
       m.repetitions = static_cast<int>(repetitions.size());
       add_costs(c, dense, work, m);
       if (!dense) {
@@ -82,7 +77,7 @@ class Measurement {
         m.top_k = c.top_k;
         m.stages = stages(packed, tokens);
       }
-      compare(bench::total_width(c), m);
+      compare(total_width(c), m);
       measured_.push_back(m);
     }
   }
@@ -106,17 +101,11 @@ class Measurement {
 
   /// The steps of the packed layer.
   Stages stages(const PackedLayer<float>& packed, Index tokens) {
-    bench::TimedLayer timed(packed);
+    TimedLayer timed(packed);
     Matrix<float> y(tokens, packed.d_out());
-    std::vector<Stages> runs;
-    const auto repetitions = repeat_cold(roofs_, 0.4 * budget(), [&](int repetition) {
-      runs.push_back(timed.forward(input(tokens, repetition), y, call_));
-    });
-    std::vector<Stages> counted;
-    for (const Repetition& r : repetitions) {
-      counted.push_back(runs[static_cast<std::size_t>(r.number)]);
-    }
-    return bench::median_stages(counted);
+    const auto rest = [&] { probes_.probe<float>(true); };
+    return repeat_stages(
+        5, rest, [&](int number) { return timed.forward(input(tokens, number), y, call_); });
   }
 
   /// To the dense layer of equal total size, which was measured before.
@@ -130,9 +119,9 @@ class Measurement {
     }
   }
 
-  bench::Grid grid_;
+  Grid grid_;
   CallOptions call_;
-  Roofs& roofs_;
+  Probes& probes_;
   Matrix<float> x_;
   Stopwatch watch_;
   std::vector<Measured> measured_;

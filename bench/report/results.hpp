@@ -8,12 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "shapes.hpp"
-#include "timed_layer.hpp"
+#include "../repeat.hpp"
+#include "../shapes.hpp"
 
 namespace moe::report {
 
 using Json = nlohmann::ordered_json;
+using namespace bench;
 
 struct Machine {
   std::string cpu, compiler, flags, simd;
@@ -34,7 +35,6 @@ struct ModelRow {
   }
 };
 
-using bench::Stages;
 
 /// One layer at one number of tokens. A dense layer has no experts.
 struct Measured {
@@ -96,7 +96,7 @@ struct Counted {
 
 struct Report {
   Machine machine;
-  bench::Grid grid;
+  Grid grid;
   std::vector<ModelRow> models;
   std::vector<Measured> measured;
   Yardstick yardstick;

@@ -69,7 +69,7 @@ inline std::string model_summary(const std::vector<ModelRow>& models) {
 
 /// One line for each name(row), `width` wide, and one column for each number of tokens.
 template <class Row, class Name, class Cell>
-std::string by_tokens(const bench::Grid& grid, const std::vector<Row>& rows, int width, Name name,
+std::string by_tokens(const Grid& grid, const std::vector<Row>& rows, int width, Name name,
                       Cell cell) {
   std::string text = pad("tokens", -width), line;
   for (const Index tokens : grid.tokens) {
@@ -98,7 +98,7 @@ inline std::string summary(const Report& report) {
          "\nMilliseconds of a forward; MoE: and how many times faster than the dense layer of "
          "equal total size\n" +
          by_tokens(report.grid, report.measured, 14, &Measured::layer, time) + '\n' +
-         bench::shape_name(report.yardstick.config) +
+         shape_name(report.yardstick.config) +
          ": GFLOP/s of the MoE layer, and time of the dense layer of equal active FLOPs / its "
          "time\n" +
          by_tokens(report.grid, report.yardstick.pairs, 20, &Pair::form, speed) + '\n' +

@@ -80,12 +80,9 @@ inline Json to_json(const Pair& p) {
 }
 
 inline Json to_json(const Yardstick& y) {
-  Json json{{"shape", bench::shape_name(y.config)},
-            {"d_model", y.config.d_model},
-            {"d_ff", y.config.d_ff},
-            {"experts", y.config.num_experts},
-            {"top_k", y.config.top_k},
-            {"tokens", y.reference().tokens},
+  Json json{{"shape", shape_name(y.config)}, {"d_model", y.config.d_model},
+            {"d_ff", y.config.d_ff},         {"experts", y.config.num_experts},
+            {"top_k", y.config.top_k},       {"tokens", y.reference().tokens},
             {"ratio", y.reference().ratio}};
   for (const Pair& pair : y.pairs) {
     json["forms"].push_back(to_json(pair));
