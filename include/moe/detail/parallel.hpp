@@ -16,8 +16,6 @@
 #include <atomic>
 #include <cstddef>
 #include <exception>
-#include <mutex>
-#include <thread>
 #include <type_traits>
 
 #include "../instruction_set.hpp"
@@ -26,8 +24,22 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#if __has_include(<sched.h>)  // POSIX; <thread> is a tenth of what this library costs to compile
+#include <sched.h>
+#else
+#include <thread>
+#endif
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
+
+/// Lets another thread have the core.
+inline void give_way() {
+#if __has_include(<sched.h>)
+  sched_yield();
+#else
+  std::this_thread::yield();
+#endif
+}
 
 /// Keeps the first exception of a parallel region: one that left the region would end the process.
 class FirstException {
@@ -36,13 +48,12 @@ class FirstException {
 
   /// Call it inside a catch block.
   void capture() {
-    const std::lock_guard lock(mutex_);
-    if (!exception_) {
+    if (!caught_.exchange(true)) {
       exception_ = std::current_exception();
-      caught_.store(true, std::memory_order_relaxed);
     }
   }
 
+  /// After all threads have left the region.
   void rethrow() const {
     if (exception_) {
       std::rethrow_exception(exception_);
@@ -50,7 +61,6 @@ class FirstException {
   }
 
  private:
-  std::mutex mutex_;
   std::exception_ptr exception_;
   std::atomic<bool> caught_ = false;
 };
@@ -136,7 +146,7 @@ inline void Team::run(const Loop& loop) {
   work(0);
   phase_.fetch_add(1);
   while (inside_.load() != 0) {
-    std::this_thread::yield();
+    give_way();
   }
   current_team = this;
   first.rethrow();
@@ -157,7 +167,7 @@ inline void Team::follow(int worker) {
       }
       inside_.fetch_sub(1);
     } else if (looks > patience) {
-      std::this_thread::yield();
+      give_way();
     }
   }
 }
