@@ -48,5 +48,14 @@ TEST(LoadBalancingLoss, IsNotLostInTheRoundingOfManyTokensAndExperts) {
   EXPECT_EQ(load_balancing_loss(table).value, 1.0f);
 }
 
+TEST(LoadBalancingLoss, CountsChoicesBeyondWhatAFloatCounts) {
+  constexpr Index tokens = Index{1} << 13, top_k = 2560;  // 1.25 * 2^24 choices, all of one expert
+  RoutingTable<float> table;
+  table.expert.setZero(tokens, top_k);
+  table.probs.setOnes(tokens, 1);
+  EXPECT_FLOAT_EQ(load_balancing_loss(table).value, 1.0f);
+  EXPECT_FLOAT_EQ(load_balancing_loss(table).gradient.probs(0, 0), 1.0f / tokens);
+}
+
 }  // namespace
 }  // namespace moe

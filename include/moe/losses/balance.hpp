@@ -14,15 +14,16 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 namespace detail {
 
-/// Choices per expert, of the first `choices` choices of each counted token.
+/// Choices per expert, of the first `choices` choices of each counted token. Integers: a float
+/// counts no further than to 2^24.
 template <Real T>
-std::vector<T> count_choices(const RoutingTable<T>& table, const CountedTokens<T>& counted,
+std::vector<Index> count_choices(const RoutingTable<T>& table, const CountedTokens<T>& counted,
                              Index choices) {
-  std::vector<T> count(static_cast<std::size_t>(check_experts(table)), T(0));
+  std::vector<Index> count(static_cast<std::size_t>(check_experts(table)), 0);
   for (Index t = 0; t < table.num_tokens(); ++t) {
     for (Index k = 0; counted(t) && k < choices; ++k) {
       if (table.expert(t, k) != none) {
-        count[static_cast<std::size_t>(table.expert(t, k))] += T(1);
+        ++count[static_cast<std::size_t>(table.expert(t, k))];
       }
     }
   }
@@ -34,17 +35,21 @@ template <Real T>
 RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choices,
                        const auto& factor_of) {
   const CountedTokens<T> counted(table, mask);
-  const std::vector<T> count = count_choices(table, counted, choices);
+  const std::vector<Index> count = count_choices(table, counted, choices);
   RoutingLoss<T> loss;
   loss.gradient.probs.setZero(table.probs.rows(), table.probs.cols());
   if (counted.count() == 0) {
     return loss;
   }
   const T factor = factor_of(T(static_cast<double>(counted.count())));
+  std::vector<T> slopes;
+  for (const Index choices_of_expert : count) {
+    slopes.push_back(factor * T(static_cast<double>(choices_of_expert)));
+  }
   for (Index t = 0; t < table.num_tokens(); ++t) {
     T share(0);  // of the token: N * E terms in one sum would be lost in its rounding
     for (Index e = 0; counted(t) && e < table.probs.cols(); ++e) {
-      const T slope = factor * count[static_cast<std::size_t>(e)];
+      const T slope = slopes[static_cast<std::size_t>(e)];
       share += slope * table.probs(t, e);
       loss.gradient.probs(t, e) = slope;
     }
