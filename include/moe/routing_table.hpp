@@ -21,6 +21,9 @@ struct RoutingTable {
   Matrix<T> clean_logits = {};   ///< (N, E) before the noise; empty without noise
   Matrix<T> noise_scale = {};    ///< (N, E) standard deviation of the noise; empty without noise
   std::vector<std::uint8_t> padding = {};  ///< (N), not 0: the row is no token; empty: all are
+  /// Whether the probs of a token sum to 1, as a softmax does. Losses on probabilities divide
+  /// others by their sum.
+  bool probs_sum_to_one = true;
 
   Index num_tokens() const { return expert.rows(); }
   Index top_k() const { return expert.cols(); }

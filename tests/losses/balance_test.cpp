@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The balancing losses by hand on a tiny table, and at their balanced and their worst value.
+// The balancing losses by hand on a tiny table, at their balanced and their worst value, and of
+// scores that do not sum to 1.
 #include "moe/losses/balance.hpp"
 
 #include <gtest/gtest.h>
 
+#include "moe/routing/router.hpp"
 #include "tables.hpp"
 
 namespace moe {
 namespace {
 
 using testing::balanced_table;
+using testing::Loss;
 using testing::Table;
 using testing::tiny_table;
 
@@ -55,6 +58,81 @@ TEST(LoadBalancingLoss, CountsChoicesBeyondWhatAFloatCounts) {
   table.probs.setOnes(tokens, 1);
   EXPECT_FLOAT_EQ(load_balancing_loss(table).value, 1.0f);
   EXPECT_FLOAT_EQ(load_balancing_loss(table).gradient.probs(0, 0), 1.0f / tokens);
+}
+
+/// Token t of four scores 2 at expert t and 0 elsewhere, and `shift` more at all of them.
+struct Shifted {
+  explicit Shifted(Score score, double shift)
+      : router(
+            {{2.0 * Matrix<double>::Identity(4, 4), Matrix<double>::Constant(1, 4, shift), {}}, {}},
+            1, {.logits = {.bias = true}, .score = score}) {
+    router.route(x, {.num_threads = 1}, table);
+  }
+
+  /// The derivative of a loss by the shift.
+  double pull(Loss loss) const {
+    Matrix<double> dx(4, 4);
+    auto grads = zeros_like(router.params());
+    router.backward(x, table, loss.gradient, dx, grads);
+    return grads.bias.sum();
+  }
+
+  Matrix<double> x = Matrix<double>::Identity(4, 4);
+  Router<double> router;
+  Router<double>::Table table;
+};
+
+TEST(LoadBalancingLoss, IsOneWhenBalancedAndDrawsNoLogitsDownWhateverTheScore) {
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    for (const double shift : {0.0, 3.0, -10.0, -30.0}) {
+      const Shifted balanced(score, shift);
+      EXPECT_EQ(balanced.table.expert, (Matrix<ExpertId>(4, 1) << 0, 1, 2, 3).finished());
+      const Loss loss = load_balancing_loss<double>(balanced.table);
+      EXPECT_NEAR(loss.value, 1.0, 1e-6);
+      EXPECT_NEAR(balanced.pull(loss), 0.0, 1e-6);
+      EXPECT_NEAR(hugging_face_load_balancing_loss<double>(balanced.table).value, 1.0, 1e-6);
+      EXPECT_NEAR(gshard_loss<double>(balanced.table).value, 1.0 / 16, 1e-6);
+    }
+  }
+}
+
+TEST(LoadBalancingLoss, DividesScoresThatDoNotSumToOneByTheirSumAndNoOthers) {
+  Table table = tiny_table();
+  const double value = load_balancing_loss(table).value;
+  table.probs.row(0) *= 2.0;
+  table.probs.row(2) *= 0.25;
+  table.probs_sum_to_one = false;
+  EXPECT_NEAR(load_balancing_loss(table).value, value, 1e-15);
+  table = tiny_table();
+  table.probs *= 2.0;
+  EXPECT_EQ(load_balancing_loss(table).value, 2.0 * value) << "what sums to 1 is taken as it is";
+}
+
+TEST(LoadBalancingLoss, OfATokenWhoseScoresAreAllZeroIsZeroAndHasNoGradient) {
+  Table table = tiny_table();
+  table.probs_sum_to_one = false;
+  table.probs.row(1).setZero();
+  const Loss loss = load_balancing_loss(table);
+  // The other two tokens: f = (2, 1, 2) / 6, P = (0.7, 0.5, 0.8) / 3.
+  EXPECT_NEAR(loss.value, 3 * (2 * 0.7 + 1 * 0.5 + 2 * 0.8) / 6 / 3, 1e-15);
+  EXPECT_TRUE(loss.gradient.probs.row(1).isZero(0));
+  EXPECT_TRUE(loss.gradient.probs.allFinite());
+}
+
+TEST(LoadBalancingLoss, IsFiniteAtScoresThatNearlyUnderflow) {
+  RouterParams<float> params{{Matrix<float>::Zero(3, 1), Matrix<float>(1, 3), {}}, {}};
+  params.bias << -90.0f, -95.0f, -103.0f;  // the last are denormals
+  const Router<float> router(params, 1, {.logits = {.bias = true}, .score = Score::sigmoid});
+  const Matrix<float> x = Matrix<float>::Ones(2, 1);
+  Router<float>::Table table;
+  router.route(x, {}, table);
+  RoutingLoss<float> loss = load_balancing_loss<float>(table);
+  Matrix<float> dx(2, 1);
+  auto grads = zeros_like(router.params());
+  router.backward(x, table, loss.gradient, dx, grads);
+  EXPECT_TRUE(std::isfinite(loss.value));
+  EXPECT_TRUE(grads.bias.allFinite());
+  EXPECT_TRUE(dx.allFinite());
 }
 
 }  // namespace

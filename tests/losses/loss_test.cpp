@@ -56,6 +56,7 @@ Table kept_rows(const Table& table, const std::vector<std::uint8_t>& mask) {
   kept.logits = table.logits(rows, Eigen::all);
   kept.clean_logits = table.clean_logits(rows, Eigen::all);
   kept.noise_scale = table.noise_scale(rows, Eigen::all);
+  kept.probs_sum_to_one = table.probs_sum_to_one;
   return kept;
 }
 
@@ -99,7 +100,9 @@ void expect_loss_of_counted(const Table& table, const std::vector<std::uint8_t>&
 
 TEST(Loss, WithAMaskIsThatOfTheOtherTokensAndGivesMaskedOnesNoGradient) {
   const std::vector<std::uint8_t> mask = {1, 0, 1, 1, 0, 0, 1, 1, 0};
-  expect_loss_of_counted(random_table(9), mask, mask);
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    expect_loss_of_counted(random_table(9, score), mask, mask);
+  }
 }
 
 TEST(Loss, LeavesOutThePaddingOfItsTableAndWhatAMaskLeavesOut) {
@@ -182,8 +185,7 @@ TEST(Loss, IsNotAddedToThatOfATableOfAnotherShape) {
   EXPECT_EQ(sum.value, value);
 }
 
-TEST(Loss, HasTheDerivativesOfItsTable) {
-  Table table = random_table(7);
+void expect_derivatives(Table table) {
   for (const Named& named : all_losses) {
     if (named.loss == all_losses[4].loss) {
       continue;  // its logits and its scale are not independent: see the test through the router
@@ -199,6 +201,12 @@ TEST(Loss, HasTheDerivativesOfItsTable) {
                 1e-7)
           << named.name << " " << which;
     }
+  }
+}
+
+TEST(Loss, HasTheDerivativesOfItsTable) {
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    expect_derivatives(random_table(7, score));
   }
 }
 
@@ -254,11 +262,13 @@ TEST(Loss, IsScaledAndAddedLikeANumber) {
 }
 
 TEST(Loss, IsNaNWhereTheRoutingIs) {
-  Table table = random_table(4);
-  table.probs(2, 1) = table.logits(2, 1) = table.weight(2, 0) = std::nan("");
-  for (const auto& [name, function] : all_losses) {
-    if (function != all_losses[4].loss) {
-      EXPECT_TRUE(std::isnan(function(table, {}).value)) << name;
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    Table table = random_table(4, score);
+    table.probs(2, 1) = table.logits(2, 1) = table.weight(2, 0) = std::nan("");
+    for (const auto& [name, function] : all_losses) {
+      if (function != all_losses[4].loss) {
+        EXPECT_TRUE(std::isnan(function(table, {}).value)) << name;
+      }
     }
   }
 }

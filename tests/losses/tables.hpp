@@ -52,9 +52,9 @@ inline Router<double> noisy_router(Score score = Score::softmax) {
   return router;
 }
 
-inline Table random_table(Index tokens) {
+inline Table random_table(Index tokens, Score score = Score::softmax) {
   Router<double>::Table table;
-  noisy_router().route(random_matrix<double>(tokens, 3, 3), {.noise_seed = 4}, table);
+  noisy_router(score).route(random_matrix<double>(tokens, 3, 3), {.noise_seed = 4}, table);
   return table;
 }
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Losses that push counts of choices towards balance through the mean probabilities of experts.
 // In comments: f_e is the fraction of the choices that fell on expert e, P_e the mean probability
-// of e.
+// of e. Scores that do not sum to 1, as sigmoids, become the probabilities of a token by division
+// by their sum (DeepSeek-V3 2024, eq. 19).
 #pragma once
 
 #include <cstddef>
 #include <vector>
 
+#include "../routing/weights.hpp"
 #include "../routing_table.hpp"
 #include "loss.hpp"
 
@@ -18,7 +20,7 @@ namespace detail {
 /// counts no further than to 2^24.
 template <Real T>
 std::vector<Index> count_choices(const RoutingTable<T>& table, const CountedTokens<T>& counted,
-                             Index choices) {
+                                 Index choices) {
   std::vector<Index> count(static_cast<std::size_t>(check_experts(table)), 0);
   for (Index t = 0; t < table.num_tokens(); ++t) {
     for (Index k = 0; counted(t) && k < choices; ++k) {
@@ -30,7 +32,30 @@ std::vector<Index> count_choices(const RoutingTable<T>& table, const CountedToke
   return count;
 }
 
-/// factor * sum_e count_e * sum_t probs_te: every balancing loss with a count and a mean.
+/// sum_e slope_e * p_te of one token, with its gradient in dprobs (E).
+template <Real T>
+T weighted_probability(const RoutingTable<T>& table, Index token, const std::vector<T>& slope,
+                       T* dprobs) {
+  const Index num_experts = table.probs.cols();
+  const T* probs = &table.probs.coeffRef(token, 0);
+  T share(0);
+  for (Index e = 0; e < num_experts; ++e) {
+    dprobs[e] = slope[static_cast<std::size_t>(e)];
+    share += dprobs[e] * probs[e];
+  }
+  if (table.probs_sum_to_one) {
+    return share;
+  }
+  const T sum = renormalising_sum<T>(num_experts, [&](Index e) { return probs[e]; });
+  const bool nothing = sum == renormalising_sum<T>(0, [](Index) { return T(0); });
+  share = nothing ? T(0) : share / sum;
+  for (Index e = 0; e < num_experts; ++e) {
+    dprobs[e] = nothing ? T(0) : (dprobs[e] - share) / sum;
+  }
+  return share;
+}
+
+/// factor * sum_e count_e * sum_t p_te: every balancing loss with a count and a mean.
 template <Real T>
 RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choices,
                        const auto& factor_of) {
@@ -42,18 +67,14 @@ RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choic
     return loss;
   }
   const T factor = factor_of(T(static_cast<double>(counted.count())));
-  std::vector<T> slopes;
+  std::vector<T> slope;
   for (const Index choices_of_expert : count) {
-    slopes.push_back(factor * T(static_cast<double>(choices_of_expert)));
+    slope.push_back(factor * T(static_cast<double>(choices_of_expert)));
   }
   for (Index t = 0; t < table.num_tokens(); ++t) {
-    T share(0);  // of the token: N * E terms in one sum would be lost in its rounding
-    for (Index e = 0; counted(t) && e < table.probs.cols(); ++e) {
-      const T slope = slopes[static_cast<std::size_t>(e)];
-      share += slope * table.probs(t, e);
-      loss.gradient.probs(t, e) = slope;
+    if (counted(t)) {  // added token by token: N * E terms in one sum would be lost in its rounding
+      loss.value += weighted_probability(table, t, slope, &loss.gradient.probs.coeffRef(t, 0));
     }
-    loss.value += share;
   }
   return loss;
 }

@@ -55,6 +55,8 @@ concept TableRule = std::movable<R> && ParameterList<typename R::Params> &&
   rule.route(params, call, table);
 };
 
+/// A rule whose probs of a token do not sum to 1, as sigmoids, says so: it has a member
+/// bool probs_sum_to_one() const.
 template <class R, class W>
 concept RuleLike = TokenRule<R, W> || TableRule<R, W>;
 

@@ -59,6 +59,11 @@ class GatedRouter {
   void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
     check_call(x, call);
     keep_call(call, table);
+    if constexpr (requires { rule_.probs_sum_to_one(); }) {
+      table.probs_sum_to_one = rule_.probs_sum_to_one();
+    } else {
+      table.probs_sum_to_one = true;
+    }
     detail::with_team(table.num_threads, [&] {
       gate_.forward(params_, x, call, table);
       detail::check_shape(table.logits, x.rows(), num_experts(), "Router: logits");

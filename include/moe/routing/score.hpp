@@ -8,6 +8,9 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
+/// Whether the scores of a token sum to 1.
+constexpr bool sums_to_one(Score score) { return score == Score::softmax; }
+
 /// probs = the scores. Exactly 0 for a logit of -inf, as of a masked expert, unless the softmax of
 /// the row is NaN.
 template <Real W>

@@ -36,6 +36,7 @@ class TopK {
 
   Index top_k() const { return top_k_; }
   const RouterConfig& config() const { return config_; }
+  bool probs_sum_to_one() const { return sums_to_one(config_.score); }
 
   /// A selection bias of zero, where there is one.
   Params initial_params() const { return {.selection_bias = Matrix<W>::Zero(1, biases())}; }
