@@ -60,7 +60,7 @@ void route(benchmark::State& state, const LayerCase& c) {
     benchmark::DoNotOptimize(table.weight.data());
   }
   const Work work{c.tokens, c.tokens * c.config.top_k, 0.0};
-  const auto flops = static_cast<double>(forward_flops(c.config, work).router.total());
+  const double flops = forward_flops(c.config, work).router.total();
   state.counters["FLOP/s"] = Counter(flops, Counter::kIsIterationInvariantRate);
 }
 

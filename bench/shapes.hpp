@@ -29,7 +29,7 @@ inline Index active_width(const MoEConfig& c) { return c.top_k * c.d_ff; }
 /// A dense feed-forward as cost.hpp sees it: one expert that every token takes, without a router.
 inline double dense_flops(Index d_model, Index d_ff, Index tokens) {
   const MoEConfig c = equal_active(d_model, d_ff, 1, 1);
-  return static_cast<double>(forward_flops(c, predicted_work(c, tokens)).experts.matmul);
+  return forward_flops(c, predicted_work(c, tokens)).experts.matmul;
 }
 
 /// What the report measures: every number of experts with every top_k at every number of tokens.

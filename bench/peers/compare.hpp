@@ -85,10 +85,8 @@ class Subject {
     theirs();
     expect_equal(y_, peer_y_, c, "y");
     c.times = repeat_in_turn(repetitions, rest, ours, theirs);
-    c.our_gflops =
-        1e-9 *
-        static_cast<double>(forward_flops(config_, executed_work(scratch.plan)).sum().matmul) /
-        c.times.first_seconds;
+    c.our_gflops = 1e-9 * forward_flops(config_, executed_work(scratch.plan)).sum().matmul /
+                   c.times.first_seconds;
   }
 
   void compare_train(Peer& peer, int repetitions, Comparison& c) {
@@ -109,9 +107,7 @@ class Subject {
     c.times = repeat_in_turn(repetitions, rest, ours, theirs);
     const Work work = executed_work(tape.plan);
     c.our_gflops =
-        1e-9 *
-        static_cast<double>(
-            (forward_flops(config_, work).sum() + backward_flops(config_, work).sum()).matmul) /
+        1e-9 * (forward_flops(config_, work).sum() + backward_flops(config_, work).sum()).matmul /
         c.times.first_seconds;
   }
 

@@ -92,8 +92,7 @@ class Measurement {
     const double runs = static_cast<double>(work.size());
     for (const Work& w : work) {
       const LayerFlops flops = forward_flops(c, w);
-      m.matmul_flops +=
-          static_cast<double>(dense ? flops.experts.matmul : flops.sum().matmul) / runs;
+      m.matmul_flops += (dense ? flops.experts.matmul : flops.sum().matmul) / runs;
       m.bytes += forward_bytes(c, w, sizeof(float)).total() / runs;
       m.distinct_experts += w.distinct_experts / runs;
     }

@@ -89,9 +89,10 @@ struct Load {
 
 struct Counted {
   std::string name;
-  Index counted_flops = 0, predicted_flops = 0;
+  Index counted_flops = 0;
+  double predicted_flops = 0;
 
-  bool exact() const { return counted_flops == predicted_flops; }
+  bool exact() const { return static_cast<double>(counted_flops) == predicted_flops; }
 };
 
 struct Report {

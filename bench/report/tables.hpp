@@ -2,6 +2,7 @@
 // The report as files for other programs: report.json, and one CSV for each table.
 #pragma once
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -90,9 +91,16 @@ inline Json to_json(const Yardstick& y) {
   return json;
 }
 
+/// A number that is an integer without the point of a double: 12, not 12.0.
+inline Json integer_of(double value) {
+  const bool whole = std::abs(value) < 0x1p53 && value == std::floor(value);
+  return whole ? Json(static_cast<Index>(value)) : Json(value);
+}
+
 inline Json to_json(const Counted& c) {
-  return {
-      {"case", c.name}, {"counted_flops", c.counted_flops}, {"predicted_flops", c.predicted_flops}};
+  return {{"case", c.name},
+          {"counted_flops", c.counted_flops},
+          {"predicted_flops", integer_of(c.predicted_flops)}};
 }
 
 inline Json to_json(const Load& load) {

@@ -46,8 +46,7 @@ class YardstickMeasurement {
                 .dense_seconds = times.second_seconds,
                 .ratio = times.ratio};
       const Work work = executed_work(moe_scratch.plan);
-      pair.moe_gflops =
-          1e-9 * static_cast<double>(forward_flops(c, work).sum().matmul) / pair.moe_seconds;
+      pair.moe_gflops = 1e-9 * forward_flops(c, work).sum().matmul / pair.moe_seconds;
       pair.dense_gflops =
           1e-9 * dense_flops(c.d_model, active_width(c), tokens) / pair.dense_seconds;
       pairs_.push_back(pair);

@@ -39,7 +39,7 @@ Row measure(Subject& subject, const Case& c, int repetitions, Probes& probes) {
   std::vector<Reached> reached;
   for (const Repetition& r : made) {
     const Work& w = work[static_cast<std::size_t>(r.number)];
-    reached.push_back({static_cast<double>(Subject::flops(c.config, w).matmul) / r.seconds,
+    reached.push_back({Subject::flops(c.config, w).matmul / r.seconds,
                        w.distinct_experts * expert_bytes / r.seconds, r.roof()});
   }
   const auto median = [&](auto figure) { return median_of(reached, figure); };

@@ -200,6 +200,36 @@ TEST(Flops, InMatrixProductsFollowTheActiveParameters) {
   EXPECT_EQ(backward_flops(mixtral(), work).sum().matmul, 40 * parameters(mixtral()).active);
 }
 
+// DeepSeek-V3 was trained on 14.8e12 tokens, 3e24 FLOPs; 64 bits count to 9e18.
+TEST(Flops, OfAWholeTrainingRunAreThoseOfATokenTimesItsTokens) {
+  constexpr Index tokens = 14'800'000'000'000;
+  const MoEConfig config = published_model("DeepSeek-V3").moe;
+  const Work one = predicted_work(config, 1), all = predicted_work(config, tokens);
+  EXPECT_EQ(all.rows, 8 * tokens);
+  const double times = 14.8e12;
+  const auto ratio = [&](const Flops& of_all, const Flops& of_one) {
+    return of_all.total() / (times * of_one.total());
+  };
+  const LayerFlops forward = forward_flops(config, all), backward = backward_flops(config, all);
+  const LayerFlops forward_one = forward_flops(config, one),
+                   backward_one = backward_flops(config, one);
+  EXPECT_NEAR(ratio(forward.sum(), forward_one.sum()), 1.0, 1e-12);
+  EXPECT_NEAR(ratio(backward.sum(), backward_one.sum()), 1.0, 1e-12);
+  EXPECT_NEAR(ratio(forward.router, forward_one.router), 1.0, 1e-12);
+  EXPECT_NEAR(ratio(backward.combine, backward_one.combine), 1.0, 1e-12);
+  const double weights = 9.0 * 44'040'192 + 256.0 * 7168;  // that multiply a token
+  EXPECT_NEAR(forward.sum().matmul / (2.0 * times * weights), 1.0, 1e-12);
+}
+
+TEST(Bytes, OfAWholeTrainingRunAreThoseOfATokenTimesItsTokens) {
+  MoEConfig config = published_model("DeepSeek-V3").moe;
+  config.top_k = 64;  // 9.5e14 rows of three widths of 7168: more than 64 bits count
+  const double one = forward_bytes(config, predicted_work(config, 1), 4).activations;
+  const double all =
+      forward_bytes(config, predicted_work(config, 14'800'000'000'000), 4).activations;
+  EXPECT_NEAR(all / (14.8e12 * one), 1.0, 1e-12);
+}
+
 TEST(Flops, AddUp) {
   const Flops sum = Flops{1, 2} + 3 * Flops{10, 100};
   EXPECT_EQ(sum.matmul, 31);

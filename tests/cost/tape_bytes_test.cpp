@@ -22,6 +22,14 @@ TEST(TapeBytes, AreThoseOfTheRowsAndTheRoutingTable) {
   EXPECT_EQ(bytes.total(), bytes.routing + bytes.rows);
 }
 
+TEST(TapeBytes, OfMoreTokensThanABatchHasAreThoseOfATokenTimesItsTokens) {
+  const MoEConfig config{.d_model = 7168, .d_ff = 2048, .num_experts = 256, .top_k = 64};
+  const TapeBytes one = tape_bytes(config, predicted_work(config, 1), 4);
+  const TapeBytes all = tape_bytes(config, predicted_work(config, 14'800'000'000'000), 4);
+  EXPECT_NEAR(all.rows / (14.8e12 * one.rows), 1.0, 1e-12);
+  EXPECT_NEAR(all.routing / (14.8e12 * one.routing), 1.0, 1e-12);
+}
+
 #if MOE_COUNTS_ALLOCATIONS
 /// Bytes that a tape takes in its first step, and those of a second layer's recomputing tape.
 TapeBytes allocated_tape_bytes(const MoEConfig& config, Index num_tokens) {

@@ -33,26 +33,29 @@ struct Work {
   double distinct_experts = 0;  ///< experts with at least one row
 };
 
-/// FLOPs of a step, split by what matters for speed.
+/// FLOPs of a step, split by what matters for speed. Exact below 2^53; beyond, where a whole
+/// training run lies, to the rounding of a double.
 struct Flops {
-  Index matmul = 0;  ///< in matrix products, 2 m n k each
-  Index other = 0;   ///< everything else
+  double matmul = 0;  ///< in matrix products, 2 m n k each
+  double other = 0;   ///< everything else
 
-  Index total() const { return matmul + other; }
+  double total() const { return matmul + other; }
   Flops& operator+=(const Flops& o) {
     matmul += o.matmul;
     other += o.other;
     return *this;
   }
   friend Flops operator+(Flops a, const Flops& b) { return a += b; }
-  friend Flops operator*(Index n, const Flops& f) { return {n * f.matmul, n * f.other}; }
+  friend Flops operator*(Index n, const Flops& f) {
+    return {static_cast<double>(n) * f.matmul, static_cast<double>(n) * f.other};
+  }
 };
 
 struct LayerFlops {
   Flops router, experts, shared, combine;
 
   Flops sum() const { return router + experts + shared + combine; }
-  Index total() const { return sum().total(); }
+  double total() const { return sum().total(); }
 };
 
 struct LayerBytes {
@@ -63,6 +66,11 @@ struct LayerBytes {
 };
 
 namespace detail {
+
+/// FLOPs of one row or token, which an integer holds.
+inline Flops flops_of_one(Index matmul, Index other) {
+  return {static_cast<double>(matmul), static_cast<double>(other)};
+}
 
 /// A feed-forward as cost sees it.
 struct FfnShape {
@@ -93,9 +101,10 @@ inline Index parameters(const FfnShape& s) {
 inline Flops forward_flops(const FfnShape& s) {
   return with_activation(s.kind.activation, [&](auto act) -> Flops {
     const Index up = s.up_projections();
-    return {2 * s.d_ff * (up * s.d_in + s.d_out), up * s.bias(s.d_ff) + s.bias(s.d_out) +
-                                                      s.d_ff * (act.value_flops + (up - 1)) +
-                                                      s.gate(2 * s.d_in + 3 + s.d_out)};
+    return flops_of_one(2 * s.d_ff * (up * s.d_in + s.d_out),
+                        up * s.bias(s.d_ff) + s.bias(s.d_out) +
+                            s.d_ff * (act.value_flops + (up - 1)) +
+                            s.gate(2 * s.d_in + 3 + s.d_out));
   });
 }
 
@@ -105,8 +114,9 @@ inline Flops backward_flops(const FfnShape& s) {
     const Index slopes =
         s.kind.gated ? 3 + act.value_flops + act.derivative_flops : 1 + act.derivative_flops;
     // Each forward product comes back twice: for its input and for its weight.
-    return {2 * forward_flops(s).matmul, s.d_ff * slopes + up * s.bias(s.d_ff) + s.bias(s.d_out) +
-                                             s.gate(3 * s.d_out + 3 + 4 * s.d_in)};
+    return 2 * Flops{forward_flops(s).matmul, 0.0} +
+           flops_of_one(0, s.d_ff * slopes + up * s.bias(s.d_ff) + s.bias(s.d_out) +
+                               s.gate(3 * s.d_out + 3 + 4 * s.d_in));
   });
 }
 
@@ -141,13 +151,14 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d_out = c.output_width();
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router = work.tokens * Flops{2 * c.d_model * e,
-                                     gate_flops(c.router.logits, e) + top_k_flops(c.router, e, k)};
+  flops.router =
+      work.tokens * detail::flops_of_one(2 * c.d_model * e, gate_flops(c.router.logits, e) +
+                                                                top_k_flops(c.router, e, k));
   flops.experts = work.rows * detail::forward_flops(detail::expert_shape(c));
-  flops.combine = {0, work.rows * (on_input ? c.d_model + d_out : 2 * d_out)};
+  flops.combine = work.rows * detail::flops_of_one(0, on_input ? c.d_model + d_out : 2 * d_out);
   if (c.shared) {
     flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
-    flops.combine.other += work.tokens * d_out;
+    flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
   return flops;
 }
@@ -156,14 +167,16 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d = c.d_model, d_out = c.output_width();
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router = work.tokens * Flops{4 * d * e, gate_flops(c.router.logits, e) +
-                                                    top_k_gradient_flops(c.router, e, k)};
+  flops.router =
+      work.tokens * detail::flops_of_one(4 * d * e, gate_flops(c.router.logits, e) +
+                                                        top_k_gradient_flops(c.router, e, k));
   flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
   // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.
-  flops.combine = {0, work.rows * ((on_input ? 3 * d : 3 * d_out) + 1 + d) + work.tokens * d};
+  flops.combine = work.rows * detail::flops_of_one(0, (on_input ? 3 * d : 3 * d_out) + 1 + d) +
+                  work.tokens * detail::flops_of_one(0, d);
   if (c.shared) {
     flops.shared = work.tokens * detail::backward_flops(detail::shared_shape(c));
-    flops.combine.other += work.tokens * d;
+    flops.combine += work.tokens * detail::flops_of_one(0, d);
   }
   return flops;
 }
@@ -176,8 +189,9 @@ inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scal
   LayerBytes bytes;
   bytes.weights = size * (static_cast<double>(count.router + count.shared) +
                           work.distinct_experts * static_cast<double>(count.expert));
-  bytes.activations = size * static_cast<double>(work.tokens * (c.d_model + c.output_width()) +
-                                                 work.rows * (c.d_model + 2 * c.output_width()));
+  const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
+  bytes.activations = size * (tokens * static_cast<double>(c.d_model + c.output_width()) +
+                              rows * static_cast<double>(c.d_model + 2 * c.output_width()));
   return bytes;
 }
 

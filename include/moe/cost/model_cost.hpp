@@ -64,7 +64,7 @@ inline SublayerSize attention_size(const LatentAttentionConfig& a, Index d_model
 inline SublayerSize moe_size(const ModelConfig& model) {
   const ParameterCount count = parameters(model.moe);
   const Flops flops = forward_flops(model.moe, predicted_work(model.moe, 1)).sum();
-  return {count.total, count.active, flops.matmul / 2};
+  return {count.total, count.active, static_cast<Index>(flops.matmul / 2)};
 }
 
 /// One dense feed-forward of the experts' kind.
@@ -77,7 +77,7 @@ inline SublayerSize dense_size(const ModelConfig& model, Index d_ff) {
   c.num_experts = c.top_k = 1;
   c.shared = std::nullopt;
   const Flops flops = forward_flops(c, predicted_work(c, 1)).experts;
-  return always(parameters(c).expert, flops.matmul / 2);
+  return always(parameters(c).expert, static_cast<Index>(flops.matmul / 2));
 }
 
 /// The model with these feed-forwards in place of its MoE layers.

@@ -26,15 +26,16 @@ inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_s
   const Index d = c.d_model, d_out = c.output_width();
   const Index row = ffn_scalars(detail::expert_shape(c)) + 2 * (d + d_out);
   const Index shared = c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0;
-  const Index choices = work.tokens * c.top_k;
+  const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
+  const double choices = tokens * static_cast<double>(c.top_k);
+  const double scalar_bytes = static_cast<double>(scalar_size);
   // Probs, logits and the weights of the choices, of which there is also the gradient; the expert
   // of each choice; three integers of the plan for each row, and one for each token.
-  const Index table_scalars = choices + work.tokens * 2 * c.num_experts;
-  const Index integer_bytes =
-      choices * Index{sizeof(ExpertId)} + (3 * work.rows + work.tokens) * Index{sizeof(Index)};
-  return {static_cast<double>(scalar_size * table_scalars + integer_bytes),
-          static_cast<double>(scalar_size) *
-              static_cast<double>(work.rows * (row + 1) + work.tokens * shared + table_scalars)};
+  const double table_scalars = choices + tokens * static_cast<double>(2 * c.num_experts);
+  const double integer_bytes = choices * sizeof(ExpertId) + (3 * rows + tokens) * sizeof(Index);
+  return {scalar_bytes * table_scalars + integer_bytes,
+          scalar_bytes * (rows * static_cast<double>(row + 1) +
+                          tokens * static_cast<double>(shared) + table_scalars)};
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
