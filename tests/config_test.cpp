@@ -33,7 +33,7 @@ TEST(MoEConfig, HasTheDefaultsOfAMixtralLayer) {
   EXPECT_TRUE(c.expert.gated);
   EXPECT_FALSE(c.expert.bias);
   EXPECT_EQ(c.router.score, Score::softmax);
-  EXPECT_TRUE(c.router.weight.renormalise);
+  EXPECT_TRUE(c.router.weight.renormalises(c.top_k));
   EXPECT_FALSE(c.capacity.limited());
   EXPECT_FALSE(c.shared.has_value());
   EXPECT_EQ(c.weight_on, WeightOn::output);
@@ -110,6 +110,14 @@ TEST(RouterConfig, WantsAPositiveScale) {
   EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = nan; }),
             "RouterConfig: weight.scale = nan, expected positive and finite");
   EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = 2.5; }), fine);
+}
+
+TEST(WeightConfig, RenormalisesAsItSaysAndElseWhereThereIsMoreThanOneWeight) {
+  for (const Index top_k : {1, 2, 8}) {
+    EXPECT_EQ(WeightConfig{}.renormalises(top_k), top_k > 1);
+    EXPECT_TRUE(WeightConfig{.renormalise = true}.renormalises(top_k));
+    EXPECT_FALSE(WeightConfig{.renormalise = false}.renormalises(top_k));
+  }
 }
 
 TEST(Capacity, WantsOneLimitAtMost) {

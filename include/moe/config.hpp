@@ -46,11 +46,14 @@ struct SelectionConfig {
 /// From the chosen experts to their weights.
 struct WeightConfig {
   WeightSource source = WeightSource::score;
-  /// Divides the weights of a token by their sum + 1e-20. With top_k = 1 the weight is then always
-  /// 1 and the router learns from the losses only: switch it off for a Switch layer.
-  bool renormalise = true;
+  /// Divides the weights of a token by their sum + 1e-20. Not set: for top_k > 1 only. A single
+  /// weight divided by itself is always 1, and a router of such weights learns from losses alone.
+  std::optional<bool> renormalise = std::nullopt;
   /// Multiplies the weights (routed_scaling_factor of DeepSeek).
   double scale = 1.0;
+
+  /// renormalise, or what it is where it is not set.
+  constexpr bool renormalises(Index top_k) const { return renormalise.value_or(top_k > 1); }
 
   void validate() const {
     detail::check(std::isfinite(scale) && scale > 0.0, "RouterConfig: weight.scale = ", scale,

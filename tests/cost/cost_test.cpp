@@ -163,9 +163,11 @@ TEST(Flops, AreExactForEveryLayerAroundThem) {
   }
 }
 
-TEST(Flops, AreExactForOneExpertAndForAll) {
+TEST(Flops, AreExactForOneExpertOneChoiceAndAll) {
   MoEConfig config = small();
   config.top_k = 4;
+  expect_exact_flops(config, 5);
+  config.top_k = 1;
   expect_exact_flops(config, 5);
   config.num_experts = config.top_k = 1;
   expect_exact_flops(config, 5);

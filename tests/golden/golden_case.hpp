@@ -89,7 +89,7 @@ class Family {
       config_.top_k = hf.at("num_experts_per_tok");
     } else if (name_ == "qwen2_moe") {
       config_.top_k = hf.at("num_experts_per_tok");
-      config_.router.weight.renormalise = hf.at("norm_topk_prob");
+      config_.router.weight.renormalise = hf.at("norm_topk_prob").get<bool>();
       config_.shared =
           SharedExpertConfig{.d_ff = hf.at("shared_expert_intermediate_size"), .output_gate = true};
     } else {

@@ -109,6 +109,7 @@ TEST(Reference, RoutesBySoftmaxOfAllLogits) {
   expect_choices(route({0, L, 0, L}, 3, {}, probs), {{1, 3.0 / 7}, {3, 3.0 / 7}, {0, 1.0 / 7}});
   expect_choices(route({0, L, 0, L}, 1, {.weight = {.renormalise = false, .scale = 4.0}}, probs),
                  {{1, 1.5}});
+  expect_choices(route({0, L, 0, L}, 1, {}, probs), {{1, 0.375}});
 }
 
 TEST(Reference, RoutesBySigmoidScores) {
@@ -229,10 +230,13 @@ TEST(Reference, LayerPutsTheWeightOnTheInput) {
                           matrix(1, {0.5625 * L * L, 0}), 1e-15));
 }
 
+/// With top_k = 1 every weight is 1.
+const RouterConfig weight_of_one{.weight = {.renormalise = true}};
+
 TEST(Reference, LayerGivesPaddingZerosAndNoCapacity) {
   const Matrix<double> x = matrix(2, {std::nan(""), 0, L, 0});
   const std::vector<std::uint8_t> padding = {1, 0};
-  const auto limited = layer_by_hand(1, {}, {.capacity = {.rows = 1}}, true);
+  const auto limited = layer_by_hand(1, weight_of_one, {.capacity = {.rows = 1}}, true);
   const auto y = reference::forward(limited, x, {.tokens = {.padding = padding}});
   // Token 1: (L, 0) of expert 0, and (2 L, L) of the shared one.
   EXPECT_TRUE(matrix_near(y, matrix(2, {0, 0, 3 * L, L}), 1e-15));
@@ -240,11 +244,11 @@ TEST(Reference, LayerGivesPaddingZerosAndNoCapacity) {
 
 TEST(Reference, LayerGivesADroppedOrMaskedTokenZeros) {
   const Matrix<double> x = matrix(2, {L, 0, 2 * L, 0});
-  const auto limited = layer_by_hand(1, {}, {.capacity = {.rows = 1}});
+  const auto limited = layer_by_hand(1, weight_of_one, {.capacity = {.rows = 1}});
   EXPECT_TRUE(matrix_near(reference::forward(limited, x), matrix(2, {L, 0, 0, 0}), 1e-15));
   ExpertMask mask(2, 2);
   mask << 0, 0, 0, 1;
-  const auto y = reference::forward(layer_by_hand(1, {}, {}), x, {.expert_mask = &mask});
+  const auto y = reference::forward(layer_by_hand(1, weight_of_one, {}), x, {.expert_mask = &mask});
   EXPECT_TRUE(matrix_near(y, matrix(2, {0, 0, 4 * L, 2 * L}), 1e-15));
 }
 

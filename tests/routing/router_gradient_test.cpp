@@ -45,7 +45,7 @@ struct Combination {
            (config.weight.source == WeightSource::score ? " score"
             : config.weight.source == WeightSource::one ? " one"
                                                         : " softmax_of_chosen") +
-           (config.weight.renormalise ? " renormalise" : "") +
+           (config.weight.renormalises(K) ? " renormalise" : "") +
            (config.weight.scale != 1.0 ? " scale" : "") + (config.logits.bias ? " bias" : "") +
            (config.logits.input_jitter > 0 ? " jitter" : "") +
            (config.logits.noisy ? " noisy" : "") +
@@ -168,6 +168,24 @@ TEST(RouterGradient, OfHardWeightsIsZeroUnlessALossAsksForMore) {
   router.backward(x, table, gradient, dx, grads);
   EXPECT_TRUE(dx.isZero(0));
   EXPECT_TRUE(grads.weight.isZero(0));
+}
+
+TEST(RouterGradient, OfASingleChoiceIsNotZeroUnlessItsWeightIsDividedByItself) {
+  const auto norm_of = [](const WeightConfig& weight) {
+    const Router<double> router(D, E, 1, {.weight = weight}, 3);
+    const Matrix<double> x = random_matrix<double>(N, D, 4);
+    Table table;
+    router.route(x, {}, table);
+    Gradient gradient;
+    gradient.weight = random_matrix<double>(N, 1, 5);
+    Matrix<double> dx(N, D);
+    auto grads = zeros_like(router.params());
+    router.backward(x, table, gradient, dx, grads);
+    return grads.weight.norm();
+  };
+  EXPECT_GT(norm_of({}), 1e-3);
+  EXPECT_EQ(norm_of({}), norm_of({.renormalise = false}));
+  EXPECT_LT(norm_of({.renormalise = true}), 1e-15);
 }
 
 TEST(RouterGradient, IsAddedToParametersAndAssignedToDx) {

@@ -110,7 +110,7 @@ TEST(Router, SigmoidsThatAllUnderflowHaveWeightZeroAndNotNaN) {
 
 TEST(Router, RenormalisedSoftmaxEqualsSoftmaxOverTheChosen) {
   for (const Index top_k : {1, 2, 5, 9}) {
-    const Router<double> first(6, 9, top_k, {}, 1);
+    const Router<double> first(6, 9, top_k, {.weight = {.renormalise = true}}, 1);
     const Router<double> second(first.params(), top_k,
                                 {.weight = {.source = WeightSource::softmax_of_chosen}});
     const Matrix<double> x = random_matrix<double>(40, 6, 2, 3.0);

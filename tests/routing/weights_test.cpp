@@ -54,7 +54,7 @@ TEST(Weights, OfAnUnusedChoiceAreZeroAndTheOthersAddUpToTheScaleIfRenormalised) 
     const Matrix<double> weight = Token().weights(config);
     EXPECT_EQ(weight(0, 3), 0.0);
     EXPECT_TRUE((weight.leftCols(3).array() > 0.0).all());
-    if (config.renormalise || config.source == WeightSource::softmax_of_chosen) {
+    if (config.renormalises(K) || config.source == WeightSource::softmax_of_chosen) {
       EXPECT_NEAR(weight.sum(), 2.5, 1e-14);
     }
   }

@@ -81,8 +81,9 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   if (config.weight.source == WeightSource::softmax_of_chosen) {
     weight = softmax(weight);
   }
-  const double sum =
-      config.weight.renormalise ? std::accumulate(weight.begin(), weight.end(), 1e-20) : 1.0;
+  const double sum = config.weight.renormalises(top_k)
+                         ? std::accumulate(weight.begin(), weight.end(), 1e-20)
+                         : 1.0;
   std::vector<Choice> choices;
   for (std::size_t k = 0; k < order.size(); ++k) {
     choices.push_back({order[k], config.weight.scale * weight[k] / sum});

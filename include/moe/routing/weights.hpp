@@ -34,7 +34,7 @@ void write_weights(const WeightConfig& config, Index chosen, const TokenRoute<W>
   }
   if (config.source == WeightSource::softmax_of_chosen) {
     kernels::softmax(weight, chosen, weight);
-  } else if (config.renormalise) {
+  } else if (config.renormalises(token.top_k)) {
     const W sum = renormalising_sum<W>(chosen, [&](Index k) { return weight[k]; });
     for (Index k = 0; k < chosen; ++k) {
       weight[k] /= sum;
@@ -62,7 +62,7 @@ void add_weight_gradient(const WeightConfig& config, const TokenGradient<W>& tok
     const Index e = token.expert[k];
     if (config.source == WeightSource::softmax_of_chosen) {
       token.dlogits[e] += weight[k] * (dweight[k] - mean / W(config.scale));
-    } else if (config.source == WeightSource::score && config.renormalise) {
+    } else if (config.source == WeightSource::score && config.renormalises(token.top_k)) {
       token.dprobs[e] += (W(config.scale) * dweight[k] - mean) / sum;
     } else if (config.source == WeightSource::score) {
       token.dprobs[e] += W(config.scale) * dweight[k];
@@ -73,12 +73,12 @@ void add_weight_gradient(const WeightConfig& config, const TokenGradient<W>& tok
 /// FLOPs of a token, by the rule of cost.hpp.
 constexpr Index weight_flops(const WeightConfig& config, Index top_k) {
   const bool softmax = config.source == WeightSource::softmax_of_chosen;
-  return (1 + (softmax ? 4 : config.renormalise ? 2 : 0)) * top_k;
+  return (1 + (softmax ? 4 : config.renormalises(top_k) ? 2 : 0)) * top_k;
 }
 constexpr Index weight_gradient_flops(const WeightConfig& config, Index top_k) {
   const bool of_score = config.source == WeightSource::score;
   const bool softmax = config.source == WeightSource::softmax_of_chosen;
-  return (3 + (softmax || (of_score && config.renormalise) ? 4 : of_score ? 2 : 0)) * top_k;
+  return (3 + (softmax || (of_score && config.renormalises(top_k)) ? 4 : of_score ? 2 : 0)) * top_k;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
