@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/bfloat16.hpp"
+#include "kernels/cast_params.hpp"
 #include "kernels/convert.hpp"
 #include "kernels/few_rows.hpp"
 #include "kernels/gemm.hpp"

@@ -80,20 +80,6 @@ P zeros_like(const P& params) {
   return zeros;
 }
 
-/// The parameters in another scalar, walked by the list of `from`: To must have every tensor of it,
-/// so that none is left behind.
-template <ParameterList To, ParameterList From>
-requires std::default_initializable<To> To cast_params(const From& from) {
-  To to;
-  From::for_each(
-      [](std::string_view, const auto& tensor, auto& copy) {
-        using U = typename std::remove_reference_t<decltype(copy)>::Scalar;
-        copy = tensor.template cast<U>();
-      },
-      from, to);
-  return to;
-}
-
 template <Parametrised P>
 typename P::Params zero_grads_of(const P& part) {
   if constexpr (WalksParams<P>) {

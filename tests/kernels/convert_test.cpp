@@ -59,34 +59,39 @@ TYPED_TEST(ConvertToSixteenBits, KeepsTheBitsOfItsOwnType) {
   }
 }
 
-// By way of float, what is next to a midpoint would become the midpoint, and then a tie.
-TYPED_TEST(ConvertToSixteenBits, RoundsDoubleOnceToNearestEven) {
-  const double inf = std::numeric_limits<double>::infinity();
+/// Holds a source type From to what To has beside every midpoint of neighbours in To.
+template <class To, class From>
+void expect_rounded_once() {
+  constexpr From inf = std::numeric_limits<From>::infinity();
+  const auto value_of = [](std::uint32_t bits) {
+    return static_cast<From>(static_cast<float>(of_bits<To>(bits)));
+  };
   std::uint32_t bits = 0;
-  for (; std::isfinite(static_cast<float>(of_bits<TypeParam>(bits + 1))); ++bits) {
-    const auto low = static_cast<double>(static_cast<float>(of_bits<TypeParam>(bits)));
-    const auto high = static_cast<double>(static_cast<float>(of_bits<TypeParam>(bits + 1)));
-    const double middle = low + (high - low) / 2;
+  for (; std::isfinite(value_of(bits + 1)); ++bits) {
+    const From low = value_of(bits), middle = low + (value_of(bits + 1) - low) / 2;
     const std::uint32_t even = bits + bits % 2;
     for (const std::uint32_t sign : {0u, 0x8000u}) {
-      const double s = sign == 0 ? 1 : -1;
-      ASSERT_EQ(bits_of(convert<TypeParam>(s * low)), sign | bits);
-      ASSERT_EQ(bits_of(convert<TypeParam>(s * std::nextafter(middle, -inf))), sign | bits);
-      ASSERT_EQ(bits_of(convert<TypeParam>(s * middle)), sign | even);
-      ASSERT_EQ(bits_of(convert<TypeParam>(s * std::nextafter(middle, inf))), sign | (bits + 1));
+      const From s = sign == 0 ? From(1) : From(-1);
+      ASSERT_EQ(bits_of(convert<To>(s * low)), sign | bits);
+      ASSERT_EQ(bits_of(convert<To>(s * std::nextafter(middle, -inf))), sign | bits);
+      ASSERT_EQ(bits_of(convert<To>(s * middle)), sign | even);
+      ASSERT_EQ(bits_of(convert<To>(s * std::nextafter(middle, inf))), sign | (bits + 1));
     }
   }
   // Beyond the largest: half a step more is a tie, and its even neighbour is Inf.
-  const auto largest = static_cast<double>(static_cast<float>(of_bits<TypeParam>(bits)));
-  const auto before = static_cast<double>(static_cast<float>(of_bits<TypeParam>(bits - 1)));
-  const double tie = largest + (largest - before) / 2;
-  EXPECT_EQ(bits_of(convert<TypeParam>(std::nextafter(tie, 0.0))), bits);
-  for (const double value : {tie, 1e300, inf}) {
-    EXPECT_EQ(static_cast<float>(convert<TypeParam>(value)),
-              std::numeric_limits<float>::infinity());
-    EXPECT_EQ(static_cast<float>(convert<TypeParam>(-value)),
-              -std::numeric_limits<float>::infinity());
+  const From tie = value_of(bits) + (value_of(bits) - value_of(bits - 1)) / 2;
+  EXPECT_EQ(bits_of(convert<To>(std::nextafter(tie, From(0)))), bits);
+  for (const From value : {tie, std::numeric_limits<From>::max(), inf}) {
+    EXPECT_EQ(static_cast<float>(convert<To>(value)), std::numeric_limits<float>::infinity());
+    EXPECT_EQ(static_cast<float>(convert<To>(-value)), -std::numeric_limits<float>::infinity());
   }
+}
+
+// By way of float, what is next to a midpoint would become the midpoint, and then a tie.
+TYPED_TEST(ConvertToSixteenBits, RoundsFloatsOfAnyWidthOnceToNearestEven) {
+  expect_rounded_once<TypeParam, float>();
+  expect_rounded_once<TypeParam, double>();
+  expect_rounded_once<TypeParam, long double>();
 }
 
 TYPED_TEST(ConvertToSixteenBits, KeepsNanAndTheSignOfZero) {

@@ -42,6 +42,12 @@ TYPED_TEST(PackedMatrixOf, UnpacksToTheWeightsRoundedOnce) {
   }
 }
 
+TEST(PackedMatrix, OfBfloat16RoundsWeightsOfDoubleOnce) {
+  // By way of float this is the middle of two neighbours, and their even one, 1.
+  const Matrix<double> w = Matrix<double>::Constant(3, 2, 1.0 + 0x1p-8 + 0x1p-40);
+  EXPECT_EQ(PackedMatrix<bf16>({&w}).unpack(0), Matrix<float>::Constant(3, 2, 1.0f + 0x1p-7f));
+}
+
 TYPED_TEST(PackedMatrixOf, FillsItsPanelsUpWithZeros) {
   using S = TypeParam;
   const Matrix<S> w = Matrix<S>::Ones(PackedMatrix<S>::cols + 1, 5);
