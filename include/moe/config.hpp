@@ -178,7 +178,9 @@ struct CallOptions {
   Tokens tokens = {};
   /// Null: every expert is allowed. A token with no allowed expert gets zeros from the routed part.
   const ExpertMask* expert_mask = nullptr;
-  /// Draws the jitter and the noise of a training step; none: the router is evaluated without.
+  /// Draws the jitter and the noise of a training step; none: the router is evaluated without. The
+  /// draws come from it and the place in the batch alone, so every layer and every step wants its
+  /// own: step * number of layers + number of the layer will do.
   std::optional<std::uint64_t> noise_seed = std::nullopt;
 };
 

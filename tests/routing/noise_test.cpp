@@ -3,6 +3,9 @@
 // tokens are narrower than float.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <utility>
+
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
 #include "moe/routing/router.hpp"
@@ -59,6 +62,33 @@ TEST(RouterNoise, IsTheSameForASeedAndAnotherForAnotherOne) {
     }
     EXPECT_FALSE(same_bits(route(router, x, {.noise_seed = 8}).logits, first.logits));
   }
+}
+
+double correlation(const Matrix<double>& a, const Matrix<double>& b) {
+  const Eigen::ArrayXXd x = a.array() - a.mean(), y = b.array() - b.mean();
+  return (x * y).sum() / std::sqrt(x.square().sum() * y.square().sum());
+}
+
+TEST(RouterNoise, OfLayersWithSeedsOfTheirOwnIsUncorrelatedAlsoWhereTheSeedsFollowEachOther) {
+  const RouterConfig config{.logits = {.input_jitter = 0.5, .noisy = true}};
+  const Matrix<double> x = Matrix<double>::Ones(400, 20);
+  const auto drawn = [&](std::uint64_t weights, std::uint64_t noise) {
+    const Router<double> layer(20, 30, 4, config, weights);  // its noise has one width everywhere
+    const Table table = route(layer, x, {.noise_seed = noise});
+    return std::pair<Matrix<double>, Matrix<double>>(table.logits - table.clean_logits,
+                                                     table.input);
+  };
+  const std::uint64_t num_layers = 2;
+  const auto [noise, jitter] = drawn(1, 5 * num_layers);
+  for (const std::uint64_t other : {5 * num_layers + 1, 6 * num_layers}) {  // layer, step
+    const auto [other_noise, other_jitter] = drawn(2, other);
+    // 12000 and 8000 draws: four standard errors and more.
+    EXPECT_LT(std::abs(correlation(noise, other_noise)), 0.045) << other;
+    EXPECT_LT(std::abs(correlation(jitter, other_jitter)), 0.045) << other;
+  }
+  const auto [same_noise, same_jitter] = drawn(2, 5 * num_layers);
+  EXPECT_GT(correlation(noise, same_noise), 0.999) << "layers of one seed draw the same";
+  EXPECT_GT(correlation(jitter, same_jitter), 0.999);
 }
 
 TEST(RouterNoise, JitterStaysInItsRangeAndFillsIt) {
