@@ -80,6 +80,9 @@ TEST(CapacityRows, FollowsItsFormula) {
   EXPECT_EQ(capacity_rows({.factor = 1.0}, 8, 4, 2), 4);
   EXPECT_EQ(capacity_rows({.factor = 1.0}, 9, 4, 1), 3) << "rounded up";
   EXPECT_EQ(capacity_rows({.factor = 100.0}, 8, 4, 2), 8) << "never more than tokens";
+  for (const double factor : {1e12, 1e30, 1e300}) {
+    EXPECT_EQ(capacity_rows({.factor = factor}, 8, 4, 2), 8) << "nor more than an Index holds";
+  }
   EXPECT_EQ(capacity_rows({.rows = 7}, 3, 4, 2), 7);
   EXPECT_EQ(capacity_rows({}, 3, 4, 2), 3);
 }
@@ -92,6 +95,12 @@ TEST(KeptChoices, CountsTheCapacityOfSequencesOfAnyLengths) {
   // ceil(0.5 * tokens) of each: 2, 0, 1 and 1.
   EXPECT_EQ(LaidRows(table, 1, {.factor = 0.5}, ragged).slots(),
             (Ints{0, 1, no_row, no_row, 2, 3, no_row}));
+}
+
+TEST(KeptChoices, DropsNothingAtAHugeFactor) {
+  const LaidRows rows(table_of(2, {0, 1, 1, 0, 1, 0}, 2), 2, {.factor = 1e12});
+  EXPECT_EQ(rows.kept.num_dropped(), 0);
+  EXPECT_EQ(rows.plan.num_rows(), 6);
 }
 
 TEST(KeptChoices, GivesPaddingNoRowAndNoCapacity) {

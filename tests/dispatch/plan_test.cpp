@@ -115,6 +115,13 @@ void expect_consistent(const RoutingTable<float>& table, Index num_experts, cons
   }
 }
 
+TEST(DispatchPlan, KnowsExpertsBeyondWhatAByteHolds) {
+  const LaidRows rows(table_of(2, {511, 255, 256, 511}, 512), 512);
+  EXPECT_EQ(rows.slots(), (Ints{2, 0, 1, 3}));
+  EXPECT_EQ(rows.plan.kept(511), 2);
+  EXPECT_EQ(rows.plan.num_active(), 3);
+}
+
 TEST(DispatchPlan, IsConsistentForRandomTables) {
   LaidRows laid;  // reused, so that nothing of an earlier table may remain
   for (std::uint64_t seed = 0; seed < 60; ++seed) {

@@ -245,6 +245,32 @@ TEST(MoELayer, WithAllExpertsChosenIsTheDenseMixture) {
   EXPECT_TRUE(matrix_near(forward(layer, x), expected, 1e-13));
 }
 
+TEST(MoELayer, KeepsTheJitterOfItsRouterFromItsExperts) {
+  MoEConfig config = small_config();
+  config.router = {.logits = {.input_jitter = 0.5}, .weight = {.source = WeightSource::one}};
+  config.top_k = config.num_experts;
+  const MoELayer<double> layer = make_layer<double>(config, 1);
+  const Matrix<double> x = random_matrix<double>(9, 7, 2);
+  EXPECT_TRUE(matrix_near(forward(layer, x, {.noise_seed = 3}), forward(layer, x), 1e-14));
+}
+
+TEST(MoELayer, ScalesItsRoutedPartOnceAndNotTheSharedExpert) {
+  MoEConfig config = small_config();
+  config.shared = SharedExpertConfig{.d_ff = 6};
+  const Matrix<double> x = random_matrix<double>(9, 7, 3);
+  const auto output = [&](double scale, bool routed) {
+    config.router.weight.scale = scale;
+    MoELayer<double> layer = make_layer<double>(config, 4);
+    for (auto& expert : layer.experts()) {
+      expert.params().down *= routed ? 1.0 : 0.0;
+    }
+    return forward(layer, x);
+  };
+  const Matrix<double> shared = output(1.0, false), one = output(1.0, true);
+  EXPECT_TRUE(same_bits(output(4.0, false), shared));
+  EXPECT_TRUE(matrix_near(output(4.0, true), 4.0 * one - 3.0 * shared, 1e-13));
+}
+
 TEST(MoELayer, OfIdenticalExpertsIsOneExpert) {
   const Expert<double> expert({7, 9, 7}, ExpertConfig{}, 14);
   const MoELayer<double> layer(Router<double>(7, 5, 3, {}, 15),

@@ -149,6 +149,23 @@ TEST(Padding, ReachesNothingThroughARouterThatKnowsNothingOfIt) {
   EXPECT_TRUE(same_grads(layer, grads, want));
 }
 
+TEST(Padding, ThatAMaskKeepsFromEveryExpertTakesNoRowOfALimitedOne) {
+  MoEConfig config{.d_model = 4, .d_ff = 4, .num_experts = 2, .top_k = 1};
+  config.capacity.rows = 2;
+  const MoELayer<float> layer = make_layer<float>(config, 1);
+  const Matrix<float> x = Matrix<float>::Ones(6, 4);  // all want the same expert
+  ExpertMask mask = ExpertMask::Ones(6, 2);
+  mask.topRows(4).setZero();
+  Matrix<float> y(6, 4);
+  MoELayer<float>::Scratch scratch;
+  layer.forward(x, y, scratch, {.expert_mask = &mask});
+  EXPECT_EQ(scratch.kept.num_dropped(), 0);
+  EXPECT_EQ(scratch.plan.num_rows(), 2);
+  EXPECT_TRUE(y.topRows(4).isZero(0));
+  EXPECT_FALSE(y.row(4).isZero(0));
+  EXPECT_TRUE(same_bits(y.row(4), y.row(5)));
+}
+
 TEST(Padding, MayBeTheWholeBatch) {
   const MoELayer<float> layer = make_layer<float>(configs()[1], 1);
   const std::vector<std::uint8_t> all(12, 1);

@@ -142,6 +142,17 @@ TEST(Router, ANaNLogitRanksBelowEveryNumberAndReachesTheWeights) {
   EXPECT_TRUE(table.weight.array().isNaN().all()) << "the softmax of the row is NaN";
 }
 
+TEST(Router, ATokenOfNaNChoosesAsManyDifferentExpertsAsAnyOther) {
+  EXPECT_EQ(route_logits(Matrix<double>::Constant(1, 5, nan_value), 3).expert, experts({0, 1, 2}));
+  EXPECT_EQ(route_logits(row({nan_value, 1.0, nan_value}), 3).expert, experts({1, 0, 2}));
+  EXPECT_EQ(route_logits(row({nan_value, nan_value, -inf}), 2).expert, experts({2, 0}));
+}
+
+TEST(Router, NumbersExpertsBeyondWhatAByteHolds) {
+  const Matrix<double> rising = Eigen::RowVectorXd::LinSpaced(512, 0.0, 8.0);
+  EXPECT_EQ(route_logits(rising, 3).expert, experts({511, 510, 509}));
+}
+
 TEST(Router, AMinusInfiniteLogitHasProbabilityExactlyZero) {
   const Table table = route_logits(row({-inf, 0.0, 0.0}), 3);
   EXPECT_EQ(table.expert, experts({1, 2, 0}));
