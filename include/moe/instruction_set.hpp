@@ -10,7 +10,16 @@
 // program needs a CPU that has it.
 #pragma once
 
-#if defined(__AVX512BF16__)
+// NaN marks what must not be used and -inf what is masked, sums keep their order, and exp() rounds
+// by adding and subtracting a large number.
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(_M_FP_FAST) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "moe needs IEEE arithmetic: compile without -ffast-math, -Ofast and their parts (/fp:fast)"
+#endif
+
+#if defined(EIGEN_DONT_VECTORIZE)
+#define MOE_INSTRUCTION_SET scalar
+#elif defined(__AVX512BF16__)
 #define MOE_INSTRUCTION_SET avx512_bf16
 #elif defined(__AVX512F__)
 #define MOE_INSTRUCTION_SET avx512

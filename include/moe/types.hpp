@@ -8,6 +8,7 @@
 
 #include <Eigen/Core>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 
 #include "instruction_set.hpp"
@@ -15,6 +16,9 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 using Index = Eigen::Index;
+static_assert(sizeof(Index) == sizeof(std::ptrdiff_t),
+              "moe counts elements, rows and FLOPs in Eigen::Index: leave "
+              "EIGEN_DEFAULT_DENSE_INDEX_TYPE as it is, std::ptrdiff_t");
 using ExpertId = std::int32_t;
 
 /// The expert of a choice that is not used: a router that chose fewer than K, or a masked token.

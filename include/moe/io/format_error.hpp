@@ -21,8 +21,9 @@ using moe::detail::joined;
 
 }  // namespace detail
 
-/// Text from a file made fit for a message: control characters (C0, DEL and C1) become \xNN, and
-/// what exceeds max_bytes is cut off and marked with "...". Other UTF-8 is left as it is.
+/// Text from a file made fit for a message: control characters (C0, DEL and C1) become xNN behind a
+/// backslash, and what exceeds max_bytes is cut off and marked with "...". Other UTF-8 is left as
+/// it is.
 inline std::string printable(std::string_view text, std::size_t max_bytes = 200);
 
 /// what() reads

@@ -102,12 +102,13 @@ Matrix<T> read_matrix(const SafeTensors& file, std::string_view name, Index rows
 inline SafeTensors::SafeTensors(detail::Bytes bytes, std::string file, const ReadLimits& limits)
     : file_(std::move(file)), bytes_(std::move(bytes)) {
   detail::Header header = detail::read_header(bytes_.view, file_, limits);
-  const auto data_begin = static_cast<std::size_t>(header.data_begin);
+  // All of this lies in the file, so it fits.
+  const auto size_of = [](auto bytes) { return static_cast<std::size_t>(bytes); };
+  const std::size_t data_begin = size_of(header.data_begin);
   tensors_.reserve(header.tensors.size());
   for (detail::HeaderEntry& entry : header.tensors) {
-    // All of this lies in the file, so it fits std::size_t.
-    const auto begin = data_begin + static_cast<std::size_t>(entry.begin);
-    const auto size = static_cast<std::size_t>(entry.end - entry.begin);
+    const std::size_t begin = data_begin + size_of(entry.begin);
+    const std::size_t size = size_of(entry.end - entry.begin);
     tensors_.push_back({std::move(entry.name), entry.dtype, std::move(entry.shape),
                         bytes_.view.subspan(begin, size), begin});
   }

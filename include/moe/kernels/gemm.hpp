@@ -135,7 +135,8 @@ void gemm_skipping_zeros(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
     }
     for (Index k = 0; k < a.cols; ++k) {
       const T factor = a.data[row * a.row_stride + k * a.col_stride];
-      for (Index col = 0; factor != T(0) && col < b.cols; ++col) {
+      const bool zero = factor >= T(0) && factor <= T(0);
+      for (Index col = 0; !zero && col < b.cols; ++col) {
         sums[col] += factor * b.data[k * b.row_stride + col * b.col_stride];
       }
     }

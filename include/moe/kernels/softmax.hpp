@@ -35,7 +35,7 @@ template <class T>
 [[gnu::flatten]] T log_sum_exp(const T* logit, Index size) {
   using std::exp, std::log;
   const T max = row_max(logit, size), lowest = minus_infinity<T>();
-  const T shift = max == lowest ? T(0) : max;  // -inf - -inf would be NaN
+  const T shift = max > lowest ? max : T(0);  // -inf - -inf would be NaN
   LanesOr<T> sum(T(0));
   for_lanes<T>(size, [&](auto at) { sum = sum + exp(at.load(logit, lowest) - LanesOr<T>(shift)); });
   return shift + log(sum_of(sum));

@@ -65,7 +65,7 @@ class Tournament {
     L best(lowest);
     for_chunks([&](Index begin, const L&) { best = max(best, L::load(best_ + begin)); });
     const T top = max_of(best);
-    if (top == lowest) {
+    if (!(top > lowest)) {
       return none;
     }
     L first(most_chunks);
@@ -162,7 +162,7 @@ template <class T>
           }
         }
       };
-      choose_if([](T x) { return x == -std::numeric_limits<T>::infinity(); });
+      choose_if([](T x) { return x < std::numeric_limits<T>::lowest(); });
       choose_if([](T x) { return std::isnan(x); });
       return count;
     }

@@ -23,7 +23,7 @@ RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
     }
     const T* logits = &table.logits.coeffRef(t, 0);
     const T sum = kernels::log_sum_exp(logits, num_experts);
-    if (sum == kernels::minus_infinity<T>()) {
+    if (sum < Eigen::NumTraits<T>::lowest()) {
       continue;  // every expert is masked
     }
     const T share = T(1.0 / static_cast<double>(counted.count()));

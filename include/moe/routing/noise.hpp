@@ -69,7 +69,7 @@ void add_noise_gradient(const RouterNoise<W>& noise, Index token, const RoutingT
   for (Index e = 0; e < table.logits.cols(); ++e) {
     W& dscale = gradient.noise_scale(token, e);
     dscale += gradient.logits(token, e) * noise.normal(token, e, table.logits.cols());
-    if (dscale != W(0)) {  // of a masked expert it is 0, and its scale may be NaN
+    if (dscale < W(0) || dscale > W(0)) {  // of a masked expert it is 0, and its scale may be NaN
       dscale *= W(1) - exp(-table.noise_scale(token, e));
     }
   }

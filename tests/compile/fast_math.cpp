@@ -1,0 +1,3 @@
+// expect: moe needs IEEE arithmetic
+// flags: -ffast-math
+#include <moe/moe.hpp>

@@ -1,0 +1,46 @@
+// compiles
+// flags: -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wold-style-cast -Wfloat-equal
+// flags: -Wdouble-promotion -Wcast-qual -Wnon-virtual-dtor -Woverloaded-virtual -Werror
+// GNU flags: -Wuseless-cast -Wduplicated-cond -Wlogical-op
+// Clang flags: -Weverything -Wno-c++98-compat -Wno-c++98-compat-pedantic -Wno-padded
+// Clang flags: -Wno-weak-vtables -Wno-switch-enum -Wno-unsafe-buffer-usage -Wno-unknown-warning-option
+//
+// The headers as -I, not as system headers: a user's warnings are as strict as these.
+#include <moe/moe.hpp>
+#include <moe/reference.hpp>
+
+namespace {
+
+template <moe::Real T>
+void train(moe::MoELayer<T>& layer) {
+  moe::Matrix<T> x(1, layer.d_in()), y(1, layer.d_out()), dy = y, dx = x;
+  typename moe::MoELayer<T>::Tape tape;
+  auto grads = layer.zero_grads();
+  layer.forward(x, y, tape);
+  layer.backward(x, dy, tape, dx, grads, moe::z_loss(tape.routing).gradient);
+}
+
+template <moe::Storage S>
+void infer(const moe::MoELayer<S>& layer) {
+  const auto packed = moe::pack<S>(layer);
+  typename moe::PackedLayer<S>::Scratch scratch;
+  moe::Matrix<moe::Wide<S>> x(1, packed.d_in()), y(1, packed.d_out());
+  packed.forward(x, y, scratch);
+}
+
+}  // namespace
+
+int main() {
+  const moe::MoEConfig config{.d_model = 4, .d_ff = 4, .num_experts = 2, .top_k = 1};
+  moe::MoELayer<float> single(config, 1);
+  moe::MoELayer<double> wide(config, 1);
+  moe::MoELayer<moe::bf16> narrow(config, 1);
+  train(single);
+  train(wide);
+  train(narrow);
+  infer(single);
+  infer(narrow);
+  const moe::Matrix<double> x = moe::Matrix<double>::Zero(1, 4);
+  moe::reference::forward(wide, x);
+  return moe::published_models().empty() ? 1 : 0;
+}
