@@ -8,18 +8,24 @@
 // of single additions: at most about depth * 2^-24 of the sum of absolute products.
 #pragma once
 
+#include <bit>
 #include <cstring>
 #include <type_traits>
 
 #include "../types.hpp"
 #include "convert.hpp"
 
+// Not where Eigen was told to do without packets.
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__) && defined(EIGEN_VECTORIZE_AVX512)
+#define MOE_AVX512_BF16
+#endif
+
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// Whether one instruction multiplies pairs of bfloat16 and adds them up in float.
 inline constexpr bool multiplies_bfloat16 =
-#ifdef __AVX512BF16__
-    Eigen::internal::packet_traits<float>::size == 16;
+#ifdef MOE_AVX512_BF16
+    true;
 #else
     false;
 #endif
@@ -28,12 +34,12 @@ inline constexpr bool multiplies_bfloat16 =
 template <class Packet, class T>
 void narrow_packet(const Packet& value, T* to) {
   using Traits = Eigen::internal::unpacket_traits<Packet>;
-#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+#ifdef MOE_AVX512_BF16
   if constexpr (Traits::size == 16 && std::is_same_v<T, bf16>) {
     // One instruction, but it takes denormals for zero: they go the long way.
     if (constexpr int denormal = 0x20; _mm512_fpclass_ps_mask(value, denormal) == 0) {
       return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                                 (__m256i)_mm512_cvtneps_pbh(value));
+                                 std::bit_cast<__m256i>(_mm512_cvtneps_pbh(value)));
     }
   }
 #endif
@@ -61,7 +67,10 @@ Packet round_packet(const Packet& value) {
 template <int number, class Packet>
 Packet half_of_pairs(const Packet& pairs) {
   namespace ei = Eigen::internal;
-  if constexpr (number == 0) {
+  if constexpr (std::is_same_v<Packet, float>) {  // without vectorisation a packet is a number
+    const auto bits = std::bit_cast<std::uint32_t>(pairs);
+    return std::bit_cast<float>(number == 0 ? bits << 16 : bits & 0xffff0000U);
+  } else if constexpr (number == 0) {
     using Bits = typename ei::unpacket_traits<Packet>::integer_packet;
     return ei::preinterpret<Packet>(ei::plogical_shift_left<16>(ei::preinterpret<Bits>(pairs)));
   } else {
@@ -73,9 +82,9 @@ Packet half_of_pairs(const Packet& pairs) {
 template <class Packet>
 Packet dot_pairs(const Packet& a, const Packet& b, const Packet& sum) {
   namespace ei = Eigen::internal;
-#ifdef __AVX512BF16__
+#ifdef MOE_AVX512_BF16
   if constexpr (sizeof(Packet) == 64) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+    return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(a), std::bit_cast<__m512bh>(b));
   }
 #endif
   return ei::pmadd(half_of_pairs<1>(a), half_of_pairs<1>(b),
@@ -106,3 +115,5 @@ Packet broadcast_step(const Eigen::bfloat16* pair) {
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
+
+#undef MOE_AVX512_BF16

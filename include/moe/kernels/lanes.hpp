@@ -201,7 +201,7 @@ struct LanePlace {
         return Eigen::internal::pstoreu(row + begin, value.packet, first_lanes());
       }
     }
-    if (count == Lanes<W>::size) {
+    if (Lanes<W>::size == 1 || count == Lanes<W>::size) {
       return narrow_packet(value.packet, row + begin);
     }
     T narrowed[Lanes<W>::size];
