@@ -3,6 +3,7 @@
 // Aggregates of numbers and closed choices, checked by validate() when a layer is made.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -76,6 +77,9 @@ struct RouterConfig {
 };
 
 enum class Activation { relu, relu_squared, gelu_erf, gelu_tanh, silu };
+inline constexpr std::array all_activations{Activation::relu, Activation::relu_squared,
+                                            Activation::gelu_erf, Activation::gelu_tanh,
+                                            Activation::silu};
 
 /// A feed-forward: y = act(x W_up^T) W_down^T, or gated y = (act(x W_gate^T) * x W_up^T) W_down^T.
 struct ExpertConfig {

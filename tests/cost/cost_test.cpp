@@ -126,8 +126,7 @@ TEST(Flops, AreExactForEveryRouter) {
 }
 
 TEST(Flops, AreExactForEveryExpert) {
-  for (const auto activation : {Activation::relu, Activation::relu_squared, Activation::gelu_erf,
-                                Activation::gelu_tanh, Activation::silu}) {
+  for (const auto activation : all_activations) {
     for (int bits = 0; bits < 8; ++bits) {
       MoEConfig config = small();
       config.expert = {.activation = activation,

@@ -151,8 +151,7 @@ TEST(Activations, TurnMinusInfinityIntoZeroOrNan) {
 }
 
 TEST(WithActivation, FindsTheTypeOfEachValueAndAgreesWithTheReference) {
-  for (const auto kind : {Activation::relu, Activation::relu_squared, Activation::gelu_erf,
-                          Activation::gelu_tanh, Activation::silu}) {
+  for (const auto kind : all_activations) {
     for (double z = -3.0; z <= 3.0; z += 0.25) {
       const double value = with_activation(kind, [&](auto act) { return act.value(z); });
       EXPECT_NEAR(value, reference::activate(kind, z), 1e-14);

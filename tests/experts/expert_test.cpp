@@ -22,8 +22,7 @@ using testing::same_bits;
 /// Calls f(config) for every kind of expert.
 template <class F>
 void for_each_kind(F&& f) {
-  for (const auto activation : {Activation::relu, Activation::relu_squared, Activation::gelu_erf,
-                                Activation::gelu_tanh, Activation::silu}) {
+  for (const auto activation : all_activations) {
     for (int bits = 0; bits < 8; ++bits) {
       const ExpertConfig config{.activation = activation,
                                 .gated = (bits & 1) != 0,

@@ -123,8 +123,7 @@ TYPED_TEST(LanesOf, GiveAnElementTheSameBitsInAnyRow) {
   for (std::size_t i = 0; i < x.size(); ++i) {
     x[i] = static_cast<T>(3.0 * std::sin(1.0 + 2.3 * static_cast<double>(i)));
   }
-  for (Activation kind : {Activation::relu, Activation::relu_squared, Activation::gelu_erf,
-                          Activation::gelu_tanh, Activation::silu}) {
+  for (Activation kind : all_activations) {
     for (bool slope : {false, true}) {
       with_activation(kind, [&](auto act) {
         const auto apply = [&](Index begin, Index n, T* to) {

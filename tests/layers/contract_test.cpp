@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numerical contract of design.md, section 5, as a layer keeps it: the names of the tests are
-// its promises.
+// README's numerical contract, as a layer keeps it: the names of the tests are its promises.
 #include <gtest/gtest.h>
 
 #include <thread>

@@ -107,8 +107,7 @@ double worst_error(const Problem& problem) {
 }
 
 TEST(MoELayerGradient, MatchesCentralDifferencesForEveryExpertKind) {
-  for (const auto activation : {Activation::relu, Activation::relu_squared, Activation::gelu_erf,
-                                Activation::gelu_tanh, Activation::silu}) {
+  for (const auto activation : all_activations) {
     for (const bool gated : {false, true}) {
       Problem problem;
       problem.config.expert = {

@@ -68,8 +68,7 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceOnAwkwardSizes) {
 }
 
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryExpertKind) {
-  for (const auto activation : {Activation::relu, Activation::relu_squared, Activation::gelu_erf,
-                                Activation::gelu_tanh, Activation::silu}) {
+  for (const auto activation : all_activations) {
     for (int bits = 0; bits < 8; ++bits) {
       MoEConfig config = small_config();
       config.expert = {.activation = activation,

@@ -36,6 +36,18 @@ inline Row softmax(const Row& z) {
   return p;
 }
 
+inline Row score(Score kind, const Row& logits) {
+  switch (kind) {
+    case Score::softmax:
+      return softmax(logits);
+    case Score::sigmoid:
+      break;
+  }
+  Row p = logits;
+  std::transform(logits.begin(), logits.end(), p.begin(), sigmoid);
+  return p;
+}
+
 /// The order of selection: larger first, every number before NaN.
 inline bool is_before(double a, double b) { return a > b || (std::isnan(b) && !std::isnan(a)); }
 
@@ -57,12 +69,7 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
     probs.assign(logits.size(), 0.0);
     return {};
   }
-  probs = logits;
-  if (config.score == Score::softmax) {
-    probs = softmax(logits);
-  } else {
-    std::transform(logits.begin(), logits.end(), probs.begin(), sigmoid);
-  }
+  probs = score(config.score, logits);
 
   const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
   const auto rank = [&](Index e) {

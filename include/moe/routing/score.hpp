@@ -3,44 +3,82 @@
 // scores back to the logits.
 #pragma once
 
+#include "../detail/check.hpp"
 #include "../kernels/softmax.hpp"
 #include "gated_table.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
+struct SoftmaxScore {
+  static constexpr bool sums_to_one = true;
+  static constexpr Index flops = 4, gradient_flops = 5;  ///< of an expert, by the rule of cost.hpp
+
+  /// prob (E) = the scores of the logits (E).
+  template <class W>
+  static void write(const W* logit, Index num_experts, W* prob) {
+    kernels::softmax(logit, num_experts, prob);
+  }
+  /// Makes the gradient of the scores that of the logits.
+  template <class W>
+  static void backward(const W* prob, Index num_experts, W* dprob) {
+    kernels::softmax_backward(prob, num_experts, dprob);
+  }
+};
+
+struct SigmoidScore {
+  static constexpr bool sums_to_one = false;
+  static constexpr Index flops = 3, gradient_flops = 4;
+
+  template <class W>
+  static void write(const W* logit, Index num_experts, W* prob) {
+    kernels::sigmoid(logit, num_experts, prob);
+  }
+  template <class W>
+  static void backward(const W* prob, Index num_experts, W* dprob) {
+    kernels::sigmoid_backward(prob, num_experts, dprob);
+  }
+};
+
+/// Calls f(Kind{}) with the type of the score.
+template <class F>
+constexpr decltype(auto) with_score(Score score, F&& f) {
+  switch (score) {
+    case Score::softmax:
+      return f(SoftmaxScore{});
+    case Score::sigmoid:
+      return f(SigmoidScore{});
+  }
+  detail::fail("Score: value = ", static_cast<int>(score), ", expected one of the enum");
+}
+
 /// Whether the scores of a token sum to 1.
-constexpr bool sums_to_one(Score score) { return score == Score::softmax; }
+constexpr bool sums_to_one(Score score) {
+  return with_score(score, [](auto kind) { return kind.sums_to_one; });
+}
 
 /// probs = the scores. Exactly 0 for a logit of -inf, as of a masked expert, unless the softmax of
 /// the row is NaN.
 template <Real W>
 void write_scores(Score score, const TokenRoute<W>& token) {
-  if (score == Score::softmax) {
-    kernels::softmax(token.logits, token.num_experts, token.probs);
-  } else {
-    kernels::sigmoid(token.logits, token.num_experts, token.probs);
-  }
+  with_score(score, [&](auto kind) { kind.write(token.logits, token.num_experts, token.probs); });
 }
 
 /// dlogits += what dprobs makes of it; dprobs is used up.
 template <Real W>
 void add_score_gradient(Score score, const TokenGradient<W>& token) {
-  if (score == Score::softmax) {
-    kernels::softmax_backward(token.probs, token.num_experts, token.dprobs);
-  } else {
-    kernels::sigmoid_backward(token.probs, token.num_experts, token.dprobs);
-  }
+  with_score(score,
+             [&](auto kind) { kind.backward(token.probs, token.num_experts, token.dprobs); });
   for (Index e = 0; e < token.num_experts; ++e) {
     token.dlogits[e] += token.dprobs[e];
   }
 }
 
-/// FLOPs of a token, by the rule of cost.hpp.
+/// FLOPs of a token.
 constexpr Index score_flops(Score score, Index num_experts) {
-  return (score == Score::softmax ? 4 : 3) * num_experts;
+  return num_experts * with_score(score, [](auto kind) { return kind.flops; });
 }
 constexpr Index score_gradient_flops(Score score, Index num_experts) {
-  return (score == Score::softmax ? 5 : 4) * num_experts;
+  return num_experts * with_score(score, [](auto kind) { return kind.gradient_flops; });
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
