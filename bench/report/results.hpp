@@ -35,7 +35,6 @@ struct ModelRow {
   }
 };
 
-
 /// One layer at one number of tokens. A dense layer has no experts.
 struct Measured {
   std::string layer;

@@ -3,7 +3,8 @@
 // flags: -Wdouble-promotion -Wcast-qual -Wnon-virtual-dtor -Woverloaded-virtual -Werror
 // GNU flags: -Wuseless-cast -Wduplicated-cond -Wlogical-op
 // Clang flags: -Weverything -Wno-c++98-compat -Wno-c++98-compat-pedantic -Wno-padded
-// Clang flags: -Wno-weak-vtables -Wno-switch-enum -Wno-unsafe-buffer-usage -Wno-unknown-warning-option
+// Clang flags: -Wno-weak-vtables -Wno-switch-enum -Wno-unknown-warning-option
+// Clang flags: -Wno-unsafe-buffer-usage
 //
 // The headers as -I, not as system headers: a user's warnings are as strict as these.
 #include <moe/moe.hpp>

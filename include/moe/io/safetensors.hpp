@@ -103,7 +103,7 @@ inline SafeTensors::SafeTensors(detail::Bytes bytes, std::string file, const Rea
     : file_(std::move(file)), bytes_(std::move(bytes)) {
   detail::Header header = detail::read_header(bytes_.view, file_, limits);
   // All of this lies in the file, so it fits.
-  const auto size_of = [](auto bytes) { return static_cast<std::size_t>(bytes); };
+  const auto size_of = [](auto offset) { return static_cast<std::size_t>(offset); };
   const std::size_t data_begin = size_of(header.data_begin);
   tensors_.reserve(header.tensors.size());
   for (detail::HeaderEntry& entry : header.tensors) {
