@@ -68,6 +68,7 @@ RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choic
   }
   const T factor = factor_of(T(static_cast<double>(counted.count())));
   std::vector<T> slope;
+  slope.reserve(count.size());
   for (const Index choices_of_expert : count) {
     slope.push_back(factor * T(static_cast<double>(choices_of_expert)));
   }
