@@ -91,8 +91,14 @@ Packet dot_pairs(const Packet& a, const Packet& b, const Packet& sum) {
                    ei::pmadd(half_of_pairs<0>(a), half_of_pairs<0>(b), sum));
 }
 
+// A pair has the alignment of its halves, so that a single one is no float to be read in place.
 template <class Packet>
 Packet load_step(const Eigen::bfloat16* panel) {
+  if constexpr (std::is_same_v<Packet, float>) {
+    float bits;
+    std::memcpy(&bits, panel, sizeof(bits));
+    return bits;
+  }
   return Eigen::internal::ploadu<Packet>(reinterpret_cast<const float*>(panel));
 }
 
@@ -104,6 +110,10 @@ inline void store_pair(bf16 low, bf16 high, bf16* pair) {
 
 template <class Packet>
 void store_step(Eigen::bfloat16* panel, const Packet& packet) {
+  if constexpr (std::is_same_v<Packet, float>) {
+    std::memcpy(static_cast<void*>(panel), &packet, sizeof(packet));
+    return;
+  }
   Eigen::internal::pstoreu(reinterpret_cast<float*>(panel), packet);
 }
 
