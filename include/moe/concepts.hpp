@@ -26,7 +26,8 @@ concept RouterLike = std::movable<R> &&
 };
 
 /// dx (N, D) = and grads +=. The gradient comes in as what the layer and the losses ask of the
-/// table, and may be used as scratch.
+/// table, and may be used as scratch. x may be NaN in the rows that table.padding names: they are
+/// to be left out of grads, as 0 * NaN is NaN. Their dx the layer sets to 0.
 template <class R, class T>
 concept TrainableRouter = RouterLike<R, T> && HasParams<R> &&
     requires(const R& router, ConstMatrixRef<T> x, const typename R::Table& table,

@@ -17,7 +17,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 using Index = Eigen::Index;
 static_assert(sizeof(Index) == sizeof(std::ptrdiff_t),
-              "moe counts elements, rows and FLOPs in Eigen::Index: leave "
+              "moe counts elements, rows and bytes in Eigen::Index: leave "
               "EIGEN_DEFAULT_DENSE_INDEX_TYPE as it is, std::ptrdiff_t");
 using ExpertId = std::int32_t;
 

@@ -1,3 +1,3 @@
-// expect: moe counts elements, rows and FLOPs in Eigen::Index
+// expect: moe counts elements, rows and bytes in Eigen::Index
 #define EIGEN_DEFAULT_DENSE_INDEX_TYPE int
 #include <moe/moe.hpp>

@@ -18,7 +18,9 @@ void train(moe::MoELayer<T>& layer) {
   typename moe::MoELayer<T>::Tape tape;
   auto grads = layer.zero_grads();
   layer.forward(x, y, tape);
-  layer.backward(x, dy, tape, dx, grads, moe::z_loss(tape.routing).gradient);
+  const auto loss = moe::load_balancing_loss(tape.routing) + moe::importance_loss(tape.routing) +
+                    moe::load_loss(tape.routing) + moe::z_loss(tape.routing);
+  layer.backward(x, dy, tape, dx, grads, loss.gradient);
 }
 
 template <moe::Storage S>

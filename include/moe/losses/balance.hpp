@@ -47,7 +47,7 @@ T weighted_probability(const RoutingTable<T>& table, Index token, const std::vec
     return share;
   }
   const T sum = renormalising_sum<T>(num_experts, [&](Index e) { return probs[e]; });
-  const bool nothing = sum == renormalising_sum<T>(0, [](Index) { return T(0); });
+  const bool nothing = sum <= renormalising_sum<T>(0, [](Index) { return T(0); });
   share = nothing ? T(0) : share / sum;
   for (Index e = 0; e < num_experts; ++e) {
     dprobs[e] = nothing ? T(0) : (dprobs[e] - share) / sum;

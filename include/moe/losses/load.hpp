@@ -24,7 +24,7 @@ namespace detail {
 /// noise: the rival is `none` and z infinite.
 template <Real T, class Body>
 void for_each_margin(const RoutingTable<T>& table, const CountedTokens<T>& counted, Body&& body) {
-  const T masked = kernels::minus_infinity<T>();
+  const auto is_masked = [](T logit) { return logit < Eigen::NumTraits<T>::lowest(); };
   const Index num_experts = table.logits.cols(), top_k = table.top_k();
   std::vector<ExpertId> best(static_cast<std::size_t>(top_k + 1));
   for (Index t = 0; top_k < num_experts && t < table.num_tokens(); ++t) {
@@ -35,14 +35,14 @@ void for_each_margin(const RoutingTable<T>& table, const CountedTokens<T>& count
     kernels::top_k(logits, nullptr, num_experts, top_k + 1, best.data());
     const ExpertId last = best[static_cast<std::size_t>(top_k - 1)];
     for (Index e = 0; e < num_experts; ++e) {
-      if (logits[e] == masked) {
+      if (is_masked(logits[e])) {
         continue;  // its load is 0
       }
       const bool chosen = e == last || kernels::ranks_above(logits[e], logits[last]) ||
                           (e < last && !kernels::ranks_above(logits[last], logits[e]));
       const Index rival = best[static_cast<std::size_t>(chosen ? top_k : top_k - 1)];
-      if (logits[rival] == masked) {
-        body(t, e, none, T(-masked));
+      if (is_masked(logits[rival])) {
+        body(t, e, none, T(-kernels::minus_infinity<T>()));
       } else {
         body(t, e, rival, T((table.clean_logits(t, e) - logits[rival]) / table.noise_scale(t, e)));
       }
@@ -75,7 +75,7 @@ RoutingLoss<T> load_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
   loss.gradient.noise_scale.setZero(num_tokens, num_experts);
   detail::for_each_margin(table, counted, [&](Index t, Index e, Index rival, const T& z) {
     const T density = T(std::numbers::inv_sqrtpi / std::numbers::sqrt2) * exp(T(-0.5) * z * z);
-    if (rival == none || density == T(0)) {
+    if (rival == none || density <= T(0)) {
       return;  // also where the scale is 0
     }
     const T scale = table.noise_scale(t, e);

@@ -21,7 +21,7 @@ T squared_variation(const std::vector<T>& x, std::vector<T>& dx) {
   for (const T& value : x) {
     mean += value / size;
   }
-  if (x.size() < 2 || mean == T(0)) {
+  if (x.size() < 2 || (mean >= T(0) && mean <= T(0))) {
     return T(0);
   }
   for (const T& value : x) {
