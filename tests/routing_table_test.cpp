@@ -32,7 +32,8 @@ TEST(RoutingGradient, FillsEveryEmptyTensorWithZerosAndLeavesTheOthers) {
   filled.fill_empty(table);
   for (const RoutingGradient<double>& gradient : {filled, assigned}) {
     EXPECT_TRUE(same_bits(gradient.weight, weight));
-    for (const Matrix<double>* zeros : {&gradient.probs, &gradient.logits, &gradient.noise_scale}) {
+    for (const GrowingMatrix<double>* zeros :
+         {&gradient.probs, &gradient.logits, &gradient.noise_scale}) {
       EXPECT_TRUE(same_bits(*zeros, Matrix<double>(Matrix<double>::Zero(3, 5))));
     }
   }

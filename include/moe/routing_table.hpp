@@ -8,18 +8,19 @@
 #include <vector>
 
 #include "detail/check.hpp"
-#include "types.hpp"
+#include "growing_matrix.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 template <Real T>
 struct RoutingTable {
-  Matrix<ExpertId> expert = {};  ///< (N, K), best first; `none` where a choice is not used
-  Matrix<T> weight = {};         ///< (N, K), 0 where a choice is not used
-  Matrix<T> probs = {};          ///< (N, E), the score of every expert, 0 where masked
-  Matrix<T> logits = {};         ///< (N, E), as ranked: with the noise; -inf where masked
-  Matrix<T> clean_logits = {};   ///< (N, E) before the noise; empty without noise
-  Matrix<T> noise_scale = {};    ///< (N, E) standard deviation of the noise; empty without noise
+  GrowingMatrix<ExpertId> expert = {};  ///< (N, K), best first; `none` where a choice is not used
+  GrowingMatrix<T> weight = {};         ///< (N, K), 0 where a choice is not used
+  GrowingMatrix<T> probs = {};          ///< (N, E), the score of every expert, 0 where masked
+  GrowingMatrix<T> logits = {};         ///< (N, E), as ranked: with the noise; -inf where masked
+  GrowingMatrix<T> clean_logits = {};   ///< (N, E) before the noise; empty without noise
+  GrowingMatrix<T> noise_scale =
+      {};  ///< (N, E) standard deviation of the noise; empty without noise
   std::vector<std::uint8_t> padding = {};  ///< (N), not 0: the row is no token; empty: all are
   /// Whether the probs of a token sum to 1, as a softmax does. Losses on probabilities divide
   /// others by their sum.
@@ -35,10 +36,10 @@ struct RoutingTable {
 /// The gradient of a scalar with respect to a routing table. An empty matrix stands for zeros.
 template <Real T>
 struct RoutingGradient {
-  Matrix<T> weight = {};       ///< (N, K)
-  Matrix<T> probs = {};        ///< (N, E)
-  Matrix<T> logits = {};       ///< (N, E)
-  Matrix<T> noise_scale = {};  ///< (N, E)
+  GrowingMatrix<T> weight = {};       ///< (N, K)
+  GrowingMatrix<T> probs = {};        ///< (N, E)
+  GrowingMatrix<T> logits = {};       ///< (N, E)
+  GrowingMatrix<T> noise_scale = {};  ///< (N, E)
 
   /// visit(name, tensor...) for each tensor, of a gradient or of the table itself.
   template <class Visit, class... G>
@@ -53,7 +54,7 @@ struct RoutingGradient {
   /// one has another shape than the table's.
   void fill_empty(const RoutingTable<T>& table) {
     for_each(
-        [](std::string_view name, Matrix<T>& tensor, const Matrix<T>& like) {
+        [](std::string_view name, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& like) {
           if (tensor.size() == 0) {
             tensor.setZero(like.rows(), like.cols());
           }
@@ -65,7 +66,8 @@ struct RoutingGradient {
   /// Becomes `other`, filled by zeros: the same as a copy and fill_empty, without a new allocation.
   void assign(const RoutingGradient& other, const RoutingTable<T>& table) {
     for_each(
-        [](std::string_view name, Matrix<T>& tensor, const Matrix<T>& from, const Matrix<T>& like) {
+        [](std::string_view name, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& from,
+           const GrowingMatrix<T>& like) {
           if (from.size() == 0) {
             tensor.setZero(like.rows(), like.cols());
           } else {
@@ -77,7 +79,8 @@ struct RoutingGradient {
   }
 
  private:
-  static void check_like(std::string_view name, const Matrix<T>& tensor, const Matrix<T>& like) {
+  static void check_like(std::string_view name, const GrowingMatrix<T>& tensor,
+                         const GrowingMatrix<T>& like) {
     detail::check(tensor.rows() == like.rows() && tensor.cols() == like.cols(),
                   "RoutingGradient: ", name, " is (", tensor.rows(), ", ", tensor.cols(),
                   "), expected (", like.rows(), ", ", like.cols(), ")");

@@ -9,31 +9,6 @@
 namespace moe::detail {
 namespace {
 
-TEST(Grow, MakesAMatrixAtLeastAsHighAndExactlyAsWide) {
-  Matrix<float> m;
-  grow(m, 3, 4);
-  EXPECT_EQ(m.rows(), 3);
-  EXPECT_EQ(m.cols(), 4);
-  grow(m, 0, 4);
-  EXPECT_EQ(m.rows(), 3);
-  grow(m, 2, 5);
-  EXPECT_EQ(m.rows(), 2);
-  EXPECT_EQ(m.cols(), 5);
-}
-
-TEST(Grow, KeepsTheMemoryOfAMatrixThatIsHighEnough) {
-  Matrix<float> m;
-  grow(m, 8, 4);
-  const float* memory = m.data();
-  m.setConstant(3.0f);
-  for (const int rows : {8, 1, 0, 7}) {
-    grow(m, rows, 4);
-    EXPECT_EQ(m.data(), memory);
-    EXPECT_EQ(m.rows(), 8);
-  }
-  EXPECT_TRUE((m.array() == 3.0f).all());
-}
-
 TEST(Grow, KeepsTheElementsOfAVector) {
   std::vector<Matrix<float>> v;
   grow(v, 2);

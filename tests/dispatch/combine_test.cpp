@@ -114,7 +114,7 @@ TYPED_TEST(Combine, UndoesTheGatherWhenWeightsSumToOne) {
   for (Index i = 0; i < 12; ++i) {
     x.data()[i] = T(static_cast<double>(i));
   }
-  Matrix<T> memory;
+  GrowingMatrix<T> memory;
   const Matrix<T> rows = gather_rows<T>({x, routed.plan.groups()}, memory, 1);
   combine_rows<T>(rows, routed.plan, row_weights(routed), nullptr, y, 1);
   EXPECT_TRUE(same_bits(y, x));

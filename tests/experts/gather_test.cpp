@@ -20,7 +20,7 @@ class GatherRows : public ::testing::Test {
   const std::vector<Index> offset{0, 2, 2, 6}, token{5, 0, 0, 3, 3, 6};
   const RowGroups groups{offset, token};
   const Matrix<T> x = random_matrix<T>(7, 9, 2);
-  Matrix<T> memory;
+  GrowingMatrix<T> memory;
 };
 using Scalars = ::testing::Types<float, double, bf16>;
 TYPED_TEST_SUITE(GatherRows, Scalars);

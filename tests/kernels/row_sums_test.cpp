@@ -21,8 +21,8 @@ template <class T>
 Matrix<T> combined(const Matrix<T>& rows, const std::vector<Index>& slot,
                    const std::vector<Wide<T>>& weight, const T* base = nullptr) {
   Matrix<T> y = Matrix<T>::Constant(1, rows.cols(), Eigen::NumTraits<T>::quiet_NaN());
-  combine_row(rows, std::span<const Index>(slot), weight.empty() ? nullptr : weight.data(), base,
-              y.data());
+  combine_row<T>(rows, std::span<const Index>(slot), weight.empty() ? nullptr : weight.data(), base,
+                 y.data());
   return y;
 }
 

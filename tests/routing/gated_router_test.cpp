@@ -273,7 +273,7 @@ void expect_padding_is_no_token(const Router& router) {
   EXPECT_TRUE((table.logits.row(2).array() == -std::numeric_limits<double>::infinity()).all());
 
   RoutingGradient<double>::for_each(
-      [](std::string_view, Matrix<double>& tensor) {
+      [](std::string_view, GrowingMatrix<double>& tensor) {
         if (tensor.size() > 0) {
           tensor.row(2).setConstant(std::nan(""));
         }

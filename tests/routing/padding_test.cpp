@@ -42,11 +42,11 @@ Matrix<T> tokens() {
   return random_matrix<float>(N, D, 3).template cast<T>();
 }
 
-template <class T>
-void set_nan(const std::vector<std::uint8_t>& padding, Matrix<T>& m) {
+template <class M>
+void set_nan(const std::vector<std::uint8_t>& padding, M& m) {
   for (Index t = 0; t < m.rows() && m.size() > 0; ++t) {
     if (padding[static_cast<std::size_t>(t)] != 0) {
-      m.row(t).setConstant(T(std::nanf("")));
+      m.row(t).setConstant(typename M::Scalar(std::nanf("")));
     }
   }
 }
@@ -95,7 +95,7 @@ TYPED_TEST(RouterPadding, HasNoExpertAndLeavesTheOtherRowsAndAllGradientsAsIfItW
                                .probs = without_padding(gradient.probs, padding),
                                .logits = without_padding(gradient.logits, padding)};
     RoutingGradient<W>::for_each(
-        [&](std::string_view, Matrix<W>& tensor) { set_nan(padding, tensor); }, gradient);
+        [&](std::string_view, GrowingMatrix<W>& tensor) { set_nan(padding, tensor); }, gradient);
     Matrix<T> dx(N, D), dx_rest(rest.rows(), D);
     auto grads = zeros_like(router.params()), grads_rest = grads;
     router.backward(x, table, gradient, dx, grads);

@@ -31,8 +31,8 @@ double derivative(F&& f, double& x) {
 /// max |fd - gradient| / max |gradient|, fd the differences of f() over the elements of parameter,
 /// which f reads; infinite if the shapes differ or anything is NaN. A gradient below `small` is
 /// measured against `small`.
-template <class F>
-double gradient_error(F&& f, Matrix<double>& parameter, const Matrix<double>& gradient,
+template <class F, class M>
+double gradient_error(F&& f, M& parameter, const ConstMatrixRef<double>& gradient,
                       double small = 1e-3) {
   if (parameter.rows() != gradient.rows() || parameter.cols() != gradient.cols()) {
     return std::numeric_limits<double>::infinity();

@@ -22,14 +22,6 @@ constexpr std::ptrdiff_t spread_width(std::ptrdiff_t cols) {
   }
 }
 
-/// Makes the matrix `cols` wide and at least `rows` high. What it held is lost if it grows.
-template <class M>
-void grow(M& m, std::ptrdiff_t rows, std::ptrdiff_t cols) {
-  if (m.cols() != cols || m.rows() < rows) {
-    m.resize(rows, cols);
-  }
-}
-
 /// At least `rows` high and `cols` wide. What it held is lost if it grows.
 template <class M>
 void grow_both(M& m, std::ptrdiff_t rows, std::ptrdiff_t cols) {

@@ -14,7 +14,8 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// The weight of each row of a plan (S), from that of its choice (N, K).
 template <class T>
-void gather_weights(const Matrix<T>& weight, const DispatchPlan& plan, std::vector<T>& row_weight) {
+void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
+                    std::vector<T>& row_weight) {
   row_weight.resize(plan.token().size());
   for (std::size_t row = 0; row < row_weight.size(); ++row) {
     row_weight[row] = weight(plan.token()[row], plan.choice()[row]);
@@ -22,15 +23,14 @@ void gather_weights(const Matrix<T>& weight, const DispatchPlan& plan, std::vect
 }
 
 /// y (N, D) = base (N, D), or zero if null, + the sum of each token's rows, each times its weight
-/// (S), or as it is if empty. rows is in expert order and may be higher than the plan needs. base
-/// may be y.
+/// (S), or as it is if empty. rows is in expert order. base may be y.
 template <Real T>
-void combine_rows(const Matrix<T>& rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
+void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
                   const MatrixRef<T>* base, MatrixRef<T> y, int num_threads) {
   detail::for_rows(y.rows(), num_threads, [&](Index token) {
-    kernels::combine_row(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
-                         base == nullptr ? nullptr : &base->coeffRef(token, 0),
-                         &y.coeffRef(token, 0));
+    kernels::combine_row<T>(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
+                            base == nullptr ? nullptr : &base->coeffRef(token, 0),
+                            &y.coeffRef(token, 0));
   });
 }
 

@@ -9,7 +9,7 @@
 
 #include "../concepts.hpp"
 #include "../detail/parallel.hpp"
-#include "../detail/reserve.hpp"
+#include "../growing_matrix.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -57,7 +57,7 @@ class Dense {
   struct Scratch {
     typename Set::Scratch set;
     TokenRows tokens;
-    Matrix<T> rows;  ///< (tokens, d_out), where there is padding
+    GrowingMatrix<T> rows;  ///< (tokens, d_out), where there is padding
   };
 
   /// Throws std::invalid_argument unless the set has one expert.
@@ -97,9 +97,9 @@ class Dense {
       if (!memory.tokens.has_padding()) {
         return set_.forward(input, y, memory.set, threads);
       }
-      detail::grow(memory.rows, memory.tokens.count(), d_out());
-      set_.forward(input, memory.rows.topRows(memory.tokens.count()), memory.set, threads);
-      memory.tokens.template spread<T>(memory.rows.topRows(memory.tokens.count()), y, threads);
+      memory.rows.resize(memory.tokens.count(), d_out());
+      set_.forward(input, memory.rows, memory.set, threads);
+      memory.tokens.template spread<T>(memory.rows, y, threads);
     });
   }
 

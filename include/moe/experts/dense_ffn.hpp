@@ -24,8 +24,9 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
   struct Tape {
     typename FfnExperts<T>::Tape set;
     TokenRows tokens;
-    Matrix<T> rows, drows, dx_rows;  ///< (tokens, d_out) twice, (tokens, d_in), with padding only
-    std::uint64_t owner = 0;         ///< the identity of the layer
+    GrowingMatrix<T> rows, drows,
+        dx_rows;              ///< (tokens, d_out) twice, (tokens, d_in), with padding only
+    std::uint64_t owner = 0;  ///< the identity of the layer
     Index num_tokens = 0;
     int num_threads = 1;
   };
@@ -89,10 +90,10 @@ void DenseFfn<T>::backward_tokens(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tap
   if (!tape.tokens.has_padding()) {
     return this->set().backward(input, dy, tape.set, dx, {&grads, 1}, threads);
   }
-  detail::grow(tape.dx_rows, count, d_in());
+  tape.dx_rows.resize(count, d_in());
   const auto drows = gather_rows<T>({dy, tape.tokens.groups()}, tape.drows, threads);
-  this->set().backward(input, drows, tape.set, tape.dx_rows.topRows(count), {&grads, 1}, threads);
-  tape.tokens.template spread<T>(tape.dx_rows.topRows(count), dx, threads);
+  this->set().backward(input, drows, tape.set, tape.dx_rows, {&grads, 1}, threads);
+  tape.tokens.template spread<T>(tape.dx_rows, dx, threads);
 }
 
 /// The shared expert of a config, if it has one, with random weights from the seed.

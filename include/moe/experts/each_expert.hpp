@@ -23,7 +23,7 @@ class EachExpert
   static constexpr Index part_rows = 1024;
 
   struct Rows {
-    Matrix<T> gathered;
+    GrowingMatrix<T> gathered;
     std::vector<GroupPart> parts;
   };
   /// Memory of a call: an expert's scratch for each thread.
@@ -105,8 +105,10 @@ class EachExpert
     if constexpr (requires(typename E::Scratch & scratch) {
                     this->of(0).reserve(scratch, Index{});
                   }) {
-      for (auto& scratch : workers) {
-        this->of(0).reserve(scratch, std::min(num_rows, part_rows));
+      for (const E& expert : *this) {  // they may differ in width
+        for (auto& scratch : workers) {
+          expert.reserve(scratch, std::min(num_rows, part_rows));
+        }
       }
     }
   }

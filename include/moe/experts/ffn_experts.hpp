@@ -22,7 +22,7 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
   /// Rows of all experts. It only grows.
   template <class Memory>
   struct MemoryOf {
-    Matrix<T> gathered;  ///< (S, D_in) rows of x, where they are not x itself
+    GrowingMatrix<T> gathered;  ///< (S, D_in) rows of x, where they are not x itself
     Memory rows;
     std::vector<GroupPart> parts;
   };

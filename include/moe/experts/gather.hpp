@@ -6,6 +6,7 @@
 
 #include "../detail/parallel.hpp"
 #include "../detail/reserve.hpp"
+#include "../growing_matrix.hpp"
 #include "../kernels/row_sums.hpp"
 #include "../row_groups.hpp"
 
@@ -14,12 +15,12 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// The rows (S, D) that the input asks for, in expert order and with their weights: x itself where
 /// that is what it holds, else copied to `memory`, which only grows.
 template <Real T>
-ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, Matrix<T>& memory, int threads) {
+ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, GrowingMatrix<T>& memory, int threads) {
   const Index num_rows = input.groups.num_rows(), width = input.x.cols();
   if (input.in_order()) {
     return input.x.topRows(num_rows);
   }
-  detail::grow(memory, num_rows, detail::spread_width<T>(width));
+  memory.resize(num_rows, detail::spread_width<T>(width));
   detail::for_rows(num_rows, threads, [&](Index row) {
     T* to = &memory.coeffRef(row, 0);
     std::copy_n(&input.x.coeffRef(input.groups.token_of(row), 0), width, to);
@@ -27,7 +28,7 @@ ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, Matrix<T>& memory, in
       kernels::scale_row(input.weight[static_cast<std::size_t>(row)], width, to);
     }
   });
-  return memory.block(0, 0, num_rows, width);
+  return memory.leftCols(width);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -36,8 +36,8 @@ class PackedExperts {
     std::vector<Job> jobs;                              // one for each part
     std::vector<const Input*> input_rows, hidden_rows;  // (S) where each row lies
     std::vector<W> factors;                             // (S) of the output gate
-    Matrix<Input> stored_x;                             // x as Input, where x itself is not
-    Matrix<Input> hidden;                               // (S, F)
+    GrowingMatrix<Input> stored_x;                      // x as Input, where x itself is not
+    GrowingMatrix<Input> hidden;                        // (S, F)
     std::vector<Worker> workers;
   };
 
@@ -146,7 +146,7 @@ void PackedExperts<S>::store_inputs(const ExpertInput<W>& input, int threads,
   const bool weighted = !input.weight.empty();
   const Index depth = experts_.front().up.depth();
   const Index stored_rows = weighted ? groups.num_rows() : input.x.rows();
-  detail::grow(scratch.stored_x, stored_rows, detail::spread_width<Input>(depth));
+  scratch.stored_x.resize(stored_rows, detail::spread_width<Input>(depth));
   detail::for_rows(stored_rows, threads, [&](Index row) {
     const W weight = weighted ? input.weight[static_cast<std::size_t>(row)] : W(1);
     const W* from = &input.x.coeffRef(weighted ? groups.token_of(row) : row, 0);
@@ -171,7 +171,7 @@ void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
   for (const PackedExpert<S>& expert : experts_) {
     depth = std::max(depth, expert.down.depth());
   }
-  detail::grow(scratch.hidden, num_rows, depth);
+  scratch.hidden.resize(num_rows, depth);
   detail::grow(scratch.hidden_rows, num_rows);
   detail::grow(scratch.factors, num_rows);
   cut_groups(groups, part_rows, scratch.parts);

@@ -20,7 +20,7 @@ void scale_row(Wide<T> weight, Index size, T* row) {
 /// their order; weight, one for each row, may be null for ones. The sum is made first, then the
 /// base is added, all in Wide<T>.
 template <class T>
-void combine_row(const Matrix<T>& rows, std::span<const Index> slots, const Wide<T>* weight,
+void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, const Wide<T>* weight,
                  const T* base, T* y) {
   using W = Wide<T>;
   for_lanes<W>(rows.cols(), [&](auto at) {

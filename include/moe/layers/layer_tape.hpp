@@ -62,30 +62,29 @@ struct Routed {
   DispatchPlan plan;
 };
 
-/// Memory and results of an inference. Reused: it only grows, but for what has the size of the
-/// batch, the routing table and the shared expert's output. Not for two threads at once; the layer
-/// itself may be shared.
+/// Memory and results of an inference. Reused: it only grows. Not for two threads at once; the
+/// layer itself may be shared.
 template <Real T, RouterLike<T> RouterT, ExpertSet<T> Set>
 struct LayerScratch : Routed<T, RouterT> {
-  Matrix<T> rows;                   ///< (S, D_out) outputs of the experts, in expert order
+  GrowingMatrix<T> rows;            ///< (S, D_out) outputs of the experts, in expert order
   std::vector<Wide<T>> row_weight;  ///< (S) of each row
   typename Set::Scratch experts;
-  Matrix<T> shared_out;  ///< (N, D_out)
+  GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Scratch shared;
 };
 
 /// The rows of a call that trains.
 template <Real T, ExpertSet<T> Set>
 struct LayerWork {
-  Matrix<T> rows;                   ///< (S, D_out) outputs of the experts, in expert order
+  GrowingMatrix<T> rows;            ///< (S, D_out) outputs of the experts, in expert order
   std::vector<Wide<T>> row_weight;  ///< (S) of each row
   typename Set::Tape experts;
-  Matrix<T> shared_out;  ///< (N, D_out)
+  GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Tape shared;
   RoutingGradient<Wide<T>> gradient;
-  Matrix<T> drows, dx_rows;  ///< (S, D_out), (S, D_in) gradients of the rows
-  Matrix<T> shared_dx;       ///< (N, D_in)
-  std::uint64_t owner = 0;   ///< the identity of the layer whose forward it holds; 0: none
+  GrowingMatrix<T> drows, dx_rows;  ///< (S, D_out), (S, D_in) gradients of the rows
+  GrowingMatrix<T> shared_dx;       ///< (N, D_in)
+  std::uint64_t owner = 0;          ///< the identity of the layer whose forward it holds; 0: none
 };
 
 /// Who went where in a forward that trains.

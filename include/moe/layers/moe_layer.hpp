@@ -205,9 +205,8 @@ class MoELayer {
                int threads) const {
     const Index num_rows = routed.plan.num_rows();
     gather_weights(routed.routing.weight, routed.plan, memory.row_weight);
-    detail::grow(memory.rows, num_rows, d_out());
-    experts_.forward(input(x, routed, memory), memory.rows.topRows(num_rows), memory.experts,
-                     threads);
+    memory.rows.resize(num_rows, d_out());
+    experts_.forward(input(x, routed, memory), memory.rows, memory.experts, threads);
     if (shared_) {
       memory.shared_out.resize(x.rows(), d_out());
       shared_->forward(x, memory.shared_out, memory.shared,
@@ -258,11 +257,11 @@ class MoELayer {
                 Work& work, MatrixRef<T> dx, Grads& grads) const {
     const int threads = routed.num_threads;
     const Index num_rows = routed.plan.num_rows();
-    detail::grow(work.dx_rows, num_rows, d_in());
+    work.dx_rows.resize(num_rows, d_in());
     const ConstMatrixRef<T> drows = gather_rows<T>(
         {dy, routed.plan.groups(), weight_on(WeightOn::output, work)}, work.drows, threads);
-    experts_.backward(input(x, routed, work), drows, work.experts, work.dx_rows.topRows(num_rows),
-                      grads.experts, threads);
+    experts_.backward(input(x, routed, work), drows, work.experts, work.dx_rows, grads.experts,
+                      threads);
     weights_back(x, dy, routed, work);
     router_.backward(x, routed.routing, work.gradient, dx, grads.router);
     if (shared_) {

@@ -29,13 +29,14 @@ struct RoutingLoss {
 
   RoutingLoss& operator*=(T factor) {
     value *= factor;
-    RoutingGradient<T>::for_each([&](std::string_view, Matrix<T>& m) { m *= factor; }, gradient);
+    RoutingGradient<T>::for_each([&](std::string_view, GrowingMatrix<T>& m) { m *= factor; },
+                                 gradient);
     return *this;
   }
   /// Throws std::invalid_argument if the other is of a table with another shape.
   RoutingLoss& operator+=(const RoutingLoss& other) {
     RoutingGradient<T>::for_each(
-        [](std::string_view, const Matrix<T>& to, const Matrix<T>& from) {
+        [](std::string_view, const GrowingMatrix<T>& to, const GrowingMatrix<T>& from) {
           if (to.size() > 0 && from.size() > 0) {
             detail::check_shape(from, to.rows(), to.cols(), "RoutingLoss: other gradient");
           }
@@ -43,7 +44,7 @@ struct RoutingLoss {
         gradient, other.gradient);
     value += other.value;
     RoutingGradient<T>::for_each(
-        [](std::string_view, Matrix<T>& to, const Matrix<T>& from) {
+        [](std::string_view, GrowingMatrix<T>& to, const GrowingMatrix<T>& from) {
           if (to.size() == 0) {
             to = from;
           } else if (from.size() > 0) {

@@ -24,7 +24,7 @@ class LinearGate {
   using Params = LinearGateParams<W>;
 
   struct Table : GatedTable<W> {
-    Matrix<W> input;              ///< (N, D) what was projected, where it was not x itself
+    GrowingMatrix<W> input;       ///< (N, D) what was projected, where it was not x itself
     bool projects_input = false;  ///< x is narrow, has jitter, or padding, which is 0 in input
   };
 
@@ -157,7 +157,7 @@ void LinearGate<T>::write_logits(const Params& params, ConstMatrixRef<W> input, 
   if (count <= 0) {
     return;
   }
-  const auto project = [&](const Matrix<W>& weight, Matrix<W>& out) {
+  const auto project = [&](const Matrix<W>& weight, GrowingMatrix<W>& out) {
     kernels::gemm<W>(kernels::view(input),
                      kernels::view(weight.middleRows(first, count)).transpose(),
                      out.block(token, first, rows, count), kernels::Update::assign);

@@ -208,7 +208,7 @@ class GatedRouter {
 
   static void clear_gradient(Index token, RoutingGradient<W>& gradient) {
     RoutingGradient<W>::for_each(
-        [&](std::string_view, Matrix<W>& tensor) {
+        [&](std::string_view, GrowingMatrix<W>& tensor) {
           if (tensor.size() > 0) {
             tensor.row(token).setConstant(W(0));
           }

@@ -14,7 +14,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// Before gate and rule are called, the router has written all members of this struct.
 template <Real W>
 struct GatedTable : RoutingTable<W> {
-  ExpertMask mask;  ///< as asked for by the call; empty: all allowed
+  GrowingMatrix<std::uint8_t> mask;  ///< as asked for by the call; empty: all allowed
   std::optional<std::uint64_t> noise_seed;
   int num_threads = 1;  ///< of the call, for its backward
   Matrix<W> scratch;    ///< (num_threads, at least E), for token rules
