@@ -4,9 +4,49 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 #include "support/throws.hpp"
+
+#ifdef _OPENMP
+namespace moe::testing {
+
+/// A number that knows which thread wrote it. The first waits until a second has come, so that
+/// no thread does all the work alone.
+struct Written {
+  static inline std::atomic<unsigned> threads = 0;  // a bit for each
+
+  double value = 0.0;
+  int thread = -1;
+
+  Written() = default;
+  explicit Written(double v) : value(v) {}
+  Written(const Written& other) : value(other.value) {}
+  Written& operator=(const Written& other) {
+    value = other.value;
+    thread = omp_get_thread_num();
+    threads |= 1U << thread;
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (threads != 3 && std::chrono::steady_clock::now() < give_up) {
+      std::this_thread::yield();
+    }
+    return *this;
+  }
+  friend Written operator+(Written a, Written b) { return Written(a.value + b.value); }
+  friend Written operator*(Written a, Written b) { return Written(a.value * b.value); }
+  friend Written operator/(Written a, Written b) { return Written(a.value / b.value); }
+  friend bool operator<(Written a, Written b) { return a.value < b.value; }
+};
+
+}  // namespace moe::testing
+
+template <>
+struct Eigen::NumTraits<moe::testing::Written> : Eigen::GenericNumTraits<moe::testing::Written> {};
+#endif
 
 namespace moe {
 namespace {
@@ -47,6 +87,30 @@ TEST(RoutingGradient, ThrowsOnATensorOfAnotherShapeAndNamesIt) {
   EXPECT_EQ(message_of([&] { gradient.fill_empty(table); }), message);
   EXPECT_EQ(message_of([&] { gradient.assign(wrong, table); }), message);
 }
+
+#ifdef _OPENMP
+TEST(RoutingGradient, IsZeroedAndCopiedByAllThreadsOfTheCall) {
+  using testing::Written;
+  RoutingTable<Written> table;
+  table.expert.resize(64, 1);
+  table.probs.resize(64, 1);
+  RoutingGradient<Written> zeros, other, gradient;
+  other.probs.resize(64, 1);
+  for (const RoutingGradient<Written>* from : {&zeros, &other}) {
+    for (const bool fill : {false, true}) {
+      Written::threads = 0;
+      gradient = RoutingGradient<Written>();
+      if (fill && from == &zeros) {
+        gradient.fill_empty(table, 2);
+      } else {
+        gradient.assign(*from, table, 2);
+      }
+      EXPECT_EQ(Written::threads, 3U);
+      EXPECT_NE(gradient.probs(0, 0).thread, gradient.probs(63, 0).thread);
+    }
+  }
+}
+#endif
 
 TEST(RoutingTable, HasNoPaddingUnlessItSaysSo) {
   RoutingTable<double> table = table_of(3, 2, 5);

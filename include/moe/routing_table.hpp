@@ -3,11 +3,13 @@
 // loss, reads this and nothing else of the router.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string_view>
 #include <vector>
 
 #include "detail/check.hpp"
+#include "detail/parallel.hpp"
 #include "growing_matrix.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -50,40 +52,55 @@ struct RoutingGradient {
     visit(std::string_view("noise_scale"), g.noise_scale...);
   }
 
-  /// An empty tensor becomes zeros of the table's shape. Throws std::invalid_argument if another
-  /// one has another shape than the table's.
-  void fill_empty(const RoutingTable<T>& table) {
+  /// Throws std::invalid_argument if a tensor is neither empty nor of the table's shape.
+  void check(const RoutingTable<T>& table) const {
     for_each(
-        [](std::string_view name, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& like) {
+        [](std::string_view name, const GrowingMatrix<T>& tensor, const GrowingMatrix<T>& like) {
+          detail::check(
+              tensor.size() == 0 || (tensor.rows() == like.rows() && tensor.cols() == like.cols()),
+              "RoutingGradient: ", name, " is (", tensor.rows(), ", ", tensor.cols(),
+              "), expected (", like.rows(), ", ", like.cols(), ")");
+        },
+        *this, table);
+  }
+
+  /// An empty tensor becomes zeros of the table's shape. Throws as check().
+  void fill_empty(const RoutingTable<T>& table, int num_threads = 1) {
+    check(table);
+    for_each(
+        [&](std::string_view, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& like) {
           if (tensor.size() == 0) {
-            tensor.setZero(like.rows(), like.cols());
+            write(nullptr, like, num_threads, tensor);
           }
-          check_like(name, tensor, like);
         },
         *this, table);
   }
 
   /// Becomes `other`, filled by zeros: the same as a copy and fill_empty, without a new allocation.
-  void assign(const RoutingGradient& other, const RoutingTable<T>& table) {
+  void assign(const RoutingGradient& other, const RoutingTable<T>& table, int num_threads = 1) {
+    other.check(table);
     for_each(
-        [](std::string_view name, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& from,
-           const GrowingMatrix<T>& like) {
-          if (from.size() == 0) {
-            tensor.setZero(like.rows(), like.cols());
-          } else {
-            check_like(name, from, like);
-            tensor = from;
-          }
+        [&](std::string_view, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& from,
+            const GrowingMatrix<T>& like) {
+          write(from.size() == 0 ? nullptr : from.data(), like, num_threads, tensor);
         },
         *this, other, table);
   }
 
  private:
-  static void check_like(std::string_view name, const GrowingMatrix<T>& tensor,
-                         const GrowingMatrix<T>& like) {
-    detail::check(tensor.rows() == like.rows() && tensor.cols() == like.cols(),
-                  "RoutingGradient: ", name, " is (", tensor.rows(), ", ", tensor.cols(),
-                  "), expected (", like.rows(), ", ", like.cols(), ")");
+  /// tensor = from, zeros if null, in the shape of another.
+  static void write(const T* from, const GrowingMatrix<T>& like, int num_threads,
+                    GrowingMatrix<T>& tensor) {
+    const Index cols = like.cols();
+    tensor.resize(like.rows(), cols);
+    detail::for_rows(like.rows(), num_threads, [&](Index row) {
+      T* to = tensor.data() + row * cols;
+      if (from == nullptr) {
+        std::fill_n(to, cols, T(0));
+      } else {
+        std::copy_n(from + row * cols, cols, to);
+      }
+    });
   }
 };
 

@@ -35,9 +35,8 @@ class TokenRows {
   /// to (N, cols) = from (tokens, cols) at the place of each token, and 0 where there is padding.
   template <Real T>
   void spread(ConstMatrixRef<T> from, MatrixRef<T> to, int threads) const {
-    for (Index row = 0; row < to.rows(); ++row) {
-      std::fill_n(&to.coeffRef(row, 0), to.cols(), T(0));
-    }
+    detail::for_rows(to.rows(), threads,
+                     [&](Index row) { std::fill_n(&to.coeffRef(row, 0), to.cols(), T(0)); });
     detail::for_rows(count(), threads, [&](Index row) {
       std::copy_n(&from.coeffRef(row, 0), to.cols(),
                   &to.coeffRef(token_[static_cast<std::size_t>(row)], 0));

@@ -105,16 +105,20 @@ class MoELayer {
     check_backward(x, dy, tape, dx, grads);
     detail::check(tape.work.owner == tape.owner,
                   "MoELayer: other calls used the memory of the tape, expected its forward last");
-    tape.work.gradient.assign(losses, tape.routing);
-    detail::with_team(tape.num_threads, [&] { run_back(x, dy, tape, tape.work, dx, grads); });
+    losses.check(tape.routing);
+    detail::with_team(tape.num_threads, [&] {
+      tape.work.gradient.assign(losses, tape.routing, tape.num_threads);
+      run_back(x, dy, tape, tape.work, dx, grads);
+    });
   }
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, RecomputingTape& tape, MatrixRef<T> dx,
                 Grads& grads, const RoutingGradient<W>& losses = {}) const requires
       TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
     check_backward(x, dy, tape, dx, grads);
+    losses.check(tape.routing);
     tape.work().owner = 0;
-    tape.work().gradient.assign(losses, tape.routing);
     detail::with_team(tape.num_threads, [&] {
+      tape.work().gradient.assign(losses, tape.routing, tape.num_threads);
       compute(x, tape, tape.work(), tape.num_threads);
       run_back(x, dy, tape, tape.work(), dx, grads);
     });
@@ -271,11 +275,12 @@ class MoELayer {
                        [&](Index row) { dx.row(row) += work.shared_dx.row(row); });
     }
     combine_rows<T>(work.dx_rows, routed.plan, {}, &dx, dx, threads);
-    for (std::size_t token = 0; token < routed.routing.padding.size(); ++token) {
-      if (routed.routing.padding[token] != 0) {
-        dx.row(static_cast<Index>(token)).setZero();
+    const auto& padding = routed.routing.padding;
+    detail::for_rows(static_cast<Index>(padding.size()), threads, [&](Index token) {
+      if (padding[static_cast<std::size_t>(token)] != 0) {
+        dx.row(token).setZero();
       }
-    }
+    });
   }
 
   /// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.

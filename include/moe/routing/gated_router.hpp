@@ -81,8 +81,9 @@ class GatedRouter {
     detail::check_shape(dx, x.rows(), d_model(), "Router: dx");
     detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
     check_grads(*this, {.word = "Router"}, grads);
-    gradient.fill_empty(table);
+    gradient.check(table);
     detail::with_team(table.num_threads, [&] {
+      gradient.fill_empty(table, table.num_threads);
       apply_backward(rule_, table, gradient);
       gate_.backward_input(params_, x, table, gradient, dx);
       gate_.backward_params(params_, x, table, gradient, grads);
@@ -191,19 +192,18 @@ class GatedRouter {
 
   template <TableRule<W> R>
   void apply_backward(const R& rule, const Table& table, RoutingGradient<W>& gradient) const {
-    const auto clear_padding = [&] {
-      for (Index token = 0; !table.padding.empty() && token < table.num_tokens(); ++token) {
-        if (table.is_padding(token)) {
-          clear_gradient(token, gradient);
-        }
+    const auto clear_padding = [&](Index token) {
+      if (table.is_padding(token)) {
+        clear_gradient(token, gradient);
       }
     };
-    clear_padding();  // what came in may be NaN, and the rule may add up tokens
+    // What came in may be NaN, and the rule may add up tokens.
+    detail::for_rows(table.num_tokens(), table.num_threads, clear_padding);
     rule.backward(params_, table, gradient);
-    clear_padding();
-    for (Index token = 0; token < table.num_tokens(); ++token) {
+    detail::for_rows(table.num_tokens(), table.num_threads, [&](Index token) {
+      clear_padding(token);
       clear_masked_gradient(token, table, gradient);
-    }
+    });
   }
 
   static void clear_gradient(Index token, RoutingGradient<W>& gradient) {
