@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -159,6 +160,24 @@ TEST(NumThreads, IsOneWithoutOpenMp) {
   EXPECT_EQ(num_threads(0), 1);
 }
 #endif
+
+TEST(NumThreads, IsOneForACallOfFewMultiplyAddsButInATeamThatOfTheTeam) {
+  const int three = num_threads(3);
+  EXPECT_EQ(num_threads(3, least_work - 1), 1);
+  EXPECT_EQ(num_threads(0, 0.0), 1);
+  EXPECT_EQ(num_threads(3, least_work), three);
+  EXPECT_EQ(num_threads(1, 1e12), 1) << "a request is the most that a call has";
+  EXPECT_THROW(num_threads(-1, 0.0), std::invalid_argument);
+  with_team(three, [&] { EXPECT_EQ(num_threads(0, 0.0), three) << "they are awake"; });
+}
+
+TEST(MultiplyAdds, AreInfiniteForAPartThatStatesNone) {
+  struct Says {
+    double multiply_adds(std::ptrdiff_t rows) const { return 2.0 * static_cast<double>(rows); }
+  };
+  EXPECT_EQ(multiply_adds(Says(), 21), 42.0);
+  EXPECT_EQ(multiply_adds(std::string(), 1), std::numeric_limits<double>::infinity());
+}
 
 TEST(WithTeam, RunsTheCallOnceAndItsLoopsOnAllThreads) {
   for (int threads = 1; threads <= 8; ++threads) {

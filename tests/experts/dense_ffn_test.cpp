@@ -41,9 +41,11 @@ struct Step {
         grads(zeros_like(ffn.params())) {
     typename DenseFfn<T>::Scratch scratch;
     typename DenseFfn<T>::Tape tape;
-    ffn.forward(x, inferred, scratch, {.num_threads = threads});
-    ffn.forward(x, y, tape, {.num_threads = threads});
-    ffn.backward(x, dy, tape, dx, grads);
+    detail::with_team(threads, [&] {
+      ffn.forward(x, inferred, scratch, {.num_threads = threads});
+      ffn.forward(x, y, tape, {.num_threads = threads});
+      ffn.backward(x, dy, tape, dx, grads);
+    });
   }
 };
 

@@ -81,7 +81,7 @@ void expect_the_bits_of_a_large_batch_alone(const Layer& layer) {
   for (const int threads : {1, 2, 3, 8}) {
     layer.forward(x, y, scratch, {.num_threads = threads});
     for (const Index token : {0, 4095, 8191}) {
-      layer.forward(x.row(token), alone, scratch, {.num_threads = threads});
+      detail::with_team(threads, [&] { layer.forward(x.row(token), alone, scratch); });
       EXPECT_TRUE(same_bits(alone, first.row(token))) << token << " alone, threads " << threads;
       EXPECT_TRUE(same_bits(y.row(token), first.row(token))) << token << ", threads " << threads;
     }
@@ -113,7 +113,7 @@ TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {
       EXPECT_TRUE(same_grads(layer, many.grads, one.grads)) << threads;
       Matrix<T> y(150, layer.d_out());
       typename MoELayer<T>::Scratch scratch;
-      layer.forward(x, y, scratch, {.num_threads = threads, .noise_seed = 5});
+      detail::with_team(threads, [&] { layer.forward(x, y, scratch, {.noise_seed = 5}); });
       EXPECT_TRUE(same_bits(y, one.y)) << "inference on " << threads;
     }
   }
@@ -257,11 +257,13 @@ long steady_state_allocations(const MoEConfig& config, int threads, int steps) {
   const auto run = [&](int repeats) {
     for (int i = 0; i < 2 * repeats; ++i) {
       const Matrix<T>& x = batches[i % 2];
-      layer.forward(x, y, scratch, call);
-      layer.forward(x, y, tape, call);
-      layer.backward(x, dy, tape, dx, grads, losses.gradient);
-      layer.forward(x, y, recomputing, call);
-      layer.backward(x, dy, recomputing, dx, grads, losses.gradient);
+      detail::with_team(threads, [&] {
+        layer.forward(x, y, scratch, call);
+        layer.forward(x, y, tape, call);
+        layer.backward(x, dy, tape, dx, grads, losses.gradient);
+        layer.forward(x, y, recomputing, call);
+        layer.backward(x, dy, recomputing, dx, grads, losses.gradient);
+      });
     }
   };
   layer.forward(batches[0], y, tape, call);

@@ -163,7 +163,7 @@ TYPED_TEST(PackedLayerOf, BitsDoNotDependOnWhereTheRowsOfAnExpertAreCutIntoParts
   typename PackedLayer<TypeParam>::Scratch scratch;
   packed.forward(x, all, scratch, {.num_threads = 1});
   ASSERT_EQ(scratch.experts.parts.size(), 10u) << "of at most 256 rows";
-  packed.forward(x, again, scratch, {.num_threads = 3});
+  detail::with_team(3, [&] { packed.forward(x, again, scratch, {.num_threads = 3}); });
   EXPECT_TRUE(same_bits(again, all));
   for (const Index begin : {Index(0), border - 3, border, tokens - 9}) {
     packed.forward(x.middleRows(begin, 9), part, scratch);
@@ -179,7 +179,7 @@ TYPED_TEST(PackedLayerOf, BitsDoNotDependOnTheNumberOfThreads) {
   typename PackedLayer<TypeParam>::Scratch scratch;
   packed.forward(x, want, scratch, {.num_threads = 1});
   for (const int threads : {2, 3, 8}) {
-    packed.forward(x, got, scratch, {.num_threads = threads});
+    detail::with_team(threads, [&] { packed.forward(x, got, scratch, {.num_threads = threads}); });
     EXPECT_TRUE(same_bits(got, want)) << threads << " threads";
   }
 }

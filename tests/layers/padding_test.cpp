@@ -70,10 +70,12 @@ struct Step {
   Step(const MoELayer<T>& layer, const Matrix<T>& x, const Matrix<T>& dy, Tape& tape,
        const CallOptions& call)
       : y(x.rows(), layer.d_out()), dx(x.rows(), layer.d_in()), grads(layer.zero_grads()) {
-    layer.forward(x, y, tape, call);
-    const auto aux = load_balancing_loss(tape.routing) + z_loss(tape.routing);
-    loss = static_cast<double>(aux.value);
-    layer.backward(x, dy, tape, dx, grads, aux.gradient);
+    detail::with_team(detail::num_threads(call.num_threads), [&] {
+      layer.forward(x, y, tape, call);
+      const auto aux = load_balancing_loss(tape.routing) + z_loss(tape.routing);
+      loss = static_cast<double>(aux.value);
+      layer.backward(x, dy, tape, dx, grads, aux.gradient);
+    });
   }
 };
 

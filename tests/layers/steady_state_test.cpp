@@ -24,15 +24,14 @@ MoEConfig small_config() {
 /// Allocations of calls with other numbers of tokens than the call before, after a first round of
 /// the same. The first of all has the most tokens.
 template <class Call>
-long allocations_of_varying_batches(const Call& call) {
+long allocations_of_varying_batches(int threads, const Call& call) {
   const auto round = [&] {
     for (const Index tokens : {most_tokens, Index{7}, Index{8}, Index{0}, Index{64}, Index{1},
                                Index{199}, most_tokens}) {
-      call(tokens);
+      detail::with_team(threads, [&] { call(tokens); });
     }
   };
-  call(most_tokens);
-  call(most_tokens);  // threads' own start-up, and loops that met only some of them
+  round();  // threads' own start-up, and loops that met only some of them
   return testing::count_allocations(round);
 }
 
@@ -52,7 +51,7 @@ long layer_allocations(const MoEConfig& config, int threads) {
   for (Index tokens = 0; tokens <= most_tokens; ++tokens) {
     losses[static_cast<std::size_t>(tokens)].probs.setOnes(tokens, config.num_experts);
   }
-  return allocations_of_varying_batches([&](Index tokens) {
+  return allocations_of_varying_batches(threads, [&](Index tokens) {
     const auto x = all.topRows(tokens);
     const auto& loss = losses[static_cast<std::size_t>(tokens)];
     layer.forward(x, y.topRows(tokens), scratch, call);
@@ -83,10 +82,11 @@ void expect_packed_allocates_nothing() {
   const auto all = random_matrix<Wide<S>>(most_tokens, layer.d_in(), 6);
   Matrix<Wide<S>> y(most_tokens, layer.d_out());
   for (const int threads : {1, 2}) {
-    EXPECT_EQ(allocations_of_varying_batches([&](Index tokens) {
-                layer.forward(all.topRows(tokens), y.topRows(tokens), scratch,
-                              {.num_threads = threads});
-              }),
+    EXPECT_EQ(allocations_of_varying_batches(threads,
+                                             [&](Index tokens) {
+                                               layer.forward(all.topRows(tokens), y.topRows(tokens),
+                                                             scratch, {.num_threads = threads});
+                                             }),
               0)
         << threads;
   }
@@ -109,16 +109,18 @@ TEST(SteadyState, ADenseLayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
   padding[0] = padding[5] = 1;
   for (const bool padded : {false, true}) {
     for (const int threads : {1, 2}) {
-      EXPECT_EQ(allocations_of_varying_batches([&](Index tokens) {
-                  CallOptions call{.num_threads = threads};
-                  if (padded) {
-                    call.tokens.padding = std::span(padding).first(std::size_t(tokens));
-                  }
-                  const auto x = all.topRows(tokens);
-                  dense.forward(x, y.topRows(tokens), scratch, call);
-                  dense.forward(x, y.topRows(tokens), tape, call);
-                  dense.backward(x, dy.topRows(tokens), tape, dx.topRows(tokens), grads);
-                }),
+      EXPECT_EQ(allocations_of_varying_batches(
+                    threads,
+                    [&](Index tokens) {
+                      CallOptions call{.num_threads = threads};
+                      if (padded) {
+                        call.tokens.padding = std::span(padding).first(std::size_t(tokens));
+                      }
+                      const auto x = all.topRows(tokens);
+                      dense.forward(x, y.topRows(tokens), scratch, call);
+                      dense.forward(x, y.topRows(tokens), tape, call);
+                      dense.backward(x, dy.topRows(tokens), tape, dx.topRows(tokens), grads);
+                    }),
                 0)
           << padded << threads;
     }
@@ -140,16 +142,18 @@ TEST(SteadyState, ARouterAloneAllocatesNothingForBatchesNoLargerThanItHasSeen) {
     mask.push_back(masks.topRows(tokens));
   }
   for (const int threads : {1, 2}) {
-    EXPECT_EQ(allocations_of_varying_batches([&](Index tokens) {
-                const auto x = all.topRows(tokens);
-                router.route(x,
-                             {.num_threads = threads,
-                              .expert_mask = tokens == 1 ? nullptr : &mask[std::size_t(tokens)],
-                              .noise_seed = 12},
-                             table);
-                gradient.assign(losses, table);
-                router.backward(x, table, gradient, dx.topRows(tokens), grads);
-              }),
+    EXPECT_EQ(allocations_of_varying_batches(
+                  threads,
+                  [&](Index tokens) {
+                    const auto x = all.topRows(tokens);
+                    router.route(x,
+                                 {.num_threads = threads,
+                                  .expert_mask = tokens == 1 ? nullptr : &mask[std::size_t(tokens)],
+                                  .noise_seed = 12},
+                                 table);
+                    gradient.assign(losses, table);
+                    router.backward(x, table, gradient, dx.topRows(tokens), grads);
+                  }),
               0)
         << threads;
   }

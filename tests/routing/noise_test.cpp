@@ -26,7 +26,7 @@ Router<double> make_router(const RouterConfig& config) {
 
 Table route(const Router<double>& router, const Matrix<double>& x, const CallOptions& call) {
   Table table;
-  router.route(x, call, table);
+  detail::with_team(detail::num_threads(call.num_threads), [&] { router.route(x, call, table); });
   return table;
 }
 

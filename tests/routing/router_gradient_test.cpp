@@ -310,7 +310,8 @@ TEST(RouterGradient, HasTheSameBitsForAnyNumberOfThreads) {
   RouterParams<float> grads_one;
   for (const int threads : {1, 2, 3, 8}) {
     Router<float>::Table table;
-    router.route(x, {.num_threads = threads, .noise_seed = 19}, table);
+    detail::with_team(threads,
+                      [&] { router.route(x, {.num_threads = threads, .noise_seed = 19}, table); });
     RoutingGradient<float> gradient;
     gradient.weight = random_matrix<float>(200, 3, 20);
     gradient.probs = random_matrix<float>(200, 9, 21);

@@ -277,7 +277,8 @@ TYPED_TEST(RouterBits, OfARowAreTheSameAloneInAnyBatchAndForAnyThreads) {
   typename Router<T>::Table all, part;
   router.route(x, {.num_threads = 1}, all);
   const auto compare = [&](Index begin, Index rows, int threads) {
-    router.route(x.middleRows(begin, rows), {.num_threads = threads}, part);
+    detail::with_team(
+        threads, [&] { router.route(x.middleRows(begin, rows), {.num_threads = threads}, part); });
     EXPECT_EQ(part.expert, all.expert.middleRows(begin, rows));
     EXPECT_TRUE(same_bits(part.logits, all.logits.middleRows(begin, rows)));
     EXPECT_TRUE(same_bits(part.probs, all.probs.middleRows(begin, rows)));

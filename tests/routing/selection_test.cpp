@@ -95,7 +95,9 @@ TEST(SelectionBias, OfManyExpertsChoosesWhatASortChooses) {
   testing::randomise(router.params(), 4);
   Router<float>::Table table;
   for (const int threads : {1, 3}) {
-    router.route(random_matrix<float>(100, 8, 5), {.num_threads = threads}, table);
+    detail::with_team(threads, [&] {
+      router.route(random_matrix<float>(100, 8, 5), {.num_threads = threads}, table);
+    });
     for (Index t = 0; t < 100; ++t) {
       std::vector<ExpertId> order(static_cast<std::size_t>(num_experts));
       std::iota(order.begin(), order.end(), 0);

@@ -131,7 +131,8 @@ TEST(OwnStorage, GivesTheBitsOfTheLayerThatItUnpacksTo) {
       Matrix<float> got(tokens, packed.d_out()), want = got;
       unpacked.forward(x, want, unpacked_scratch);
       for (const int threads : {1, 3}) {
-        packed.forward(x, got, scratch, {.num_threads = threads});
+        detail::with_team(threads,
+                          [&] { packed.forward(x, got, scratch, {.num_threads = threads}); });
         EXPECT_TRUE(same_bits(got, want)) << tokens << " tokens, " << threads << " threads";
       }
     }

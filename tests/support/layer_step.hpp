@@ -34,7 +34,8 @@ struct Step {
   typename Layer::Grads grads;
 };
 
-/// dy is random; the tape, if given, is used and left as it is after the step.
+/// dy is random; the tape, if given, is used and left as it is after the step. A layer as small as
+/// those of tests gets all threads of the call, as in a team they are awake.
 template <Real T, class RouterT, class ExpertT>
 Step<MoELayer<T, RouterT, ExpertT>, T> run_step(
     const MoELayer<T, RouterT, ExpertT>& layer, const Matrix<T>& x, const CallOptions& call = {},
@@ -44,8 +45,10 @@ Step<MoELayer<T, RouterT, ExpertT>, T> run_step(
   Step<MoELayer<T, RouterT, ExpertT>, T> step{
       random_matrix<T>(x.rows(), layer.d_out(), 4242), Matrix<T>(x.rows(), layer.d_out()),
       Matrix<T>(x.rows(), layer.d_in()), layer.zero_grads()};
-  layer.forward(x, step.y, *tape, call);
-  layer.backward(x, step.dy, *tape, step.dx, step.grads);
+  detail::with_team(detail::num_threads(call.num_threads), [&] {
+    layer.forward(x, step.y, *tape, call);
+    layer.backward(x, step.dy, *tape, step.dx, step.grads);
+  });
   return step;
 }
 

@@ -16,6 +16,7 @@
 #include <atomic>
 #include <cstddef>
 #include <exception>
+#include <limits>
 #include <type_traits>
 
 #include "../instruction_set.hpp"
@@ -188,6 +189,29 @@ inline int num_threads(int requested) {
 #else
   return 1;
 #endif
+}
+
+/// Multiply-adds that are worth a second thread, about 10 us of work. A thread that comes for less
+/// takes longer to wake than to do its share, and where other programs have its core, the call
+/// waits a whole time slice for it.
+inline constexpr double least_work = 1 << 18;
+
+/// Threads of a call of so many multiply-adds: one if they are few, also if more are requested. In
+/// a team, whose threads are awake, those of the team.
+inline int num_threads(int requested, double multiply_adds) {
+  const int threads = num_threads(requested);
+  return multiply_adds < least_work && current_team == nullptr ? 1 : threads;
+}
+
+/// What a part, a router or experts, states of itself for so many rows. One that states nothing
+/// may be of any size.
+template <class P>
+double multiply_adds(const P& part, std::ptrdiff_t rows) {
+  if constexpr (requires { part.multiply_adds(rows); }) {
+    return part.multiply_adds(rows);
+  } else {
+    return std::numeric_limits<double>::infinity();
+  }
 }
 
 /// A function to call without knowing its type: whoever takes it is compiled once, and so is f.

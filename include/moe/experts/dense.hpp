@@ -67,6 +67,7 @@ class Dense {
 
   Index d_in() const { return set_.d_in(); }
   Index d_out() const { return set_.d_out(); }
+  double multiply_adds(Index rows) const { return detail::multiply_adds(set_, rows); }
   Set& set() { return set_; }
   const Set& set() const { return set_; }
 
@@ -89,7 +90,7 @@ class Dense {
   /// Memory is a Scratch, or has what it has.
   template <class Memory>
   void compute(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory, const CallOptions& call) const {
-    const int threads = detail::num_threads(call.num_threads);
+    const int threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
     memory.tokens.list(x.rows(), call.tokens);
     detail::with_team(threads, [&] {
       const ExpertInput<T> input{x, memory.tokens.groups()};

@@ -60,7 +60,7 @@ template <Real T>
 void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                           const CallOptions& call) const {
   this->check(x, y, call);
-  tape.num_threads = detail::num_threads(call.num_threads);
+  tape.num_threads = detail::num_threads(call.num_threads, this->multiply_adds(x.rows()));
   tape.owner = 0;
   this->compute(x, y, tape, call);
   tape.num_tokens = x.rows();

@@ -89,6 +89,11 @@ class Expert {
   Index d_ff() const { return params_.up.rows(); }
   Index d_out() const { return params_.down.rows(); }
   const ExpertConfig& config() const { return config_; }
+  /// The products of a forward, for num_threads() of detail/parallel.hpp.
+  double multiply_adds(Index rows) const {
+    return static_cast<double>(rows) *
+           static_cast<double>(params_.gate.size() + params_.up.size() + params_.down.size());
+  }
   Params& params() { return params_; }
   const Params& params() const { return params_; }
 

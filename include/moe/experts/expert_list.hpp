@@ -3,10 +3,12 @@
 // as to the vector, and the walk over parameters.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "../concepts.hpp"
+#include "../detail/parallel.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -26,6 +28,14 @@ class ExpertList {
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   Index d_in() const { return experts_.front().d_in(); }
   Index d_out() const { return experts_.front().d_out(); }
+  /// Of a forward, if all rows go to the largest expert.
+  double multiply_adds(Index rows) const {
+    double most = 0.0;
+    for (const E& expert : experts_) {
+      most = std::max(most, detail::multiply_adds(expert, rows));
+    }
+    return most;
+  }
 
   std::size_t size() const { return experts_.size(); }
   E& operator[](std::size_t expert) { return experts_[expert]; }

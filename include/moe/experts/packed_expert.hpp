@@ -54,6 +54,12 @@ struct PackedExpert {
     return Expert<W>(std::move(p), config);
   }
 
+  double multiply_adds(Index rows) const {
+    const double ups = static_cast<double>(up.width() * up.num_outputs() * (config.gated ? 2 : 1));
+    const double downs = static_cast<double>(down.width() * down.num_outputs());
+    return static_cast<double>(rows) * (ups + downs);
+  }
+
   /// The rows of a part: where they come from and go to.
   struct Rows {
     std::span<const Input* const> input;   ///< a row of x each

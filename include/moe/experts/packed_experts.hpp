@@ -48,6 +48,14 @@ class PackedExperts {
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   Index d_in() const { return experts_.front().up.width(); }
   Index d_out() const { return experts_.front().down.num_outputs(); }
+  /// Of a forward, if all rows go to the largest expert.
+  double multiply_adds(Index rows) const {
+    double most = 0.0;
+    for (const PackedExpert<S>& expert : experts_) {
+      most = std::max(most, expert.multiply_adds(rows));
+    }
+    return most;
+  }
   /// Memory of the packed weights.
   std::size_t bytes() const;
   /// The experts again, with their weights as they are stored: rounded if S is narrower.

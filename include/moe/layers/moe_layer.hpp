@@ -56,6 +56,15 @@ class MoELayer {
   Index d_out() const { return experts_.d_out(); }
   Index num_experts() const { return experts_.num_experts(); }
   const LayerOptions& options() const { return options_; }
+  /// Of a forward, if all rows go to the largest experts; infinite where a part does not state it.
+  double multiply_adds(Index rows) const {
+    Index choices = 1;
+    if constexpr (requires { router_.top_k(); }) {
+      choices = router_.top_k();
+    }
+    return detail::multiply_adds(router_, rows) + detail::multiply_adds(experts_, rows * choices) +
+           (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0);
+  }
   RouterT& router() { return router_; }
   const RouterT& router() const { return router_; }
   Set& experts() { return experts_; }
@@ -193,7 +202,7 @@ class MoELayer {
   template <class Memory>
   void run(ConstMatrixRef<T> x, MatrixRef<T> y, Routed<T, RouterT>& routed, Memory& memory,
            const CallOptions& call) const {
-    const int threads = detail::num_threads(call.num_threads);
+    const int threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
     detail::with_team(threads, [&] {
       route(x, call, routed);
       compute(x, routed, memory, threads);
@@ -236,7 +245,7 @@ class MoELayer {
     check_call(x, call);
     check_output(x, y);
     detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
-    routed.num_threads = detail::num_threads(call.num_threads);
+    routed.num_threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
     routed.owner = work.owner = 0;
     run(x, y, routed, work, call);
     routed.owner = work.owner = identity_.number();

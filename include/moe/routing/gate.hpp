@@ -39,6 +39,10 @@ class LinearGate {
   Index d_model() const { return d_model_; }
   Index num_experts() const { return num_experts_; }
   const LogitsConfig& config() const { return config_; }
+  double multiply_adds(Index rows) const {
+    return static_cast<double>(rows * (config_.noisy ? 2 : 1)) *
+           static_cast<double>(d_model_ * num_experts_);
+  }
 
   /// Weights from N(0, 1 / d_model), bias and noise projection zero.
   Params initial_params(std::uint64_t seed) const {

@@ -49,6 +49,9 @@ class GatedRouter {
   Index d_model() const { return gate_.d_model(); }
   Index num_experts() const { return gate_.num_experts(); }
   Index top_k() const requires TokenRule<Rule, W> { return rule_.top_k(); }
+  double multiply_adds(Index rows) const {
+    return detail::multiply_adds(gate_, rows) + detail::multiply_adds(rule_, rows);
+  }
   const Gate& gate() const { return gate_; }
   const Rule& rule() const { return rule_; }
   Params& params() { return params_; }
@@ -58,7 +61,7 @@ class GatedRouter {
   /// tokens do not fit.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
     check_call(x, call);
-    keep_call(call, table);
+    keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
       table.probs_sum_to_one = rule_.probs_sum_to_one();
     } else {
@@ -103,8 +106,8 @@ class GatedRouter {
     }
   }
 
-  static void keep_call(const CallOptions& call, Table& table) {
-    table.num_threads = detail::num_threads(call.num_threads);
+  static void keep_call(const CallOptions& call, double multiply_adds, Table& table) {
+    table.num_threads = detail::num_threads(call.num_threads, multiply_adds);
     table.noise_seed = call.noise_seed;
     table.padding.assign(call.tokens.padding.begin(), call.tokens.padding.end());
     if (call.expert_mask != nullptr) {

@@ -37,6 +37,10 @@ class TopK {
   Index top_k() const { return top_k_; }
   const RouterConfig& config() const { return config_; }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
+  /// A score takes as long as some eight of them.
+  double multiply_adds(Index rows) const {
+    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
+  }
 
   /// A selection bias of zero, where there is one.
   Params initial_params() const { return {.selection_bias = Matrix<W>::Zero(1, biases())}; }
