@@ -118,9 +118,10 @@ TEST(ForRows, DoesEachRowOnceInAnyNumberOfBlocks) {
 }
 
 #ifdef _OPENMP
-TEST(NumThreads, IsTheRequestOrTheDefaultOfOpenMp) {
+TEST(NumThreads, IsTheRequestOrTheDefaultOfOpenMpWithinTheQuota) {
   EXPECT_EQ(num_threads(5), 5);
-  EXPECT_EQ(num_threads(0), omp_get_max_threads());
+  EXPECT_EQ(num_threads(0), default_threads(omp_get_max_threads(), read_cpu_quota(),
+                                            std::getenv("OMP_NUM_THREADS")));
 }
 
 TEST(ParallelFor, IsSerialInsideTheCallersOwnRegion) {

@@ -15,12 +15,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdlib>
 #include <exception>
 #include <limits>
 #include <type_traits>
 
 #include "../instruction_set.hpp"
 #include "check.hpp"
+#include "cpu_quota.hpp"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -173,9 +175,9 @@ inline void Team::follow(int worker) {
   }
 }
 
-/// Threads a call may use: as many as requested, or OpenMP's default for 0. One without OpenMP, and
-/// one inside the caller's own parallel region, which already has its threads. Throws
-/// std::invalid_argument for less than 0.
+/// Threads a call may use: as many as requested, or for 0 OpenMP's default, within the quota of the
+/// process's container, which is read once. One without OpenMP, and one inside the caller's own
+/// parallel region, which already has its threads. Throws std::invalid_argument for less than 0.
 inline int num_threads(int requested) {
   check(requested >= 0, "CallOptions: num_threads = ", requested, ", expected at least 0");
 #ifdef _OPENMP
@@ -185,7 +187,12 @@ inline int num_threads(int requested) {
   if (omp_in_parallel()) {
     return 1;
   }
-  return requested > 0 ? requested : omp_get_max_threads();
+  if (requested > 0) {
+    return requested;
+  }
+  static const int quota = read_cpu_quota();
+  static const char* const said = std::getenv("OMP_NUM_THREADS");
+  return default_threads(omp_get_max_threads(), quota, said);
 #else
   return 1;
 #endif
