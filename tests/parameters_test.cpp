@@ -96,6 +96,22 @@ TEST(ZeroGradsOf, HasTheShapesOfTheParameters) {
   EXPECT_EQ(grads.several[1].b, (Matrix<float>::Zero(1, 4)));
 }
 
+TEST(CheckShapes, NamesTheTensorOfAnotherShapeAndTakesEmptyForEmpty) {
+  struct Shapes {
+    Shape a, b;
+  };
+  const Part part;
+  const auto message = [&](const Shapes& shapes) {
+    return testing::message_of([&] { check_shapes(part.own, shapes, {.word = "part"}); });
+  };
+  EXPECT_EQ(message({{2, 3}, {1, 4}}), "(nothing was thrown)");
+  EXPECT_EQ(message({{3, 2}, {1, 4}}), "parameter part.a is (2, 3), expected (3, 2)");
+  EXPECT_EQ(message({{2, 3}, {0, 4}}), "parameter part.b is (1, 4), expected (0, 4)");
+  EXPECT_TRUE((Shape{0, 4}.fits(Matrix<float>(1, 0))));
+  EXPECT_FALSE((Shape{1, 4}.fits(Matrix<float>(1, 0))));
+  EXPECT_FALSE((Shape{1, 4}.fits(Matrix<float>(2, 2))));
+}
+
 TEST(CheckGrads, NamesTheTensorOfAnotherShape) {
   const Whole whole;
   Whole::Params grads = whole.zero_grads();

@@ -35,6 +35,18 @@ struct ParameterName {
   operator std::string() const { return text(); }
 };
 
+/// What a tensor has to be. One that its part does not have is empty, whatever its rows and
+/// columns.
+struct Shape {
+  Index rows = 0, cols = 0;
+
+  template <class M>
+  bool fits(const M& tensor) const {
+    return (tensor.rows() == rows && tensor.cols() == cols) ||
+           (tensor.size() == 0 && rows * cols == 0);
+  }
+};
+
 /// A part whose parameters are one struct: an expert or a router.
 template <class P>
 concept HasParams = ParameterList<typename P::Params> && requires(P& part, const P& constant) {
@@ -80,6 +92,40 @@ P zeros_like(const P& params) {
   return zeros;
 }
 
+namespace detail {
+
+template <class M>
+[[noreturn]] void fail_shape(const char* what, const ParameterName& name, const M& found,
+                             const Shape& expected) {
+  fail(what, ' ', name.text(), " is (", found.rows(), ", ", found.cols(), "), expected (",
+       expected.rows, ", ", expected.cols, ")");
+}
+
+}  // namespace detail
+
+/// Throws std::invalid_argument unless every tensor of `params` has its Shape in `shapes`, which
+/// the list of P walks as it walks parameters. `name` is that of the part.
+template <ParameterList P, class Shapes>
+void check_shapes(const P& params, const Shapes& shapes, const ParameterName& name) {
+  P::for_each(
+      [&](std::string_view word, const auto& tensor, const Shape& shape) {
+        if (!shape.fits(tensor)) [[unlikely]] {
+          detail::fail_shape("parameter", {.word = word, .part = &name}, tensor, shape);
+        }
+      },
+      params, shapes);
+}
+
+/// Throws std::invalid_argument unless the parameters of a part have their shapes: params() hands
+/// out whole matrices, to which anything may be assigned. Asks the part's own check_params(name);
+/// of a part without one nothing is known.
+template <class P>
+void check_params(const P& part, const ParameterName& name) {
+  if constexpr (requires { part.check_params(name); }) {
+    part.check_params(name);
+  }
+}
+
 template <Parametrised P>
 typename P::Params zero_grads_of(const P& part) {
   if constexpr (WalksParams<P>) {
@@ -95,9 +141,8 @@ void check_grads(const P& part, const ParameterName& name, const typename P::Par
   walk_params(
       part, name,
       [](const ParameterName& tensor, const auto& parameter, const auto& grad) {
-        if (parameter.rows() != grad.rows() || parameter.cols() != grad.cols()) {
-          detail::fail("gradient ", tensor.text(), " is (", grad.rows(), ", ", grad.cols(),
-                       "), expected (", parameter.rows(), ", ", parameter.cols(), ")");
+        if (parameter.rows() != grad.rows() || parameter.cols() != grad.cols()) [[unlikely]] {
+          detail::fail_shape("gradient", tensor, grad, {parameter.rows(), parameter.cols()});
         }
       },
       grads);

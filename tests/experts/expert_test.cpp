@@ -299,19 +299,19 @@ TEST(Expert, RejectsWeightsThatDoNotFit) {
     return testing::message_of([&] { Expert<float>(params, config); });
   };
   EXPECT_EQ(message([](auto& p) { p.down.resize(3, 6); }),
-            "Expert: down is (3, 6), expected (3, 7)");
+            "parameter Expert.down is (3, 6), expected (3, 7)");
   EXPECT_EQ(message([](auto& p) { p.gate.resize(6, 5); }),
-            "Expert: gate is (6, 5), expected (7, 5)");
+            "parameter Expert.gate is (6, 5), expected (7, 5)");
   EXPECT_EQ(message([](auto& p) { p.gate.resize(7, 4); }),
-            "Expert: gate is (7, 4), expected (7, 5)");
+            "parameter Expert.gate is (7, 4), expected (7, 5)");
   EXPECT_EQ(message([](auto& p) { p.up_bias.resize(7, 1); }),
-            "Expert: up_bias is (7, 1), expected (1, 7)");
+            "parameter Expert.up_bias is (7, 1), expected (1, 7)");
   EXPECT_EQ(message([](auto& p) { p.gate_bias.resize(0, 0); }),
-            "Expert: gate_bias is (0, 0), expected (1, 7)");
+            "parameter Expert.gate_bias is (0, 0), expected (1, 7)");
   EXPECT_EQ(message([](auto& p) { p.down_bias.resize(1, 4); }),
-            "Expert: down_bias is (1, 4), expected (1, 3)");
+            "parameter Expert.down_bias is (1, 4), expected (1, 3)");
   EXPECT_EQ(message([](auto& p) { p.output_gate.resize(1, 3); }),
-            "Expert: output_gate is (1, 3), expected (1, 5)");
+            "parameter Expert.output_gate is (1, 3), expected (1, 5)");
   EXPECT_EQ(message([](auto& p) { p.up.resize(0, 5); }),
             "Expert: up is (0, 5) and down has 3 rows, expected at least 1 of each");
   EXPECT_EQ(testing::message_of([] {

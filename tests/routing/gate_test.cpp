@@ -98,8 +98,11 @@ TEST(LinearGate, ThrowsOnSizesThatDoNotFitAndNamesThem) {
             "Router: d_model = 0 and num_experts = 3, expected at least 1 of each");
   EXPECT_EQ(message_of([] { Gate(2, 3, {.input_jitter = -1.0}); }),
             "RouterConfig: logits.input_jitter = -1, expected in [0, 1)");
-  EXPECT_EQ(message_of([] { Gate(2, 3, {}).check({.weight = Matrix<double>(3, 1)}); }),
-            "Router: weight is (3, 1), expected (3, 2)");
+  EXPECT_EQ(message_of([] {
+              check_shapes<Gate::Params>({.weight = Matrix<double>(3, 1)}, Gate(2, 3, {}).shapes(),
+                                         {"Router"});
+            }),
+            "parameter Router.weight is (3, 1), expected (3, 2)");
 }
 
 }  // namespace

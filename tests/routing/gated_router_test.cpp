@@ -324,11 +324,11 @@ TEST(GatedRouter, AsksGateAndRuleWhetherTheParametersFit) {
   const TopK<double> rule(E, 2, {.selection = {.bias = true}});
   using Parts = GatedRouter<double, LinearGate<double>, TopK<double>>;
   EXPECT_EQ(message_of([&] { Parts(gate, rule, {}); }),
-            "Router: weight is (0, 0), expected (3, 4)");
+            "parameter Router.weight is (0, 0), expected (3, 4)");
   EXPECT_EQ(message_of([&] {
               Parts(gate, rule, {gate.initial_params(1), {}});
             }),
-            "Router: selection_bias is (0, 0), expected (1, 3)");
+            "parameter Router.selection_bias is (0, 0), expected (1, 3)");
 }
 
 /// The layer of a router, with experts that a layer of the same sizes would have.

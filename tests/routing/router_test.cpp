@@ -310,11 +310,11 @@ TEST(Router, ThrowsOnShapesThatDoNotFitAndNamesThem) {
   EXPECT_EQ(message_of([] { Router<double>(3, 4, 2, {.weight = {.scale = 0.0}}, 1); }),
             "RouterConfig: weight.scale = 0, expected positive and finite");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.logits = {.bias = true}}); }),
-            "Router: bias is (1, 0), expected (1, 4)");
+            "parameter Router.bias is (1, 0), expected (1, 4)");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.logits = {.noisy = true}}); }),
-            "Router: noise is (0, 3), expected (4, 3)");
+            "parameter Router.noise is (0, 3), expected (4, 3)");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 2, {.selection = {.bias = true}}); }),
-            "Router: selection_bias is (1, 0), expected (1, 4)");
+            "parameter Router.selection_bias is (1, 0), expected (1, 4)");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 5, {}); }),
             "Router: top_k = 5, expected in [1, num_experts = 4]");
   const std::vector<std::uint8_t> padding(3, 0);

@@ -43,8 +43,11 @@ TEST(TopK, HasASelectionBiasOfZeroOnlyIfAskedFor) {
   const TopK<float> biased(4, 2, {.selection = {.bias = true}});
   EXPECT_TRUE(testing::same_bits(biased.initial_params().selection_bias,
                                  Matrix<float>(Matrix<float>::Zero(1, 4))));
-  EXPECT_EQ(message_of([&] { biased.check({.selection_bias = Matrix<float>(4, 1)}); }),
-            "Router: selection_bias is (4, 1), expected (1, 4)");
+  EXPECT_EQ(message_of([&] {
+              check_shapes<TopK<float>::Params>({.selection_bias = Matrix<float>(4, 1)},
+                                                biased.shapes(), {"Router"});
+            }),
+            "parameter Router.selection_bias is (4, 1), expected (1, 4)");
 }
 
 TEST(TopK, ThrowsOnValuesOutOfRangeAndNamesThem) {

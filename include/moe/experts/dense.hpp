@@ -68,11 +68,17 @@ class Dense {
   Index d_in() const { return set_.d_in(); }
   Index d_out() const { return set_.d_out(); }
   double multiply_adds(Index rows) const { return detail::multiply_adds(set_, rows); }
+  /// Throws std::invalid_argument unless the expert's parameters have their shapes.
+  void check_params(const ParameterName& name) const {
+    if constexpr (requires { set_[0]; }) {
+      moe::check_params(set_[0], name);
+    }
+  }
   Set& set() { return set_; }
   const Set& set() const { return set_; }
 
-  /// y (N, d_out) = f(x (N, d_in)). Throws std::invalid_argument on other shapes or if y overlaps
-  /// x. Of the options num_threads and tokens.padding matter.
+  /// y (N, d_out) = f(x (N, d_in)). Throws std::invalid_argument on other shapes, also of
+  /// parameters, or if y overlaps x. Of the options num_threads and tokens.padding matter.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                const CallOptions& call = {}) const {
     check(x, y, call);
@@ -81,6 +87,7 @@ class Dense {
 
  protected:
   void check(const ConstMatrixRef<T>& x, const MatrixRef<T>& y, const CallOptions& call) const {
+    check_params({"DenseFfn"});
     detail::check_shape(x, x.rows(), d_in(), "Dense: x");
     detail::check_shape(y, x.rows(), d_out(), "Dense: y");
     detail::check(!detail::overlap(x, y), "Dense: y overlaps x, expected memory of its own");

@@ -77,6 +77,7 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
   detail::check_shape(dx, x.rows(), d_in(), "DenseFfn: dx");
   detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
                 "DenseFfn: dx overlaps x or dy, expected memory of its own");
+  this->check_params({"DenseFfn"});
   check_grads(*this, {"DenseFfn"}, grads);
   detail::with_team(tape.num_threads, [&] { backward_tokens(x, dy, tape, dx, grads); });
 }

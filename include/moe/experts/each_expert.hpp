@@ -83,8 +83,9 @@ class EachExpert
   }
 
  private:
-  static ConstMatrixRef<T> prepare(const ExpertInput<T>& input, Rows& rows, int threads) {
+  ConstMatrixRef<T> prepare(const ExpertInput<T>& input, Rows& rows, int threads) const {
     cut_groups(input.groups, part_rows, rows.parts);
+    this->check_used(rows.parts);
     return gather_rows(input, rows.gathered, threads);
   }
 

@@ -17,6 +17,7 @@
 #include "../kernels/gemm.hpp"
 #include "../kernels/lanes.hpp"
 #include "../kernels/row_sums.hpp"
+#include "../parameters.hpp"
 #include "activation_rows.hpp"
 #include "expert_params.hpp"
 
@@ -47,16 +48,14 @@ class Expert {
   };
 
   /// Weights from N(0, 1 / fan_in), biases zero.
-  Expert(Sizes sizes, const ExpertConfig& config, std::uint64_t seed) : config_(config) {
+  Expert(Sizes sizes, const ExpertConfig& config, std::uint64_t seed)
+      : config_(config), sizes_(sizes) {
     detail::check(sizes.d_in > 0 && sizes.d_ff > 0 && sizes.d_out > 0, "Expert: sizes (",
                   sizes.d_in, ", ", sizes.d_ff, ", ", sizes.d_out, "), expected at least 1");
-    params_.gate.resize(config.gated ? sizes.d_ff : 0, sizes.d_in);
-    params_.up.resize(sizes.d_ff, sizes.d_in);
-    params_.down.resize(sizes.d_out, sizes.d_ff);
-    params_.gate_bias.setZero(1, config.gated && config.bias ? sizes.d_ff : 0);
-    params_.up_bias.setZero(1, config.bias ? sizes.d_ff : 0);
-    params_.down_bias.setZero(1, config.bias ? sizes.d_out : 0);
-    params_.output_gate.resize(config.output_gate ? 1 : 0, sizes.d_in);
+    const ExpertTensors<Shape> all = shapes();
+    Params::for_each([](std::string_view, Matrix<T>& tensor,
+                        const Shape& shape) { tensor.setZero(shape.rows, shape.cols); },
+                     params_, all);
     std::uint64_t stream = 0;
     for (Matrix<T>* weight : {&params_.gate, &params_.up, &params_.down, &params_.output_gate}) {
       detail::fill_normal(*weight, seed, stream++);
@@ -65,29 +64,18 @@ class Expert {
 
   /// Takes ready weights. Throws std::invalid_argument if their shapes do not fit each other or
   /// the config.
-  Expert(Params params, const ExpertConfig& config) : config_(config), params_(std::move(params)) {
-    const Index d_in = params_.up.cols(), d_ff = params_.up.rows(), d_out = params_.down.rows();
-    const Index bias = config.bias ? 1 : 0, gated = config.gated ? 1 : 0;
-    detail::check(d_in > 0 && d_ff > 0 && d_out > 0, "Expert: up is (", d_ff, ", ", d_in,
-                  ") and down has ", d_out, " rows, expected at least 1 of each");
-    detail::check_shape(params_.down, d_out, d_ff, "Expert: down");
-    detail::check(
-        params_.gate.rows() == gated * d_ff && (!config.gated || params_.gate.cols() == d_in),
-        "Expert: gate is (", params_.gate.rows(), ", ", params_.gate.cols(), "), expected (",
-        gated * d_ff, ", ", d_in, ")");
-    const auto check_row = [](const Matrix<T>& b, Index size, const char* name) {
-      detail::check(b.size() == size && (size == 0 || b.rows() == 1), "Expert: ", name, " is (",
-                    b.rows(), ", ", b.cols(), "), expected (1, ", size, ")");
-    };
-    check_row(params_.gate_bias, bias * gated * d_ff, "gate_bias");
-    check_row(params_.up_bias, bias * d_ff, "up_bias");
-    check_row(params_.down_bias, bias * d_out, "down_bias");
-    check_row(params_.output_gate, config.output_gate ? d_in : 0, "output_gate");
+  Expert(Params params, const ExpertConfig& config)
+      : config_(config),
+        sizes_{params.up.cols(), params.up.rows(), params.down.rows()},
+        params_(std::move(params)) {
+    detail::check(d_in() > 0 && d_ff() > 0 && d_out() > 0, "Expert: up is (", d_ff(), ", ", d_in(),
+                  ") and down has ", d_out(), " rows, expected at least 1 of each");
+    check_params({"Expert"});
   }
 
-  Index d_in() const { return params_.up.cols(); }
-  Index d_ff() const { return params_.up.rows(); }
-  Index d_out() const { return params_.down.rows(); }
+  Index d_in() const { return sizes_.d_in; }
+  Index d_ff() const { return sizes_.d_ff; }
+  Index d_out() const { return sizes_.d_out; }
   const ExpertConfig& config() const { return config_; }
   /// The products of a forward, for num_threads() of detail/parallel.hpp.
   double multiply_adds(Index rows) const {
@@ -97,21 +85,48 @@ class Expert {
   Params& params() { return params_; }
   const Params& params() const { return params_; }
 
+  /// What each tensor has to be, by the config and the sizes with which the expert was made.
+  ExpertTensors<Shape> shapes() const {
+    const auto [d_in, d_ff, d_out] = sizes_;
+    const Index gated = config_.gated ? d_ff : 0;
+    return {.gate = {gated, d_in},
+            .up = {d_ff, d_in},
+            .down = {d_out, d_ff},
+            .gate_bias = {1, config_.bias ? gated : 0},
+            .up_bias = {1, config_.bias ? d_ff : 0},
+            .down_bias = {1, config_.bias ? d_out : 0},
+            .output_gate = {config_.output_gate ? 1 : 0, d_in}};
+  }
+  /// Throws std::invalid_argument unless each tensor is that; `name` is the expert's.
+  void check_params(const ParameterName& name) const { check_shapes(params_, shapes(), name); }
+
   /// Makes the scratch or tape large enough for so many rows.
   void reserve(Scratch& scratch, Index rows) const;
   void reserve(Tape& tape, Index rows) const;
 
-  /// y (n, d_out) = f(x (n, d_in)). Memory is a Scratch or a Tape. y must not overlap x.
+  /// y (n, d_out) = f(x (n, d_in)). Memory is a Scratch or a Tape. y must not overlap x. Throws
+  /// std::invalid_argument on other shapes, also of parameters.
   template <class Memory>
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Memory& memory) const {
+    check_params({"Expert"});
+    detail::check_shape(x, x.rows(), d_in(), "Expert: x");
+    detail::check_shape(y, x.rows(), d_out(), "Expert: y");
     reserve(memory, x.rows());
     forward_hidden(x, memory, 0, {});
     forward_output(memory, 0, y, {});
   }
 
-  /// dx (n, d_in) = and grads +=, from dy (n, d_out) and the tape of forward(x).
+  /// dx (n, d_in) = and grads +=, from dy (n, d_out) and the tape of forward(x). Throws
+  /// std::invalid_argument on other shapes, also of parameters and grads.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                 Params& grads) const {
+    check_params({"Expert"});
+    check_grads(*this, {"Expert"}, grads);
+    detail::check_shape(x, x.rows(), d_in(), "Expert: x");
+    detail::check_shape(dy, x.rows(), d_out(), "Expert: dy");
+    detail::check_shape(dx, x.rows(), d_in(), "Expert: dx");
+    detail::check(tape.hidden.rows() >= x.rows(), "Expert: the tape has ", tape.hidden.rows(),
+                  " rows, expected those of x = ", x.rows());
     backward_gate(dy, tape, 0);
     backward_hidden(dy, tape, 0, {});
     backward_input(tape, 0, dx, {});
@@ -185,6 +200,7 @@ class Expert {
   }
 
   ExpertConfig config_;
+  Sizes sizes_;
   Params params_;
 };
 

@@ -18,10 +18,14 @@ class ExpertList {
   /// Throws std::invalid_argument if there is none, or if they differ in d_in or d_out.
   explicit ExpertList(std::vector<E> experts) : experts_(std::move(experts)) {
     detail::check(!experts_.empty(), "experts: there are none, expected at least 1");
-    for (const E& expert : experts_) {
-      detail::check(expert.d_in() == d_in() && expert.d_out() == d_out(), "experts: one is ",
-                    expert.d_in(), " to ", expert.d_out(), " wide, expected ", d_in(), " to ",
-                    d_out());
+    check_params({"experts"});
+  }
+
+  /// Throws std::invalid_argument unless every expert is as wide as the first and has parameters of
+  /// its shapes; they are named by `name` and the expert's number.
+  void check_params(const ParameterName& name) const {
+    for (Index e = 0; e < num_experts(); ++e) {
+      check_expert(e, name);
     }
   }
 
@@ -54,7 +58,24 @@ class ExpertList {
 
   const E& of(Index expert) const { return experts_[static_cast<std::size_t>(expert)]; }
 
+  /// As check_params, of the experts that have rows only: a token may have few of thousands.
+  void check_used(const std::vector<GroupPart>& parts) const {
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (i == 0 || parts[i].expert != parts[i - 1].expert) {
+        check_expert(parts[i].expert, {"experts"});
+      }
+    }
+  }
+
  private:
+  void check_expert(Index e, const ParameterName& name) const {
+    const E& expert = of(e);
+    detail::check(expert.d_in() == d_in() && expert.d_out() == d_out(), "experts: one is ",
+                  expert.d_in(), " to ", expert.d_out(), " wide, expected ", d_in(), " to ",
+                  d_out());
+    moe::check_params(expert, {name.word, e, name.part});
+  }
+
   std::vector<E> experts_;
 };
 

@@ -8,12 +8,12 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// Weights are (out, in), as in PyTorch; a tensor that the expert does not have is empty.
-template <Real T>
-struct ExpertParams {
-  Matrix<T> gate = {}, up = {}, down = {};                 ///< (F, D_in), (F, D_in), (D_out, F)
-  Matrix<T> gate_bias = {}, up_bias = {}, down_bias = {};  ///< (1, F), (1, F), (1, D_out)
-  Matrix<T> output_gate = {};                              ///< (1, D_in)
+/// A Tensor for each tensor of an expert: a matrix, or its Shape.
+template <class Tensor>
+struct ExpertTensors {
+  Tensor gate = {}, up = {}, down = {};                 ///< (F, D_in), (F, D_in), (D_out, F)
+  Tensor gate_bias = {}, up_bias = {}, down_bias = {};  ///< (1, F), (1, F), (1, D_out)
+  Tensor output_gate = {};                              ///< (1, D_in)
 
   template <class Visit, class... P>
   static void for_each(Visit&& visit, P&... p) {
@@ -26,5 +26,9 @@ struct ExpertParams {
     visit(std::string_view("output_gate"), p.output_gate...);
   }
 };
+
+/// Weights are (out, in), as in PyTorch; a tensor that the expert does not have is empty.
+template <Real T>
+using ExpertParams = ExpertTensors<Matrix<T>>;
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -31,11 +31,13 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
 
   using TrainableExpertList<Expert<T>>::TrainableExpertList;
 
-  /// Memory is a Scratch or a Tape.
+  /// Memory is a Scratch or a Tape. Throws std::invalid_argument unless the parameters of the
+  /// experts that have rows have their shapes.
   template <class Memory>
   void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Memory& memory, int threads) const {
-    const ConstMatrixRef<T> x = gather_rows(input, memory.gathered, threads);
     cut_groups(input.groups, part_rows, memory.parts);
+    this->check_used(memory.parts);
+    const ConstMatrixRef<T> x = gather_rows(input, memory.gathered, threads);
     for (const Expert<T>& expert : *this) {  // they may differ in width
       expert.reserve(memory.rows, input.groups.num_rows());
     }

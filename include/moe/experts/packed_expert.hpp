@@ -27,6 +27,7 @@ struct PackedExpert {
   PackedMatrix<S> down;
   Matrix<W> gate_bias, up_bias, down_bias, output_gate;
 
+  /// Throws std::invalid_argument unless the parameters have their shapes.
   template <Real T>
   explicit PackedExpert(const Expert<T>& expert)
       : config(expert.config()),
@@ -34,6 +35,7 @@ struct PackedExpert {
         up_bias(expert.params().up_bias.template cast<W>()),
         down_bias(expert.params().down_bias.template cast<W>()),
         output_gate(expert.params().output_gate.template cast<W>()) {
+    expert.check_params({"Expert"});
     const ExpertParams<T>& p = expert.params();
     up = config.gated ? PackedMatrix<S>({&p.gate, &p.up}) : PackedMatrix<S>({&p.up});
     down = PackedMatrix<S>({&p.down});

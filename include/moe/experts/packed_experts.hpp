@@ -41,7 +41,8 @@ class PackedExperts {
     std::vector<Worker> workers;
   };
 
-  /// Packs every expert, in parallel.
+  /// Packs every expert, in parallel. Throws std::invalid_argument unless their parameters have
+  /// their shapes.
   template <Real T>
   explicit PackedExperts(const FfnExperts<T>& experts);
 
@@ -89,6 +90,7 @@ using PackedFfn = Dense<Wide<S>, PackedExperts<S>>;
 template <Storage S>
 template <Real T>
 PackedExperts<S>::PackedExperts(const FfnExperts<T>& experts) {
+  experts.check_params({"experts"});
   std::vector<std::optional<PackedExpert<S>>> packed(experts.size());
   detail::parallel_for(experts.num_experts(), detail::num_threads(0), [&](Index e, int) {
     packed[static_cast<std::size_t>(e)].emplace(experts[static_cast<std::size_t>(e)]);

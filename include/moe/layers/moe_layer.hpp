@@ -49,7 +49,19 @@ class MoELayer {
         experts_(std::move(experts)),
         options_(options),
         shared_(std::move(shared)) {
+    options_.capacity.validate();
+    check_params({});
+  }
+
+  /// Throws std::invalid_argument unless the parts fit each other and their parameters have their
+  /// shapes: what stands in a layer may have been replaced. `name` is the layer's.
+  void check_params(const ParameterName& name) const {
     check_parts();
+    moe::check_params(router_, {.word = "router", .part = &name});
+    moe::check_params(experts_, {.word = "experts", .part = &name});
+    if (shared_) {
+      moe::check_params(*shared_, {.word = "shared", .part = &name});
+    }
   }
 
   Index d_in() const { return experts_.d_in(); }
@@ -73,8 +85,8 @@ class MoELayer {
   const std::optional<Shared>& shared() const { return shared_; }
 
   /// Inference: y (N, d_out) = layer(x (N, d_in)); N may be 0. y may be x itself. Throws
-  /// std::invalid_argument on other shapes or options that do not fit; an exception of a router or
-  /// an expert comes out of here, and y is as before.
+  /// std::invalid_argument on other shapes, also of parameters, or options that do not fit; an
+  /// exception of a router or an expert comes out of here, and y is as before.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                const CallOptions& call = {}) const {
     check_call(x, call);
@@ -86,12 +98,7 @@ class MoELayer {
   /// experts elsewhere or only wants to see who goes where.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Routed<T, RouterT>& routed) const {
     check_call(x, call);
-    router_.route(x, call, routed.routing);
-    detail::check(routed.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
-                  routed.routing.num_tokens(), " tokens, expected ", x.rows());
-    routed.routing.padding.assign(call.tokens.padding.begin(), call.tokens.padding.end());
-    routed.kept.select(routed.routing, num_experts(), options_.capacity, call.tokens);
-    routed.plan.build(routed.routing, routed.kept, num_experts());
+    write_routed(x, call, routed);
   }
 
   /// Training: the same y, and a tape for backward. y must not overlap x.
@@ -176,7 +183,6 @@ class MoELayer {
   }
 
   void check_parts() const {
-    options_.capacity.validate();
     detail::check(router_.num_experts() == num_experts(), "MoELayer: the router has ",
                   router_.num_experts(), " experts, expected ", num_experts());
     if constexpr (requires { router_.d_model(); }) {
@@ -191,11 +197,26 @@ class MoELayer {
   }
 
   void check_call(const ConstMatrixRef<T>& x, const CallOptions& call) const {
+    check_parts();
+    moe::check_params(router_, {"router"});
+    if (shared_) {
+      moe::check_params(*shared_, {"shared"});
+    }
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     call.tokens.validate(x.rows());
   }
   void check_output(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
+  }
+
+  void write_routed(ConstMatrixRef<T> x, const CallOptions& call,
+                    Routed<T, RouterT>& routed) const {
+    router_.route(x, call, routed.routing);
+    detail::check(routed.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
+                  routed.routing.num_tokens(), " tokens, expected ", x.rows());
+    routed.routing.padding.assign(call.tokens.padding.begin(), call.tokens.padding.end());
+    routed.kept.select(routed.routing, num_experts(), options_.capacity, call.tokens);
+    routed.plan.build(routed.routing, routed.kept, num_experts());
   }
 
   /// The pipeline. Memory is a LayerScratch or a LayerWork.
@@ -204,7 +225,7 @@ class MoELayer {
            const CallOptions& call) const {
     const int threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
     detail::with_team(threads, [&] {
-      route(x, call, routed);
+      write_routed(x, call, routed);
       compute(x, routed, memory, threads);
       MatrixRef<T> shared_out = memory.shared_out;
       combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory),
@@ -242,6 +263,7 @@ class MoELayer {
   template <class Work>
   void run_taped(ConstMatrixRef<T> x, MatrixRef<T> y, TapedRouting<T, RouterT>& routed, Work& work,
                  const CallOptions& call) const {
+    moe::check_params(experts_, {"experts"});  // an inference asks only those that have rows
     check_call(x, call);
     check_output(x, y);
     detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
@@ -261,7 +283,8 @@ class MoELayer {
     detail::check_shape(dx, x.rows(), d_in(), "MoELayer: dx");
     detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
                   "MoELayer: dx overlaps x or dy, expected memory of its own");
-    check_grads(*this, {"MoELayer"}, grads);
+    check_params({});
+    check_grads(*this, {}, grads);
   }
 
   /// The pipeline from right to left.

@@ -27,10 +27,12 @@ auto router_for(const RouterT& router) {
 }
 
 /// The inference form of a layer of feed-forwards, with weights stored as S: any router, the user's
-/// own included. For float and double the bits are those of the layer.
+/// own included. For float and double the bits are those of the layer. Throws std::invalid_argument
+/// unless the layer's parameters have their shapes.
 template <Storage S, Real T, class RouterT, class E>
 requires std::same_as<typename SetOf<T, E>::type, FfnExperts<T>>
 auto pack(const MoELayer<T, RouterT, E>& layer) {
+  layer.check_params({});
   auto router = router_for<Wide<S>>(layer.router());
   using Packed = PackedLayer<S, decltype(router)>;
   std::optional<PackedFfn<S>> shared;

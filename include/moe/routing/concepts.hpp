@@ -14,7 +14,8 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Gives every token a logit for each expert. The parameters live in the router and are given to
 /// each call. forward() is const, runs on one thread of the router's parallel region, and writes
-/// table.logits (N, E). x of padding may be NaN and must reach no other row.
+/// table.logits (N, E). x of padding may be NaN and must reach no other row. Gates and rules may
+/// have shapes(), a struct of Shape that Params::for_each walks: then each call checks them.
 template <class G, class T>
 concept GateLike = std::movable<G> && ParameterList<typename G::Params> &&
     std::derived_from<typename G::Table, GatedTable<Wide<T>>> &&

@@ -45,11 +45,9 @@ class LinearGate {
   }
 
   /// Weights from N(0, 1 / d_model), bias and noise projection zero.
-  Params initial_params(std::uint64_t seed) const {
-    return Params::random(d_model_, num_experts_, config_, seed);
-  }
-  /// Throws std::invalid_argument if the shapes do not fit.
-  void check(const Params& params) const { params.check(d_model_, num_experts_, config_); }
+  Params initial_params(std::uint64_t seed) const { return random_gate<W>(shapes(), seed); }
+  /// What each tensor has to be.
+  LinearGateTensors<Shape> shapes() const { return gate_shapes(config_, d_model_, num_experts_); }
 
   /// Writes logits, and clean_logits and noise_scale if there is noise.
   void forward(const Params& params, ConstMatrixRef<T> x, const CallOptions&, Table& table) const;

@@ -35,15 +35,10 @@ class GatedRouter {
   using Params = GatedParams<typename Gate::Params, typename Rule::Params>;
   using Table = typename Gate::Table;
 
-  /// Takes ready parts. A gate or a rule that has a check(params) throws from there.
+  /// Takes ready parts. Throws std::invalid_argument unless the parameters have their shapes.
   GatedRouter(Gate gate, Rule rule, Params params)
       : gate_(std::move(gate)), rule_(std::move(rule)), params_(std::move(params)) {
-    if constexpr (requires { gate_.check(params_); }) {
-      gate_.check(params_);
-    }
-    if constexpr (requires { rule_.check(params_); }) {
-      rule_.check(params_);
-    }
+    check_params({"Router"});
   }
 
   Index d_model() const { return gate_.d_model(); }
@@ -57,9 +52,21 @@ class GatedRouter {
   Params& params() { return params_; }
   const Params& params() const { return params_; }
 
-  /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the expert mask or the
-  /// tokens do not fit.
+  /// Throws std::invalid_argument unless the parameters have the shapes() of gate and rule, as far
+  /// as these have any; `name` is the router's.
+  void check_params(const ParameterName& name) const {
+    if constexpr (requires { gate_.shapes(); }) {
+      check_shapes<typename Gate::Params>(params_, gate_.shapes(), name);
+    }
+    if constexpr (requires { rule_.shapes(); }) {
+      check_shapes<typename Rule::Params>(params_, rule_.shapes(), name);
+    }
+  }
+
+  /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the expert mask, the
+  /// tokens or the parameters do not fit.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
+    check_params({"Router"});
     check_call(x, call);
     keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
@@ -83,6 +90,7 @@ class GatedRouter {
     detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
     detail::check_shape(dx, x.rows(), d_model(), "Router: dx");
     detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
+    check_params({"Router"});
     check_grads(*this, {.word = "Router"}, grads);
     gradient.check(table);
     detail::with_team(table.num_threads, [&] {

@@ -35,9 +35,11 @@ class Router : public GatedRouter<T, LinearGate<T>, TopK<Wide<T>>> {
 
   const RouterConfig& config() const { return this->rule().config(); }
 
-  /// This router for tokens in another scalar.
+  /// This router for tokens in another scalar. Throws std::invalid_argument unless the parameters
+  /// have their shapes.
   template <Real U>
   Router<U> cast() const {
+    this->check_params({"Router"});
     return {cast_params<RouterParams<Wide<U>>>(this->params()), this->top_k(), config()};
   }
 

@@ -5,21 +5,25 @@
 
 #include <string_view>
 
+#include "../parameters.hpp"
 #include "score.hpp"
 #include "selection.hpp"
 #include "weights.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-template <Real W>
-struct TopKParams {
-  Matrix<W> selection_bias = {};  ///< (1, E), or empty without selection.bias
+/// A Tensor for each tensor of the rule: a matrix, or its Shape.
+template <class Tensor>
+struct TopKTensors {
+  Tensor selection_bias = {};  ///< (1, E), or empty without selection.bias
 
   template <class Visit, class... P>
   static void for_each(Visit&& visit, P&... p) {
     visit(std::string_view("selection_bias"), p.selection_bias...);
   }
 };
+template <Real W>
+using TopKParams = TopKTensors<Matrix<W>>;
 
 template <Real W>
 class TopK {
@@ -44,13 +48,8 @@ class TopK {
 
   /// A selection bias of zero, where there is one.
   Params initial_params() const { return {.selection_bias = Matrix<W>::Zero(1, biases())}; }
-  /// Throws std::invalid_argument if the shapes do not fit.
-  void check(const Params& params) const {
-    const Matrix<W>& bias = params.selection_bias;
-    detail::check(bias.size() == biases() && (biases() == 0 || bias.rows() == 1),
-                  "Router: selection_bias is (", bias.rows(), ", ", bias.cols(), "), expected (1, ",
-                  biases(), ")");
-  }
+  /// What each tensor has to be.
+  TopKTensors<Shape> shapes() const { return {.selection_bias = {1, biases()}}; }
 
   void route(const Params& params, const TokenRoute<W>& token) const {
     write_scores(config_.score, token);
