@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "support/throws.hpp"
+
 namespace moe {
 namespace {
 
@@ -26,6 +28,29 @@ TEST(RowGroups, WithoutTokensAreTheRowsOfXAsTheyLie) {
   EXPECT_TRUE((ExpertInput<float>{x, groups}.in_order()));
   const std::vector<float> weight(5, 2.0F);
   EXPECT_FALSE((ExpertInput<float>{x, groups, weight}.in_order()));
+}
+
+TEST(RowGroups, ThatBreakARuleAreRefusedAndTheValueIsNamed) {
+  const auto message = [](std::vector<Index> offset, std::vector<Index> token) {
+    return testing::message_of([&] { RowGroups{offset, token}.validate(3, 10); });
+  };
+  EXPECT_EQ(message({0, 2, 2, 5}, {4, 7, 0, 1, 9}), "(nothing was thrown)");
+  EXPECT_EQ(message({0, 2, 2, 3}, {4, 4, 4}), "(nothing was thrown)")
+      << "a token may be there twice";
+  EXPECT_EQ(message({0, 2, 5}, {4, 7, 0, 1, 9}),
+            "RowGroups: offset has 3 elements, expected num_experts + 1 = 4");
+  EXPECT_EQ(message({}, {}), "RowGroups: offset has 0 elements, expected num_experts + 1 = 4");
+  EXPECT_EQ(message({1, 2, 2, 5}, {4, 7, 0, 1, 9}), "RowGroups: offset[0] = 1, expected 0");
+  EXPECT_EQ(message({0, 3, 2, 5}, {4, 7, 0, 1, 9}),
+            "RowGroups: offset[2] = 2, expected at least 3");
+  EXPECT_EQ(message({0, 2, 2, 5}, {4, 7, 0, 1}),
+            "RowGroups: token has 4 elements, expected as many as rows = 5");
+  EXPECT_EQ(message({0, 2, 2, 5}, {4, 7, 10, 1, 9}),
+            "RowGroups: token[2] = 10, expected in [0, rows of x = 10)");
+  EXPECT_EQ(message({0, 2, 2, 5}, {4, 7, 0, -1, 9}),
+            "RowGroups: token[3] = -1, expected in [0, rows of x = 10)");
+  EXPECT_EQ(message({0, 2, 2, 11}, {}),
+            "RowGroups: there are 11 rows, expected at most those of x = 10");
 }
 
 TEST(CutGroups, CutsEachGroupIntoPartsOfEvenSize) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "detail/check.hpp"
 #include "types.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -31,6 +32,10 @@ struct RowGroups {
     }
     return active;
   }
+
+  /// Throws std::invalid_argument unless the groups are those of so many experts, one behind the
+  /// other from row 0 on, and every row is one of the rows of x. A token may be in a group twice.
+  void validate(Index experts, Index x_rows) const;
 };
 
 /// The rows of x (N, D_in) that experts get, each times its weight (S), or as it is if empty.
@@ -43,6 +48,40 @@ struct ExpertInput {
   /// Row i is row i of x: nothing has to be gathered.
   bool in_order() const { return groups.token.empty() && weight.empty(); }
 };
+
+inline void RowGroups::validate(Index experts, Index x_rows) const {
+  detail::check(num_experts() == experts, "RowGroups: offset has ", offset.size(),
+                " elements, expected num_experts + 1 = ", experts + 1);
+  detail::check(offset.front() == 0, "RowGroups: offset[0] = ", offset.front(), ", expected 0");
+  for (std::size_t e = 1; e < offset.size(); ++e) {
+    detail::check(offset[e] >= offset[e - 1], "RowGroups: offset[", e, "] = ", offset[e],
+                  ", expected at least ", offset[e - 1]);
+  }
+  if (token.empty()) {
+    return detail::check(num_rows() <= x_rows, "RowGroups: there are ", num_rows(),
+                         " rows, expected at most those of x = ", x_rows);
+  }
+  detail::check(static_cast<Index>(token.size()) == num_rows(), "RowGroups: token has ",
+                token.size(), " elements, expected as many as rows = ", num_rows());
+  for (std::size_t row = 0; row < token.size(); ++row) {
+    detail::check(token[row] >= 0 && token[row] < x_rows, "RowGroups: token[", row,
+                  "] = ", token[row], ", expected in [0, rows of x = ", x_rows, ")");
+  }
+}
+
+/// What a set of experts asks of a call: groups of its experts, an x of its width, a weight for
+/// each row or none (any number, also NaN, which reaches its row), and room for its outputs. Throws
+/// std::invalid_argument otherwise.
+template <class Set, Real T>
+void check_set_call(const Set& set, const ExpertInput<T>& input, const MatrixRef<T>& rows) {
+  input.groups.validate(set.num_experts(), input.x.rows());
+  const Index num_rows = input.groups.num_rows();
+  detail::check_shape(input.x, input.x.rows(), set.d_in(), "experts: x");
+  detail::check(input.weight.empty() || static_cast<Index>(input.weight.size()) == num_rows,
+                "experts: weight has ", input.weight.size(),
+                " elements, expected as many as rows = ", num_rows);
+  detail::check_shape(rows, num_rows, set.d_out(), "experts: rows");
+}
 
 /// Rows [begin, end) of one expert, computed together.
 struct GroupPart {

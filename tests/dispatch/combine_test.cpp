@@ -8,6 +8,7 @@
 #include "support/laid_rows.hpp"
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
+#include "support/throws.hpp"
 
 namespace moe {
 namespace {
@@ -138,6 +139,29 @@ TEST(CombineRows, DoesNothingForNoTokens) {
   Routed<float> routed(0, 2, 11);
   Matrix<float> y(0, 5);
   EXPECT_NO_THROW(combine_rows<float>(Matrix<float>(0, 5), routed.plan, {}, nullptr, y, 2));
+}
+
+TEST(CombineRows, RefusesWhatDoesNotFitThePlan) {
+  const Routed<float> routed(8, 2, 11);
+  const Index num_rows = routed.plan.num_rows();
+  const auto message = [&](Index rows, Index cols, Index y_rows, std::size_t weights) {
+    const std::vector<float> weight(weights);
+    Matrix<float> y(y_rows, 5);
+    return testing::message_of([&] {
+      combine_rows<float>(Matrix<float>::Zero(rows, cols), routed.plan, weight, nullptr, y, 1);
+    });
+  };
+  const auto size = static_cast<std::size_t>(num_rows);
+  EXPECT_EQ(message(num_rows + 1, 5, 8, size), "(nothing was thrown)");
+  EXPECT_NE(message(num_rows - 1, 5, 8, size).find("combine_rows: rows is ("), std::string::npos);
+  EXPECT_NE(message(num_rows, 4, 8, size).find("combine_rows: rows is ("), std::string::npos);
+  EXPECT_EQ(message(num_rows, 5, 9, size), "combine_rows: y is (9, 5), expected (8, 5)");
+  EXPECT_NE(message(num_rows, 5, 8, 1).find("combine_rows: weight has 1 elements"),
+            std::string::npos);
+  std::vector<float> row_weight;
+  EXPECT_EQ(
+      testing::message_of([&] { gather_weights(Matrix<float>(8, 1), routed.plan, row_weight); }),
+      "gather_weights: weight is (8, 1), expected (8, 2)");
 }
 
 }  // namespace

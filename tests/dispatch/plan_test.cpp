@@ -48,6 +48,15 @@ TEST(DispatchPlan, GivesAnExpertChosenTwiceTwoRows) {
   EXPECT_EQ(ints(rows.plan.token()), (Ints{0, 0, 1, 1}));
 }
 
+TEST(DispatchPlan, RefusesKeptChoicesOfAnotherTable) {
+  LaidRows rows(table_of(2, {0, 1, 1, 0}, 2), 2);
+  EXPECT_EQ(testing::message_of([&] {
+              rows.plan.build(table_of(1, {0, 1, 1}, 2), rows.kept, 2);
+            }),
+            "DispatchPlan: kept are choices of 4 to 2 experts, expected of 3 to 2");
+  EXPECT_EQ(rows.slots(), (Ints{0, 2, 3, 1})) << "and stays as it was";
+}
+
 TEST(DispatchPlan, IsEmptyWithoutTokens) {
   RoutingTable<float> table;
   table.expert.resize(0, 2);

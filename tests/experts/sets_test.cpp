@@ -5,6 +5,7 @@
 #include "moe/experts.hpp"
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
+#include "support/throws.hpp"
 
 namespace moe {
 namespace {
@@ -115,6 +116,75 @@ TYPED_TEST(SetOfExperts, WritesRowsOfAnyStride) {
   EXPECT_TRUE(same_bits(Matrix<float>(wide.block(1, 5, 18, 19)), wanted(experts, input)));
   wide.block(1, 5, 18, 19).setConstant(7.0F);
   EXPECT_TRUE((wide.array() == 7.0F).all()) << "and nothing else";
+}
+
+TYPED_TEST(SetOfExperts, RefusesGroupsThatReachPastXOrAreNotInOrderAndWritesNothing) {
+  const auto set = make<TypeParam>(three_experts());
+  const auto message = [&](auto change) {
+    Rows rows;
+    rows.token.back() = 12;
+    Index out_rows = 18;
+    change(rows, out_rows);
+    Matrix<float> out = Matrix<float>::Constant(out_rows, 19, 5.0F);
+    typename TypeParam::Scratch scratch;
+    const std::string text = testing::message_of([&] {
+      set.forward({rows.x, rows.groups(), rows.weight}, out, scratch, 2);
+    });
+    EXPECT_TRUE((out.array() == 5.0F).all() || text == "(nothing was thrown)");
+    return text;
+  };
+  EXPECT_EQ(message([](Rows&, Index&) {}), "(nothing was thrown)");
+  EXPECT_EQ(message([](Rows& rows, Index&) { rows.token[4] = 13; }),
+            "RowGroups: token[4] = 13, expected in [0, rows of x = 13)");
+  EXPECT_EQ(message([](Rows& rows, Index&) {
+              rows.offset = {0, 7, 5, 18};
+            }),
+            "RowGroups: offset[2] = 5, expected at least 7");
+  EXPECT_EQ(message([](Rows& rows, Index&) {
+              rows.offset = {0, 7, 7, 18, 18};
+            }),
+            "RowGroups: offset has 5 elements, expected num_experts + 1 = 4");
+  EXPECT_EQ(message([](Rows& rows, Index&) { rows.weight.pop_back(); }),
+            "experts: weight has 17 elements, expected as many as rows = 18");
+  EXPECT_EQ(message([](Rows& rows, Index&) { rows.x.resize(13, 16); }),
+            "experts: x is (13, 16), expected (13, 17)");
+  EXPECT_EQ(message([](Rows&, Index& out_rows) { out_rows = 17; }),
+            "experts: rows is (17, 19), expected (18, 19)");
+}
+
+template <class Set>
+void expect_backward_refuses_what_does_not_fit() {
+  const Set set(three_experts());
+  const Rows rows;
+  const ExpertInput<float> input{rows.x, rows.groups(), rows.weight};
+  Matrix<float> out(18, 19), drows = random_matrix<float>(18, 19, 5);
+  Matrix<float> dx_rows = Matrix<float>::Constant(18, 17, 5.0F);
+  typename Set::Tape tape;
+  auto grads = set.zero_grads();
+  set.forward(input, out, tape, 2);
+  const auto message = [&](const ExpertInput<float>& in) {
+    return testing::message_of([&] { set.backward(in, drows, tape, dx_rows, grads, 2); });
+  };
+  const std::vector<Index> fewer{0, 7, 7, 17};
+  EXPECT_EQ(message({rows.x, {fewer, std::span(rows.token).first(17)}}),
+            "experts: drows is (18, 19), expected (17, 19)");
+  drows.resize(18, 18);
+  EXPECT_EQ(message(input), "experts: drows is (18, 18), expected (18, 19)");
+  drows = random_matrix<float>(18, 19, 5);
+  grads[2].down.resize(19, 21);
+  EXPECT_EQ(message(input), "gradient experts.2.down is (19, 21), expected (19, 13)");
+  grads.pop_back();
+  EXPECT_EQ(message(input), "gradient experts has 2 experts, expected 3");
+  grads = set.zero_grads();
+  tape = {};
+  EXPECT_EQ(message(input),
+            "experts: the tape is of 0 rows of another input, expected the 18 of this one");
+  EXPECT_TRUE((dx_rows.array() == 5.0F).all());
+}
+
+TEST(SetsOfExperts, ThatTrainRefuseGradientsAndTapesThatDoNotFit) {
+  expect_backward_refuses_what_does_not_fit<FfnExperts<float>>();
+  expect_backward_refuses_what_does_not_fit<EachExpert<float, Expert<float>>>();
 }
 
 template <class Set>

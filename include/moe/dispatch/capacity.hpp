@@ -29,7 +29,8 @@ inline Index capacity_rows(const Capacity& capacity, Index num_tokens, Index num
 }
 
 /// Throws std::invalid_argument unless every expert of the table is `none` or one of num_experts,
-/// and every choice has a weight.
+/// and every choice has a weight. More is not asked of a router: an expert that a token has twice
+/// has two rows, which both take capacity, and a weight may be anything, also NaN, which reaches y.
 template <Real T>
 void check_table(const RoutingTable<T>& table, Index num_experts) {
   const Index num_tokens = table.num_tokens();
@@ -59,6 +60,9 @@ class KeptChoices {
   bool operator[](Index choice) const {
     return mark_.empty() || mark_[static_cast<std::size_t>(choice)] != 0;
   }
+  /// Of the table, N * K.
+  Index num_choices() const { return num_choices_; }
+  Index num_experts() const { return static_cast<Index>(dropped_.size()); }
   /// Choices of an expert that were over capacity.
   Index dropped_of(Index expert) const { return dropped_[static_cast<std::size_t>(expert)]; }
   Index num_dropped() const {
@@ -75,6 +79,7 @@ class KeptChoices {
   template <Real T>
   void order_by_probability(const RoutingTable<T>& table);
 
+  Index num_choices_ = 0;
   std::vector<std::uint8_t> mark_;  // (N * K), not 0: kept; empty: all are
   std::vector<Index> dropped_;      // (E)
   std::vector<Index> order_;        // choices of a sequence, in the order in which they get places
@@ -91,6 +96,7 @@ void KeptChoices::select(const RoutingTable<T>& table, Index num_experts, const 
   if (capacity.limited() && capacity.policy == DropPolicy::probability) {
     detail::check_shape(table.probs, num_tokens, num_experts, "RoutingTable: probs");
   }
+  num_choices_ = table.expert.size();
   mark_.clear();
   dropped_.assign(static_cast<std::size_t>(num_experts), 0);
   if (!capacity.limited() && tokens.padding.empty()) {

@@ -12,10 +12,12 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// The weight of each row of a plan (S), from that of its choice (N, K).
+/// The weight of each row of a plan (S), from that of its choice (N, K). Throws
+/// std::invalid_argument on another shape.
 template <class T>
 void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
                     std::vector<T>& row_weight) {
+  detail::check_shape(weight, plan.num_tokens(), plan.top_k(), "gather_weights: weight");
   row_weight.resize(plan.token().size());
   for (std::size_t row = 0; row < row_weight.size(); ++row) {
     row_weight[row] = weight(plan.token()[row], plan.choice()[row]);
@@ -23,10 +25,21 @@ void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
 }
 
 /// y (N, D) = base (N, D), or zero if null, + the sum of each token's rows, each times its weight
-/// (S), or as it is if empty. rows is in expert order. base may be y.
+/// (S), or as it is if empty. rows is in expert order. base may be y. Throws std::invalid_argument
+/// on other shapes.
 template <Real T>
 void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
                   const MatrixRef<T>* base, MatrixRef<T> y, int num_threads) {
+  detail::check_shape(y, plan.num_tokens(), y.cols(), "combine_rows: y");
+  detail::check(plan.num_rows() == 0 || (rows.rows() >= plan.num_rows() && rows.cols() == y.cols()),
+                "combine_rows: rows is (", rows.rows(), ", ", rows.cols(), "), expected at least (",
+                plan.num_rows(), ", ", y.cols(), ")");
+  detail::check(weight.empty() || static_cast<Index>(weight.size()) == plan.num_rows(),
+                "combine_rows: weight has ", weight.size(), " elements, expected ",
+                plan.num_rows());
+  if (base != nullptr) {
+    detail::check_shape(*base, y.rows(), y.cols(), "combine_rows: base");
+  }
   detail::for_rows(y.rows(), num_threads, [&](Index token) {
     kernels::combine_row<T>(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
                             base == nullptr ? nullptr : &base->coeffRef(token, 0),

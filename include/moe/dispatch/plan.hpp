@@ -14,12 +14,14 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 class DispatchPlan {
  public:
-  /// Makes this the plan of the kept choices of a table that select() has checked. Memory is
-  /// reused.
+  /// Makes this the plan of the kept choices of a table, which is as select() has checked it.
+  /// Memory is reused. Throws std::invalid_argument if they are of a table of another size.
   template <Real T>
   void build(const RoutingTable<T>& table, const KeptChoices& kept, Index num_experts);
 
   Index num_tokens() const { return static_cast<Index>(first_slot_.size()) - 1; }
+  /// Choices of each token in the table, K.
+  Index top_k() const { return top_k_; }
   Index num_rows() const { return static_cast<Index>(token_.size()); }
   Index num_experts() const { return static_cast<Index>(offset_.size()) - 1; }
   /// The rows in expert order.
@@ -43,6 +45,7 @@ class DispatchPlan {
  private:
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
+  Index top_k_ = 0;
   std::vector<Index> offset_{0}, token_, choice_;
   std::vector<Index> slot_;                 // (S) rows of token 0, of token 1, ...
   std::vector<std::size_t> first_slot_{0};  // (N + 1) where each token's begin in it
@@ -51,7 +54,11 @@ class DispatchPlan {
 
 template <Real T>
 void DispatchPlan::build(const RoutingTable<T>& table, const KeptChoices& kept, Index num_experts) {
-  const Index top_k = table.top_k();
+  detail::check(kept.num_choices() == table.expert.size() && kept.num_experts() == num_experts,
+                "DispatchPlan: kept are choices of ", kept.num_choices(), " to ",
+                kept.num_experts(), " experts, expected of ", table.expert.size(), " to ",
+                num_experts);
+  const Index top_k = top_k_ = table.top_k();
   const ExpertId* expert = table.expert.data();
   const auto has_row = [&](Index choice) { return expert[choice] != none && kept[choice]; };
   offset_.assign(at(num_experts + 1), 0);

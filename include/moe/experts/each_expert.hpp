@@ -41,7 +41,7 @@ class EachExpert
 
   void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Scratch& scratch,
                int threads) const {
-    const ConstMatrixRef<T> x = prepare(input, scratch, threads);
+    const ConstMatrixRef<T> x = prepare(input, rows, scratch, threads);
     reserve_for_threads(input.groups.num_rows(), threads, scratch.workers);
     for_parts_of_groups(scratch, threads, [&](const GroupPart& part, std::size_t, int worker) {
       this->of(part.expert)
@@ -52,7 +52,7 @@ class EachExpert
 
   void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Tape& tape,
                int threads) const requires TrainableExpert<E, T> {
-    const ConstMatrixRef<T> x = prepare(input, tape, threads);
+    const ConstMatrixRef<T> x = prepare(input, rows, tape, threads);
     detail::grow(tape.tapes, static_cast<Index>(tape.parts.size()));
     for_parts_of_groups(tape, threads, [&](const GroupPart& part, std::size_t number, int) {
       this->of(part.expert)
@@ -65,6 +65,7 @@ class EachExpert
   void backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
                 MatrixRef<T> dx_rows, Params& grads,
                 int threads) const requires TrainableExpert<E, T> {
+    this->check_set_backward(input, drows, tape, dx_rows, grads);
     const ConstMatrixRef<T> x =
         input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
     detail::parallel_for(this->num_experts(), threads, [&](Index expert, int) {
@@ -83,10 +84,12 @@ class EachExpert
   }
 
  private:
-  ConstMatrixRef<T> prepare(const ExpertInput<T>& input, Rows& rows, int threads) const {
-    cut_groups(input.groups, part_rows, rows.parts);
-    this->check_used(rows.parts);
-    return gather_rows(input, rows.gathered, threads);
+  ConstMatrixRef<T> prepare(const ExpertInput<T>& input, const MatrixRef<T>& rows, Rows& memory,
+                            int threads) const {
+    check_set_call(*this, input, rows);
+    cut_groups(input.groups, part_rows, memory.parts);
+    this->check_used(memory.parts);
+    return gather_rows(input, memory.gathered, threads);
   }
 
   /// body(part, its number, worker).

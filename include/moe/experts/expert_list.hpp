@@ -108,6 +108,31 @@ class TrainableExpertList : public ExpertList<E> {
       walk_params(list[e], expert, visit, params[e]...);
     }
   }
+
+ protected:
+  /// What backward asks: the input of the forward to which the tape's parts belong, and gradients
+  /// of the shapes of what they are of. Throws std::invalid_argument otherwise.
+  template <Real T, class Tape, class Grads>
+  void check_set_backward(const ExpertInput<T>& input, const ConstMatrixRef<T>& drows,
+                          const Tape& tape, MatrixRef<T>& dx_rows, const Grads& grads) const {
+    input.groups.validate(this->num_experts(), input.x.rows());
+    const Index rows = input.groups.num_rows(), width = this->d_in();
+    detail::check_shape(input.x, input.x.rows(), width, "experts: x");
+    detail::check_shape(drows, rows, this->d_out(), "experts: drows");
+    detail::check_shape(dx_rows, rows, width, "experts: dx_rows");
+    detail::check(grads.size() == this->size(), "gradient experts has ", grads.size(),
+                  " experts, expected ", this->size());
+    const Index taped = tape.parts.empty() ? 0 : tape.parts.back().end;
+    detail::check(taped == rows && (input.in_order() || (tape.gathered.rows() >= rows &&
+                                                         tape.gathered.cols() >= width)),
+                  "experts: the tape is of ", taped, " rows of another input, expected the ", rows,
+                  " of this one");
+    this->check_used(tape.parts);
+    for (const GroupPart& part : tape.parts) {
+      check_grads(this->of(part.expert), {"experts", part.expert},
+                  grads[static_cast<std::size_t>(part.expert)]);
+    }
+  }
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -31,10 +31,11 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
 
   using TrainableExpertList<Expert<T>>::TrainableExpertList;
 
-  /// Memory is a Scratch or a Tape. Throws std::invalid_argument unless the parameters of the
-  /// experts that have rows have their shapes.
+  /// Memory is a Scratch or a Tape. Throws std::invalid_argument as check_set_call says, and unless
+  /// the parameters of the experts that have rows have their shapes.
   template <class Memory>
   void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Memory& memory, int threads) const {
+    check_set_call(*this, input, rows);
     cut_groups(input.groups, part_rows, memory.parts);
     this->check_used(memory.parts);
     const ConstMatrixRef<T> x = gather_rows(input, memory.gathered, threads);
@@ -49,7 +50,7 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
     });
   }
 
-  /// grads (E) +=, dx_rows =.
+  /// grads (E) +=, dx_rows =. Throws std::invalid_argument on other shapes or a tape of other rows.
   void backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
                 MatrixRef<T> dx_rows, std::span<ExpertParams<T>> grads, int threads) const;
 
@@ -80,6 +81,7 @@ template <Real T>
 void FfnExperts<T>::backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
                              MatrixRef<T> dx_rows, std::span<ExpertParams<T>> grads,
                              int threads) const {
+  this->check_set_backward(input, drows, tape, dx_rows, grads);
   const ConstMatrixRef<T> x =
       input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
   for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part) {

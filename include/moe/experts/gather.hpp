@@ -13,7 +13,8 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// The rows (S, D) that the input asks for, in expert order and with their weights: x itself where
-/// that is what it holds, else copied to `memory`, which only grows.
+/// that is what it holds, else copied to `memory`, which only grows. Checks nothing: a set does so
+/// before (check_set_call).
 template <Real T>
 ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, GrowingMatrix<T>& memory, int threads) {
   const Index num_rows = input.groups.num_rows(), width = input.x.cols();

@@ -63,7 +63,7 @@ class PackedExperts {
   std::vector<Expert<W>> unpack() const;
 
   /// rows (S, d_out) =, bit for bit those of FfnExperts<S> for float and double; bf16 rounds
-  /// weights, x and hidden rows to bfloat16 once each.
+  /// weights, x and hidden rows to bfloat16 once each. Throws as check_set_call says.
   void forward(const ExpertInput<W>& input, MatrixRef<W> rows, Scratch& scratch, int threads) const;
 
  private:
@@ -123,6 +123,7 @@ auto PackedExperts<S>::unpack() const -> std::vector<Expert<W>> {
 template <Storage S>
 void PackedExperts<S>::forward(const ExpertInput<W>& input, MatrixRef<W> rows, Scratch& scratch,
                                int threads) const {
+  check_set_call(*this, input, rows);
   list_inputs(input, threads, scratch);
   list_jobs(input.groups, rows, scratch);
   for_jobs(scratch, threads, [](const Job& job, detail::Part part, const auto& memory) {

@@ -278,7 +278,9 @@ class MoELayer {
                       const Grads& grads) const requires trains {
     detail::check(routed.owner == identity_.number(),
                   "MoELayer: the tape is of another layer, expected this one's");
-    detail::check_shape(x, routed.routing.num_tokens(), d_in(), "MoELayer: x");
+    detail::check_shape(routed.routing.weight, routed.plan.num_tokens(), routed.plan.top_k(),
+                        "MoELayer: tape.routing.weight");
+    detail::check_shape(x, routed.plan.num_tokens(), d_in(), "MoELayer: x");
     detail::check_shape(dy, x.rows(), d_out(), "MoELayer: dy");
     detail::check_shape(dx, x.rows(), d_in(), "MoELayer: dx");
     detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),

@@ -92,6 +92,10 @@ class GatedRouter {
     detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
     check_params({"Router"});
     check_grads(*this, {.word = "Router"}, grads);
+    detail::check_shape(table.expert, x.rows(), table.top_k(), "Router: expert");
+    detail::check_shape(table.weight, x.rows(), table.top_k(), "Router: weight");
+    detail::check_shape(table.logits, x.rows(), num_experts(), "Router: logits");
+    detail::check_shape(table.probs, x.rows(), num_experts(), "Router: probs");
     gradient.check(table);
     detail::with_team(table.num_threads, [&] {
       gradient.fill_empty(table, table.num_threads);
