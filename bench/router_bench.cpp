@@ -33,7 +33,7 @@ std::vector<LayerCase> router_cases() {
 bool correct(const Router<float>& router, const Matrix<float>& x,
              const Router<float>::Table& table) {
   reference::Row probs;
-  const auto expected = reference::route(router.params(), router.config(), router.top_k(), {},
+  const auto expected = reference::route(router.params(), router.config(), {router.top_k()},
                                          reference::row_of(x, 0), probs);
   for (std::size_t k = 0; k < expected.size(); ++k) {
     const auto choice = static_cast<Index>(k);

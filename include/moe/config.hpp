@@ -186,6 +186,15 @@ struct CallOptions {
   /// draws come from it and the place in the batch alone, so every layer and every step wants its
   /// own: step * number of layers + number of the layer will do.
   std::optional<std::uint64_t> noise_seed = std::nullopt;
+  /// Experts of each token in this call, more or fewer than the router's top_k; all is then as of a
+  /// router made with so many, also whether weights are renormalised where that is not said. A rule
+  /// that cannot (ObeysCall) refuses it; a router of one's own may not know of it.
+  std::optional<Index> top_k = std::nullopt;
+  /// In place of the layer's in this call, behind any router: looser in evaluation, say.
+  std::optional<Capacity> capacity = std::nullopt;
+
+  /// Throws std::invalid_argument unless all of it fits so many tokens and experts.
+  void validate(Index num_tokens, Index num_experts) const;
 };
 
 inline Index Tokens::num_sequences(Index num_tokens) const {
@@ -225,6 +234,23 @@ inline void Tokens::validate(Index num_tokens) const {
   for (std::size_t b = 1; b < sequence_offset.size(); ++b) {
     detail::check(sequence_offset[b - 1] <= sequence_offset[b], "Tokens: sequence_offset[", b,
                   "] = ", sequence_offset[b], ", expected at least ", sequence_offset[b - 1]);
+  }
+}
+
+inline void CallOptions::validate(Index num_tokens, Index num_experts) const {
+  tokens.validate(num_tokens);
+  if (expert_mask != nullptr) {
+    const ExpertMask& mask = *expert_mask;
+    detail::check((mask.rows() == 1 || mask.rows() == num_tokens) && mask.cols() == num_experts,
+                  "CallOptions: expert_mask is (", mask.rows(), ", ", mask.cols(),
+                  "), expected (1 or ", num_tokens, ", ", num_experts, ")");
+  }
+  if (top_k) {
+    detail::check(*top_k >= 1 && *top_k <= num_experts, "CallOptions: top_k = ", *top_k,
+                  ", expected in [1, num_experts = ", num_experts, "]");
+  }
+  if (capacity) {
+    capacity->validate();
   }
 }
 

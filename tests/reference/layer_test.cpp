@@ -97,7 +97,7 @@ std::vector<reference::Choice> route(const Row& x, Index top_k, const RouterConf
                                      Row& probs, const std::vector<std::uint8_t>& allowed = {}) {
   RouterParams<double> p;
   p.weight = Matrix<double>::Identity(static_cast<Index>(x.size()), static_cast<Index>(x.size()));
-  return reference::route(p, config, top_k, allowed, x, probs);
+  return reference::route(p, config, {top_k, allowed}, x, probs);
 }
 
 TEST(Reference, RoutesBySoftmaxOfAllLogits) {
@@ -141,9 +141,9 @@ TEST(Reference, ChoosesByScorePlusBiasAndWeighsByTheScore) {
       .score = Score::sigmoid, .selection = {.bias = true}, .weight = {.renormalise = false}};
   Row probs;
   // sigmoids 0.25, 0.75, 0.5; with the bias 0.75, 0.75, 0.625: the tie goes to the first
-  expect_choices(reference::route(p, config, 2, {}, {-L, L, 0}, probs), {{0, 0.25}, {1, 0.75}});
+  expect_choices(reference::route(p, config, {2}, {-L, L, 0}, probs), {{0, 0.25}, {1, 0.75}});
   expect_near(probs, {0.25, 0.75, 0.5});
-  expect_choices(reference::route(p, config, 2, {0, 1, 1}, {-L, L, 0}, probs),
+  expect_choices(reference::route(p, config, {2, {0, 1, 1}}, {-L, L, 0}, probs),
                  {{1, 0.75}, {2, 0.5}});
 }
 

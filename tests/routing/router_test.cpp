@@ -302,7 +302,7 @@ TEST(Router, ThrowsOnShapesThatDoNotFitAndNamesThem) {
   const ExpertMask mask = ExpertMask::Ones(3, 4);
   EXPECT_EQ(
       message_of([&] { router.route(Matrix<double>::Zero(2, 3), {.expert_mask = &mask}, table); }),
-      "Router: expert_mask is (3, 4), expected (1 or 2, 4)");
+      "CallOptions: expert_mask is (3, 4), expected (1 or 2, 4)");
   EXPECT_EQ(message_of([] { Router<double>(3, 4, 5, {}, 1); }),
             "Router: top_k = 5, expected in [1, num_experts = 4]");
   EXPECT_EQ(message_of([] { Router<double>(3, 4, 2, {.logits = {.input_jitter = 1.0}}, 1); }),

@@ -203,7 +203,7 @@ class MoELayer {
       moe::check_params(*shared_, {"shared"});
     }
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
-    call.tokens.validate(x.rows());
+    call.validate(x.rows(), num_experts());
   }
   void check_output(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
@@ -215,7 +215,8 @@ class MoELayer {
     detail::check(routed.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
                   routed.routing.num_tokens(), " tokens, expected ", x.rows());
     routed.routing.padding.assign(call.tokens.padding.begin(), call.tokens.padding.end());
-    routed.kept.select(routed.routing, num_experts(), options_.capacity, call.tokens);
+    routed.kept.select(routed.routing, num_experts(), call.capacity.value_or(options_.capacity),
+                       call.tokens);
     routed.plan.build(routed.routing, routed.kept, num_experts());
   }
 

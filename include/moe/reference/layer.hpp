@@ -13,22 +13,22 @@ namespace moe::inline MOE_INSTRUCTION_SET::reference {
 /// y (N, D_out) of a layer with our own router and experts, without noise.
 template <Real T>
 Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallOptions& call = {}) {
+  const Index top_k = call.top_k.value_or(layer.router().top_k());
   Routing routing;
   std::vector<Row> probs(static_cast<std::size_t>(x.rows()));
   for (Index t = 0; t < x.rows(); ++t) {
-    std::vector<std::uint8_t> allowed;
+    Asked asked{.top_k = top_k};
     for (Index e = 0; call.expert_mask != nullptr && e < layer.num_experts(); ++e) {
-      allowed.push_back((*call.expert_mask)(call.expert_mask->rows() == 1 ? 0 : t, e));
+      asked.allowed.push_back((*call.expert_mask)(call.expert_mask->rows() == 1 ? 0 : t, e));
     }
     if (call.tokens.is_padding(t)) {
-      allowed.assign(static_cast<std::size_t>(layer.num_experts()), 0);
+      asked.allowed.assign(static_cast<std::size_t>(layer.num_experts()), 0);
     }
-    routing.push_back(route(layer.router().params(), layer.router().config(),
-                            layer.router().top_k(), allowed, row_of(x, t),
+    routing.push_back(route(layer.router().params(), layer.router().config(), asked, row_of(x, t),
                             probs[static_cast<std::size_t>(t)]));
   }
-  drop(layer.options().capacity, call.tokens, layer.num_experts(), layer.router().top_k(), probs,
-       routing);
+  drop(call.capacity.value_or(layer.options().capacity), call.tokens, layer.num_experts(), top_k,
+       probs, routing);
 
   Matrix<double> y = Matrix<double>::Zero(x.rows(), layer.d_out());
   for (Index t = 0; t < x.rows(); ++t) {

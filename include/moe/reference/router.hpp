@@ -51,15 +51,20 @@ inline Row score(Score kind, const Row& logits) {
 /// The order of selection: larger first, every number before NaN.
 inline bool is_before(double a, double b) { return a > b || (std::isnan(b) && !std::isnan(a)); }
 
-/// One token's choices, without noise. allowed[e] == 0 masks an expert; empty allows all.
-/// Writes the scores of all experts to probs.
+/// What a call asks of one token's routing.
+struct Asked {
+  Index top_k;
+  std::vector<std::uint8_t> allowed = {};  // 0 masks an expert; empty allows all
+};
+
+/// One token's choices, without noise. Writes the scores of all experts to probs.
 template <Real W>
-std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, Index top_k,
-                          const std::vector<std::uint8_t>& allowed, const Row& x, Row& probs) {
+std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, const Asked& asked,
+                          const Row& x, Row& probs) {
   Row logits = linear(p.weight, p.bias, x);
   std::vector<Index> order;
   for (std::size_t e = 0; e < logits.size(); ++e) {
-    if (allowed.empty() || allowed[e] != 0) {
+    if (asked.allowed.empty() || asked.allowed[e] != 0) {
       order.push_back(static_cast<Index>(e));
     } else {
       logits[e] = -std::numeric_limits<double>::infinity();
@@ -78,7 +83,7 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   };
   std::stable_sort(order.begin(), order.end(),
                    [&](Index a, Index b) { return is_before(rank(a), rank(b)); });
-  order.resize(std::min(order.size(), static_cast<std::size_t>(top_k)));
+  order.resize(std::min(order.size(), static_cast<std::size_t>(asked.top_k)));
   Row weight;
   for (const Index e : order) {
     weight.push_back(config.weight.source == WeightSource::score ? at(probs, e)
@@ -88,7 +93,7 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   if (config.weight.source == WeightSource::softmax_of_chosen) {
     weight = softmax(weight);
   }
-  const double sum = config.weight.renormalises(top_k)
+  const double sum = config.weight.renormalises(asked.top_k)
                          ? std::accumulate(weight.begin(), weight.end(), 1e-20)
                          : 1.0;
   std::vector<Choice> choices;

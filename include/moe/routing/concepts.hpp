@@ -56,6 +56,14 @@ concept TableRule = std::movable<R> && ParameterList<typename R::Params> &&
   rule.route(params, call, table);
 };
 
+/// A rule that says `static constexpr bool obeys_call = true`: it chooses as many experts as the
+/// call asks for (TokenRoute::top_k, or CallOptions::top_k), whatever its own top_k is. Behind
+/// another rule, a call that asks throws std::invalid_argument.
+template <class R>
+concept ObeysCall = requires {
+  requires R::obeys_call;
+};
+
 /// A rule whose probs of a token do not sum to 1, as sigmoids, says so: it has a member
 /// bool probs_sum_to_one() const.
 template <class R, class W>

@@ -63,8 +63,8 @@ class GatedRouter {
     }
   }
 
-  /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the expert mask, the
-  /// tokens or the parameters do not fit.
+  /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the parameters or the
+  /// call do not fit.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
     check_params({"Router"});
     check_call(x, call);
@@ -109,13 +109,9 @@ class GatedRouter {
   void check_call(const ConstMatrixRef<T>& x, const CallOptions& call) const {
     const Index num_tokens = x.rows();
     detail::check_shape(x, num_tokens, d_model(), "Router: x");
-    call.tokens.validate(num_tokens);
-    if (call.expert_mask != nullptr) {
-      const ExpertMask& mask = *call.expert_mask;
-      detail::check((mask.rows() == 1 || mask.rows() == num_tokens) && mask.cols() == num_experts(),
-                    "Router: expert_mask is (", mask.rows(), ", ", mask.cols(),
-                    "), expected (1 or ", num_tokens, ", ", num_experts(), ")");
-    }
+    call.validate(num_tokens, num_experts());
+    detail::check(ObeysCall<Rule> || !call.top_k,
+                  "Router: the call sets top_k, expected a rule that obeys it");
   }
 
   static void keep_call(const CallOptions& call, double multiply_adds, Table& table) {
@@ -130,10 +126,10 @@ class GatedRouter {
   }
 
   template <TokenRule<W> R>
-  void apply(const R& rule, const CallOptions&, Table& table) const {
-    const Index num_tokens = table.logits.rows();
-    table.expert.resize(num_tokens, top_k());
-    table.weight.resize(num_tokens, top_k());
+  void apply(const R& rule, const CallOptions& call, Table& table) const {
+    const Index num_tokens = table.logits.rows(), choices = call.top_k.value_or(top_k());
+    table.expert.resize(num_tokens, choices);
+    table.weight.resize(num_tokens, choices);
     table.probs.resize(num_tokens, num_experts());
     detail::grow_both(table.scratch, table.num_threads, detail::spread_width<W>(num_experts()));
     constexpr Index block = 32;

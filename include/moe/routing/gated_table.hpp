@@ -31,7 +31,7 @@ struct GatedTable : RoutingTable<W> {
 /// One token, as a rule sees it: it reads the logits and writes the rest.
 template <Real W>
 struct TokenRoute {
-  Index num_experts = 0, top_k = 0;
+  Index num_experts = 0, top_k = 0;  ///< of the call, where it asks for another than the rule's
   const std::uint8_t* allowed = nullptr;  ///< (E), 0: masked; null: none is
   const W* logits = nullptr;              ///< (E), -inf where masked
   W* probs = nullptr;                     ///< (E), of a masked expert 0 whatever is written here

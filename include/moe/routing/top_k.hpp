@@ -29,6 +29,7 @@ template <Real W>
 class TopK {
  public:
   using Params = TopKParams<W>;
+  static constexpr bool obeys_call = true;
 
   /// Throws std::invalid_argument if top_k or the config is out of its range.
   TopK(Index num_experts, Index top_k, const RouterConfig& config)
