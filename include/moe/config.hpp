@@ -3,6 +3,7 @@
 // Aggregates of numbers and closed choices, checked by validate() when a layer is made.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -193,8 +194,17 @@ struct CallOptions {
   /// In place of the layer's in this call, behind any router: looser in evaluation, say.
   std::optional<Capacity> capacity = std::nullopt;
 
+  /// (N, K) or null: the experts that each token takes, as if the router had chosen them; weights,
+  /// scores and gradients are the router's of now (routing replay: a policy is trained on the
+  /// choices with which its samples were drawn). `none` is no choice; rows of padding are not read.
+  /// Capacity applies. A router of one's own may not know of it.
+  const Matrix<ExpertId>* experts = nullptr;
+
   /// Throws std::invalid_argument unless all of it fits so many tokens and experts.
   void validate(Index num_tokens, Index num_experts) const;
+
+ private:
+  void validate_experts(Index num_tokens, Index num_experts) const;
 };
 
 inline Index Tokens::num_sequences(Index num_tokens) const {
@@ -251,6 +261,33 @@ inline void CallOptions::validate(Index num_tokens, Index num_experts) const {
   }
   if (capacity) {
     capacity->validate();
+  }
+  if (experts != nullptr) {
+    validate_experts(num_tokens, num_experts);
+  }
+}
+
+inline void CallOptions::validate_experts(Index num_tokens, Index num_experts) const {
+  const Index choices = experts->cols();
+  detail::check(experts->rows() == num_tokens && choices >= 1 && choices <= num_experts,
+                "CallOptions: experts is (", experts->rows(), ", ", choices, "), expected (",
+                num_tokens, ", 1 to num_experts = ", num_experts, ")");
+  detail::check(!top_k, "CallOptions: top_k and experts are both set, expected one");
+  for (Index t = 0; t < num_tokens; ++t) {
+    const ExpertId* of_token = &experts->coeffRef(t, 0);
+    for (Index k = 0; k < choices && !tokens.is_padding(t); ++k) {
+      const ExpertId e = of_token[k];
+      if (e == none) {
+        continue;
+      }
+      detail::check(e >= 0 && e < num_experts, "CallOptions: experts of token ", t, " has ", e,
+                    ", expected in [0, num_experts = ", num_experts, ")");
+      detail::check(std::find(of_token, of_token + k, e) == of_token + k,
+                    "CallOptions: experts of token ", t, " has ", e, " twice");
+      detail::check(
+          expert_mask == nullptr || (*expert_mask)(expert_mask->rows() == 1 ? 0 : t, e) != 0,
+          "CallOptions: experts of token ", t, " has ", e, ", which is masked");
+    }
   }
 }
 

@@ -141,7 +141,10 @@ TEST(TopKOfACall, IsRefusedBehindARuleThatDoesNotObeyIt) {
                                                                 {gate.initial_params(1), {}});
   decltype(router)::Table table;
   EXPECT_EQ(message_of([&] { router.route(random_matrix<float>(4, 9, 2), {.top_k = 1}, table); }),
-            "Router: the call sets top_k, expected a rule that obeys it");
+            "Router: the call sets top_k or experts, expected a rule that obeys it");
+  const Matrix<ExpertId> experts = Matrix<ExpertId>::Zero(4, 1);
+  EXPECT_THROW(router.route(random_matrix<float>(4, 9, 2), {.experts = &experts}, table),
+               std::invalid_argument);
 }
 
 /// Sends every token to expert 0.

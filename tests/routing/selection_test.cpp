@@ -74,6 +74,17 @@ TEST(SelectionBias, RanksANaNBelowEveryNumber) {
   EXPECT_EQ(table.expert, experts({2, 1, 0}));
 }
 
+TEST(SelectExperts, LeavesThoseThatTheCallGave) {
+  const double logits[] = {3.0, 2.0, 1.0};
+  ExpertId expert[] = {2, none};
+  EXPECT_EQ(select_experts<double>(
+                nullptr,
+                {.num_experts = 3, .top_k = 2, .logits = logits, .expert = expert, .chosen = true}),
+            2);
+  EXPECT_EQ(expert[0], 2);
+  EXPECT_EQ(expert[1], none);
+}
+
 TEST(SelectionBias, OfZeroChoosesAsWithoutIt) {
   for (const Index num_experts : {5, 70}) {
     const Router<double> plain(6, num_experts, 3, {.score = Score::sigmoid}, 1);

@@ -60,6 +60,20 @@ TEST(Weights, OfAnUnusedChoiceAreZeroAndTheOthersAddUpToTheScaleIfRenormalised) 
   }
 }
 
+TEST(Weights, OfAGapAmongTheChoicesAreZeroAndTheOthersAreThoseWithoutIt) {
+  for (const WeightConfig& config : configs()) {
+    const Matrix<double> want = Token().weights(config);
+    const Matrix<double> gap = Token{.expert = {4, none, 0, 3}, .chosen = K}.weights(config);
+    EXPECT_EQ(gap(0, 1), 0.0);
+    EXPECT_NEAR(gap(0, 0), want(0, 0), 1e-15);
+    EXPECT_NEAR(gap(0, 2), want(0, 1), 1e-15);
+    EXPECT_NEAR(gap(0, 3), want(0, 2), 1e-15);
+    const Matrix<double> nothing =
+        Token{.expert = {none, none, none, none}, .chosen = K}.weights(config);
+    EXPECT_TRUE(nothing.isZero(0));
+  }
+}
+
 TEST(WeightGradient, IsAddedToThoseOfLogitsAndProbs) {
   for (const WeightConfig& config : configs()) {
     Token t;

@@ -13,13 +13,17 @@ namespace moe::inline MOE_INSTRUCTION_SET::reference {
 /// y (N, D_out) of a layer with our own router and experts, without noise.
 template <Real T>
 Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallOptions& call = {}) {
-  const Index top_k = call.top_k.value_or(layer.router().top_k());
+  const Index top_k =
+      call.experts != nullptr ? call.experts->cols() : call.top_k.value_or(layer.router().top_k());
   Routing routing;
   std::vector<Row> probs(static_cast<std::size_t>(x.rows()));
   for (Index t = 0; t < x.rows(); ++t) {
     Asked asked{.top_k = top_k};
     for (Index e = 0; call.expert_mask != nullptr && e < layer.num_experts(); ++e) {
       asked.allowed.push_back((*call.expert_mask)(call.expert_mask->rows() == 1 ? 0 : t, e));
+    }
+    for (Index k = 0; call.experts != nullptr && k < top_k; ++k) {
+      asked.experts.push_back((*call.experts)(t, k));
     }
     if (call.tokens.is_padding(t)) {
       asked.allowed.assign(static_cast<std::size_t>(layer.num_experts()), 0);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -55,6 +56,7 @@ inline bool is_before(double a, double b) { return a > b || (std::isnan(b) && !s
 struct Asked {
   Index top_k;
   std::vector<std::uint8_t> allowed = {};  // 0 masks an expert; empty allows all
+  std::vector<ExpertId> experts = {};      // those to take, but for `none`; empty: the best
 };
 
 /// One token's choices, without noise. Writes the scores of all experts to probs.
@@ -81,9 +83,15 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
     return config.selection.bias ? at(probs, e) + static_cast<double>(p.selection_bias(0, e))
                                  : at(logits, e);
   };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](Index a, Index b) { return is_before(rank(a), rank(b)); });
-  order.resize(std::min(order.size(), static_cast<std::size_t>(asked.top_k)));
+  if (asked.experts.empty()) {
+    std::stable_sort(order.begin(), order.end(),
+                     [&](Index a, Index b) { return is_before(rank(a), rank(b)); });
+    order.resize(std::min(order.size(), static_cast<std::size_t>(asked.top_k)));
+  } else {
+    order.clear();
+    std::copy_if(asked.experts.begin(), asked.experts.end(), std::back_inserter(order),
+                 [](ExpertId e) { return e != none; });
+  }
   Row weight;
   for (const Index e : order) {
     weight.push_back(config.weight.source == WeightSource::score ? at(probs, e)

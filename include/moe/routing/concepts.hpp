@@ -57,8 +57,9 @@ concept TableRule = std::movable<R> && ParameterList<typename R::Params> &&
 };
 
 /// A rule that says `static constexpr bool obeys_call = true`: it chooses as many experts as the
-/// call asks for (TokenRoute::top_k, or CallOptions::top_k), whatever its own top_k is. Behind
-/// another rule, a call that asks throws std::invalid_argument.
+/// call asks for, whatever its own top_k is, or takes those that the call gives. A token rule finds
+/// both in TokenRoute (select_experts does so), a table rule in CallOptions. Behind another rule, a
+/// call that asks throws std::invalid_argument.
 template <class R>
 concept ObeysCall = requires {
   requires R::obeys_call;

@@ -110,8 +110,8 @@ class GatedRouter {
     const Index num_tokens = x.rows();
     detail::check_shape(x, num_tokens, d_model(), "Router: x");
     call.validate(num_tokens, num_experts());
-    detail::check(ObeysCall<Rule> || !call.top_k,
-                  "Router: the call sets top_k, expected a rule that obeys it");
+    detail::check(ObeysCall<Rule> || (!call.top_k && call.experts == nullptr),
+                  "Router: the call sets top_k or experts, expected a rule that obeys it");
   }
 
   static void keep_call(const CallOptions& call, double multiply_adds, Table& table) {
@@ -127,9 +127,13 @@ class GatedRouter {
 
   template <TokenRule<W> R>
   void apply(const R& rule, const CallOptions& call, Table& table) const {
-    const Index num_tokens = table.logits.rows(), choices = call.top_k.value_or(top_k());
-    table.expert.resize(num_tokens, choices);
-    table.weight.resize(num_tokens, choices);
+    const Index num_tokens = table.logits.rows();
+    if (call.experts != nullptr) {
+      table.expert = *call.experts;
+    } else {
+      table.expert.resize(num_tokens, call.top_k.value_or(top_k()));
+    }
+    table.weight.resize(num_tokens, table.top_k());
     table.probs.resize(num_tokens, num_experts());
     detail::grow_both(table.scratch, table.num_threads, detail::spread_width<W>(num_experts()));
     constexpr Index block = 32;
@@ -139,7 +143,9 @@ class GatedRouter {
                            for (Index token = item * block; token < end; ++token) {
                              mask_logits(token, table);
                              if (!table.is_padding(token)) {
-                               rule.route(params_, token_route<W>(token, worker, table));
+                               TokenRoute<W> route = token_route<W>(token, worker, table);
+                               route.chosen = call.experts != nullptr;
+                               rule.route(params_, route);
                              }
                              clear_masked(token, table);
                            }

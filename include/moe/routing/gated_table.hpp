@@ -38,6 +38,7 @@ struct TokenRoute {
   ExpertId* expert = nullptr;             ///< (K), best first, `none` where a choice is not used
   W* weight = nullptr;                    ///< (K), 0 where a choice is not used
   W* scratch = nullptr;                   ///< (E), for what is computed on the way
+  bool chosen = false;                    ///< the call gave the experts: they stand in `expert`
 };
 
 /// One token backwards: a rule adds to dlogits what dweight and dprobs make of it.

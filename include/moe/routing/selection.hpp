@@ -11,10 +11,14 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Writes the token's top_k best allowed experts, best first, and `none` where fewer are allowed;
-/// returns how many were chosen. They are the best by logits, or, with a bias (E) and not null, by
-/// score + bias, for which probs must have been written.
+/// returns how many of the choices may be used. They are the best by logits, or, with a bias (E)
+/// and not null, by score + bias, for which probs must have been written. Leaves those that the
+/// call gave.
 template <Real W>
 Index select_experts(const std::type_identity_t<W>* bias, const TokenRoute<W>& token) {
+  if (token.chosen) {
+    return token.top_k;
+  }
   const W* rank = token.logits;
   if (bias != nullptr) {
     for (Index e = 0; e < token.num_experts; ++e) {

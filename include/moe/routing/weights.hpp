@@ -21,18 +21,29 @@ W renormalising_sum(Index count, const auto& weight_of) {
   return sum;
 }
 
-/// Writes the weights of a token, whose first `chosen` choices are used, from its logits and probs.
+/// Writes the weights of a token, of whose choices the first `chosen` are used where they are not
+/// `none`, from its logits and probs.
 template <Real W>
 void write_weights(const WeightConfig& config, Index chosen, const TokenRoute<W>& token) {
   W* weight = token.weight;
+  const bool softmax = config.source == WeightSource::softmax_of_chosen;
   std::fill(weight, weight + token.top_k, W(0));
+  bool any = false;
   for (Index k = 0; k < chosen; ++k) {
     const ExpertId e = token.expert[k];
-    weight[k] = config.source == WeightSource::score               ? token.probs[e]
-                : config.source == WeightSource::softmax_of_chosen ? token.logits[e]
-                                                                   : W(1);
+    if (e == none) {
+      weight[k] = softmax ? kernels::minus_infinity<W>() : W(0);
+      continue;
+    }
+    any = true;
+    weight[k] = config.source == WeightSource::score ? token.probs[e]
+                : softmax                            ? token.logits[e]
+                                                     : W(1);
   }
-  if (config.source == WeightSource::softmax_of_chosen) {
+  if (!any) {
+    return std::fill(weight, weight + token.top_k, W(0));  // a softmax of nothing would be NaN
+  }
+  if (softmax) {
     kernels::softmax(weight, chosen, weight);
   } else if (config.renormalises(token.top_k)) {
     const W sum = renormalising_sum<W>(chosen, [&](Index k) { return weight[k]; });
@@ -49,16 +60,20 @@ void write_weights(const WeightConfig& config, Index chosen, const TokenRoute<W>
 template <Real W>
 void add_weight_gradient(const WeightConfig& config, const TokenGradient<W>& token) {
   const W *weight = token.weight, *dweight = token.dweight;
-  const Index chosen = std::find(token.expert, token.expert + token.top_k, none) - token.expert;
+  const auto used = [&](Index k) { return token.expert[k] != none; };
 
   // mean = sum_k w_k dw_k of the weights before the scale: both the softmax over the chosen and
   // the division by the sum take it off.
   W mean(0);
-  for (Index k = 0; k < chosen; ++k) {
-    mean += dweight[k] * weight[k];
+  for (Index k = 0; k < token.top_k; ++k) {
+    mean += used(k) ? dweight[k] * weight[k] : W(0);
   }
-  const W sum = renormalising_sum<W>(chosen, [&](Index k) { return token.probs[token.expert[k]]; });
-  for (Index k = 0; k < chosen; ++k) {
+  const W sum = renormalising_sum<W>(
+      token.top_k, [&](Index k) { return used(k) ? token.probs[token.expert[k]] : W(0); });
+  for (Index k = 0; k < token.top_k; ++k) {
+    if (!used(k)) {
+      continue;
+    }
     const Index e = token.expert[k];
     if (config.source == WeightSource::softmax_of_chosen) {
       token.dlogits[e] += weight[k] * (dweight[k] - mean / W(config.scale));
