@@ -13,7 +13,9 @@ constexpr std::size_t rotation = 16;
 using Product = void (*)(const Matrix<float>& x, const Matrix<float>& w, Matrix<float>& y);
 
 void ours(const Matrix<float>& x, const Matrix<float>& w, Matrix<float>& y) {
-  kernels::gemm<float>(kernels::view(x), kernels::view(w).transpose(), y, kernels::Update::assign);
+  static kernels::GemmMemory<float> memory;
+  kernels::gemm<float>(kernels::view(x), kernels::view(w).transpose(), y, kernels::Update::assign,
+                       memory);
 }
 
 void eigen(const Matrix<float>& x, const Matrix<float>& w, Matrix<float>& y) {

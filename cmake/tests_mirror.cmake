@@ -20,6 +20,7 @@ set(tested_by
   "io/header.hpp               io/header_json_test.cpp"
   "kernels/few_rows.hpp        kernels/gemm_test.cpp"
   "kernels/gemm_bfloat16.hpp   kernels/gemm_test.cpp"
+  "kernels/gemm_memory.hpp     kernels/gemm_test.cpp"
   "kernels/register_tile.hpp    kernels/gemm_test.cpp"
   "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"

@@ -8,6 +8,7 @@
 #include "kernels/few_rows.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/gemm_bfloat16.hpp"
+#include "kernels/gemm_memory.hpp"
 #include "kernels/gemm_transposed.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/mask.hpp"

@@ -9,6 +9,7 @@
 #include "support/count_allocations.hpp"
 #include "support/guarded.hpp"
 #include "support/matrix_near.hpp"
+#include "support/multiply.hpp"
 #include "support/product_sizes.hpp"
 #include "support/random_matrix.hpp"
 
@@ -18,6 +19,7 @@ namespace {
 using testing::depths;
 using testing::matrix_within;
 using testing::max_rows;
+using testing::multiply;
 using testing::random_matrix;
 using testing::same_bits;
 using testing::widths;
@@ -100,7 +102,7 @@ struct Oracle {
 
 template <class T>
 Matrix<T> product(const Matrix<T>& a, const Matrix<T>& b, Update update, Matrix<T> c) {
-  gemm<T>(view(a), view(b), c, update);
+  multiply<T>(view(a), view(b), c, update);
   return c;
 }
 
@@ -130,7 +132,8 @@ TYPED_TEST(Gemm, IsRightAndHasTheSameBitsForEveryRemainder) {
       for (const Index cols : widths<T>(depth)) {
         for (Index rows = 1; rows <= max_rows; ++rows) {
           Matrix<T> c = start.topLeftCorner(rows, cols);
-          gemm<T>(view(a).block(0, 0, rows, depth), view(b).block(0, 0, depth, cols), c, update);
+          multiply<T>(view(a).block(0, 0, rows, depth), view(b).block(0, 0, depth, cols), c,
+                      update);
           ASSERT_TRUE(same_bits(c, whole.topLeftCorner(rows, cols)))
               << rows << " x " << depth << " x " << cols << ", add = " << add;
         }
@@ -175,7 +178,7 @@ TYPED_TEST(Gemm, HasTheSameBitsForEveryLayoutOfItsOperands) {
           for (const Layout layout_b : all_layouts) {
             const Stored<T> stored_a(a, layout_a), stored_b(b, layout_b);
             Matrix<T> c(rows, cols);
-            gemm<T>(stored_a.view, stored_b.view, c, Update::assign);
+            multiply<T>(stored_a.view, stored_b.view, c, Update::assign);
             ASSERT_TRUE(same_bits(c, want))
                 << "layouts " << static_cast<int>(layout_a) << ", " << static_cast<int>(layout_b);
           }
@@ -194,7 +197,7 @@ TYPED_TEST(Gemm, WritesItsBlockOfCAndNothingElse) {
         const Matrix<T> a = random_matrix<T>(rows, 19, 9), b = random_matrix<T>(19, cols, 10);
         Matrix<T> got = around, want = around;
         want.block(2, 3, rows, cols) = product<T>(a, b, update, around.block(2, 3, rows, cols));
-        gemm<T>(view(a), view(b), got.block(2, 3, rows, cols), update);
+        multiply<T>(view(a), view(b), got.block(2, 3, rows, cols), update);
         ASSERT_TRUE(same_bits(got, want)) << rows << " x " << cols;
       }
     }
@@ -213,11 +216,12 @@ TYPED_TEST(Gemm, TouchesNoMemoryOutsideItsOperands) {
           const Matrix<T> b = random_matrix<T>(depth, cols, 12);
           const Matrix<T> want = product(a, b);
           Guarded<T> ga(a, flush), gb(b, flush), gc(Matrix<T>::Zero(rows, cols), flush);
-          gemm<T>(view(ga.map()), view(gb.map()), gc.map(), Update::assign);
+          multiply<T>(view(ga.map()), view(gb.map()), gc.map(), Update::assign);
           ASSERT_TRUE(same_bits(gc.map(), want));
           Guarded<T> gat(a.transpose(), flush), gbt(b.transpose(), flush);
           gc.map().setZero();
-          gemm<T>(view(gat.map()).transpose(), view(gbt.map()).transpose(), gc.map(), Update::add);
+          multiply<T>(view(gat.map()).transpose(), view(gbt.map()).transpose(), gc.map(),
+                      Update::add);
           ASSERT_TRUE(testing::matrix_near(gc.map(), want, 1e-5));
         }
       }
@@ -236,10 +240,10 @@ TYPED_TEST(Gemm, ReadsBWhereItIsWithTheBitsOfPackedB) {
     ASSERT_TRUE(readable_in_place(view(b)));
     ASSERT_FALSE(readable_in_place(view(wider)));
     Matrix<T> packed(13, cols);
-    gemm<T>(view(a), view(wider.leftCols(cols)), packed, Update::assign);
+    multiply<T>(view(a), view(wider.leftCols(cols)), packed, Update::assign);
     testing::Guarded<T> guarded(b, testing::Flush::back);
     Matrix<T> in_place(13, cols);
-    gemm<T>(view(a), view(guarded.map()), in_place, Update::assign);
+    multiply<T>(view(a), view(guarded.map()), in_place, Update::assign);
     ASSERT_TRUE(same_bits(in_place, packed)) << depth;
     ASSERT_TRUE(same_bits(in_place, product(a, b))) << depth;
   }
@@ -321,8 +325,28 @@ TYPED_TEST(GemmOfNarrow, SumsInFloatAndRoundsOnce) {
       ASSERT_TRUE(matrix_within(got, oracle.value, oracle.bound)) << "K = " << depth;
       const Stored<T> strided(b, Layout::scattered);
       Matrix<T> c = start;
-      gemm<T>(view(a), strided.view, c, update);
+      multiply<T>(view(a), strided.view, c, update);
       ASSERT_TRUE(same_bits(c, got));
+    }
+  }
+}
+
+TYPED_TEST(Gemm, HasTheSameBitsInTheLittleMemoryOfAStack) {
+  using T = TypeParam;
+  if constexpr (Vectorised<T>) {
+    const Index cols = detail::spread_width<T>(2 * RegisterTile<T>::cols + 1);
+    const Matrix<T> a = random_matrix<T>(77, RegisterTile<T>::depth + 5, 26);
+    const Matrix<T> b = random_matrix<T>(a.cols(), cols, 27),
+                    start = random_matrix<T>(77, cols, 28);
+    const Matrix<T> a_transposed = a.transpose(), b_transposed = b.transpose();
+    for (const View<T>& left : {view(a), view(a_transposed).transpose()}) {
+      for (const View<T>& right : {view(b), view(b_transposed).transpose()}) {
+        for (const Update update : {Update::assign, Update::add}) {
+          Matrix<T> c = start;
+          gemm_on_stack<T>(left, right, c, update);
+          EXPECT_TRUE(same_bits(c, product(a, b, update, start)));
+        }
+      }
     }
   }
 }
@@ -332,9 +356,10 @@ TYPED_TEST(Gemm, AllocatesNothing) {
   using T = TypeParam;
   const Matrix<T> a = random_matrix<T>(13, 600, 26), b = random_matrix<T>(131, 600, 27);
   Matrix<T> c(20, 140);
+  multiply<T>(view(a), view(b).transpose(), c.block(1, 1, 13, 131), Update::assign);
   EXPECT_EQ(testing::count_allocations([&] {
-              gemm<T>(view(a), view(b).transpose(), c.block(1, 1, 13, 131), Update::assign);
-              gemm<T>(view(a), view(b).transpose(), c.block(1, 1, 13, 131), Update::add);
+              multiply<T>(view(a), view(b).transpose(), c.block(1, 1, 13, 131), Update::assign);
+              multiply<T>(view(a), view(b).transpose(), c.block(1, 1, 13, 131), Update::add);
             }),
             0);
 }

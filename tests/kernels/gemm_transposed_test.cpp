@@ -9,6 +9,7 @@
 #include "moe/detail/reserve.hpp"
 #include "support/guarded.hpp"
 #include "support/matrix_near.hpp"
+#include "support/multiply.hpp"
 #include "support/product_sizes.hpp"
 #include "support/random_matrix.hpp"
 
@@ -17,6 +18,7 @@ namespace {
 
 using testing::depths;
 using testing::max_rows;
+using testing::multiply;
 using testing::random_matrix;
 using testing::same_bits;
 using testing::widths;
@@ -45,11 +47,11 @@ void expect_the_bits_of_row_major_operands(View<T> a, View<T> b) {
   const Matrix<T> plain_a = row_major(a), plain_b = row_major(b);
   const Matrix<T> start = random_matrix<T>(a.rows, b.cols, 1);
   Matrix<T> whole = start;
-  gemm<T>(view(plain_a), view(plain_b), whole, update);
+  multiply<T>(view(plain_a), view(plain_b), whole, update);
   for (const Index cols : widths<T>(a.cols)) {
     for (Index rows = 1; rows <= a.rows; ++rows) {
       Matrix<T> c = start.topLeftCorner(rows, cols);
-      gemm<T>(a.block(0, 0, rows, a.cols), b.block(0, 0, b.rows, cols), c, update);
+      multiply<T>(a.block(0, 0, rows, a.cols), b.block(0, 0, b.rows, cols), c, update);
       ASSERT_TRUE(same_bits(c, whole.topLeftCorner(rows, cols)))
           << rows << " x " << a.cols << " x " << cols;
     }
@@ -102,10 +104,10 @@ TYPED_TEST(GemmTransposed, TakesAGradientOfManyRowsAndTouchesNothingOutside) {
       const Matrix<T> start = random_matrix<T>(rows, cols, 20);
       for (const Update update : {Update::assign, Update::add}) {
         Matrix<T> want = start;
-        gemm<T>(view(a), view(b), want, update);
+        multiply<T>(view(a), view(b), want, update);
         for (const Flush flush : {Flush::front, Flush::back}) {
           Guarded<T> transposed(a.transpose(), flush), gb(b, flush), c(start, flush);
-          gemm<T>(view(transposed.map()).transpose(), view(gb.map()), c.map(), update);
+          multiply<T>(view(transposed.map()).transpose(), view(gb.map()), c.map(), update);
           ASSERT_TRUE(same_bits(c.map(), want)) << rows << " x " << depth;
         }
       }

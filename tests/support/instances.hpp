@@ -7,8 +7,9 @@
 
 #include "moe/moe.hpp"
 
-#define MOE_PRODUCT(T) \
-  void kernels::gemm<T>(kernels::View<T>, kernels::View<T>, MatrixRef<T>, kernels::Update)
+#define MOE_PRODUCT(T)                                                                     \
+  void kernels::gemm<T>(kernels::View<T>, kernels::View<T>, MatrixRef<T>, kernels::Update, \
+                        kernels::GemmMemory<T>&)
 
 #define MOE_PACKED_LAYER(prefix, S)                                                         \
   prefix template void PackedLayer<S>::forward(ConstMatrixRef<Wide<S>>, MatrixRef<Wide<S>>, \

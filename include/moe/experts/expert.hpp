@@ -33,6 +33,7 @@ class Expert {
   struct Scratch {
     Matrix<T> gate, up;  // (n, F): pre-activations; without a tape `up` becomes the hidden row
     Matrix<T> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
+    std::vector<kernels::GemmMemory<T>> packing;  // of each thread
   };
 
   /// What backward needs of the rows, and its own intermediate results.
@@ -100,9 +101,9 @@ class Expert {
   /// Throws std::invalid_argument unless each tensor is that; `name` is the expert's.
   void check_params(const ParameterName& name) const { check_shapes(params_, shapes(), name); }
 
-  /// Makes the scratch or tape large enough for so many rows.
-  void reserve(Scratch& scratch, Index rows) const;
-  void reserve(Tape& tape, Index rows) const;
+  /// Makes the scratch or tape large enough for so many rows and threads.
+  void reserve(Scratch& scratch, Index rows, int threads = 1) const;
+  void reserve(Tape& tape, Index rows, int threads = 1) const;
 
   /// y (n, d_out) = f(x (n, d_in)). Memory is a Scratch or a Tape. y must not overlap x. Throws
   /// std::invalid_argument on other shapes, also of parameters.
@@ -135,47 +136,66 @@ class Expert {
 
   // The stages of forward and backward, for threads that share an expert, after reserve(). The rows
   // are those from `first` on in the memory, which many experts may share. A stage computes the
-  // columns of one part, and begins when all parts of the one before it are there.
+  // columns of one part, on the worker of that number, and begins when all parts of the one before
+  // it are there.
   template <class Memory>
-  void forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first, detail::Part part) const;
+  void forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first, detail::Part part,
+                      int worker = 0) const;
   template <class Memory>
-  void forward_output(Memory& memory, Index first, MatrixRef<T> y, detail::Part part) const;
+  void forward_output(Memory& memory, Index first, MatrixRef<T> y, detail::Part part,
+                      int worker = 0) const;
   /// Has no parts.
   void backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
-  void backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part) const;
-  void backward_input(const Tape& tape, Index first, MatrixRef<T> dx, detail::Part part) const;
+  void backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part,
+                       int worker = 0) const;
+  void backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail::Part part,
+                      int worker = 0) const;
 
   /// Rows of x and dy (n), which are those from `first` on in the tape.
   struct TapedRows {
     ConstMatrixRef<T> x, dy;
     Index first;
   };
-  void backward_params(const TapedRows& rows, const Tape& tape, Params& grads,
-                       detail::Part part) const;
+  void backward_params(const TapedRows& rows, Tape& tape, Params& grads, detail::Part part,
+                       int worker = 0) const;
 
  private:
   static constexpr Index panel = kernels::RegisterTile<W>::cols;
 
-  /// z (n, columns) = x (n, in) w (out, in)^T + bias, for the columns [begin, begin + z.cols()).
-  static void linear(ConstMatrixRef<T> x, const Matrix<T>& w, const Matrix<T>& bias, Index begin,
-                     MatrixRef<T> z) {
-    kernels::gemm<T>(kernels::view(x), kernels::view(w.middleRows(begin, z.cols())).transpose(), z,
-                     kernels::Update::assign);
-    for (Index row = 0; bias.size() > 0 && row < z.rows(); ++row) {
-      z.row(row) += bias.middleCols(begin, z.cols());
+  using Packing = kernels::GemmMemory<T>;
+
+  static Packing& packing_of(Scratch& memory, int worker) {
+    return memory.packing[static_cast<std::size_t>(worker)];
+  }
+
+  /// A projection (out, in) with its bias, or the gradients of both.
+  template <class M>
+  struct Linear {
+    M &weight, &bias;
+  };
+
+  /// z (n, columns) = x (n, in) weight^T + bias, for the columns [begin, begin + z.cols()).
+  static void linear(ConstMatrixRef<T> x, const Linear<const Matrix<T>>& to, Index begin,
+                     MatrixRef<T> z, Packing& packing) {
+    const auto weight = kernels::view(to.weight.middleRows(begin, z.cols()));
+    kernels::gemm<T>(kernels::view(x), weight.transpose(), z, kernels::Update::assign, packing);
+    for (Index row = 0; to.bias.size() > 0 && row < z.rows(); ++row) {
+      z.row(row) += to.bias.middleCols(begin, z.cols());
     }
   }
 
-  /// grad (out, in) += dz (n, out)^T x (n, in), and the bias the sums of dz's columns; the rows of
-  /// one part.
+  /// grad.weight += dz (n, out)^T x (n, in), and the bias the sums of dz's columns; the rows of one
+  /// part.
   static void linear_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, detail::Part part,
-                              Matrix<T>& grad, Matrix<T>& bias) {
+                              const Linear<Matrix<T>>& grad, Packing& packing) {
     constexpr Index step = kernels::RegisterTile<W>::rows;
-    const Index begin = part.begin(grad.rows(), step), rows = part.end(grad.rows(), step) - begin;
+    const Index size = grad.weight.rows(), begin = part.begin(size, step);
+    const Index rows = part.end(size, step) - begin;
     kernels::gemm<T>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
-                     kernels::view(x), grad.middleRows(begin, rows), kernels::Update::add);
-    if (bias.size() > 0) {
-      kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, bias.data() + begin);
+                     kernels::view(x), grad.weight.middleRows(begin, rows), kernels::Update::add,
+                     packing);
+    if (grad.bias.size() > 0) {
+      kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, grad.bias.data() + begin);
     }
   }
 
@@ -205,16 +225,20 @@ class Expert {
 };
 
 template <Real T>
-void Expert<T>::reserve(Scratch& scratch, Index rows) const {
+void Expert<T>::reserve(Scratch& scratch, Index rows, int threads) const {
   const Index width = detail::spread_width<T>(d_ff());
   detail::grow_both(scratch.up, rows, width);
   detail::grow_both(scratch.gate, config_.gated ? rows : 0, width);
   detail::grow_both(scratch.factor, config_.output_gate ? rows : 0, 1);
+  detail::grow(scratch.packing, threads);
+  for (Packing& packing : scratch.packing) {
+    packing.reserve();
+  }
 }
 
 template <Real T>
-void Expert<T>::reserve(Tape& tape, Index rows) const {
-  reserve(static_cast<Scratch&>(tape), rows);
+void Expert<T>::reserve(Tape& tape, Index rows, int threads) const {
+  reserve(static_cast<Scratch&>(tape), rows, threads);
   const Index width = detail::spread_width<T>(d_ff());
   detail::grow_both(tape.hidden, rows, width);
   detail::grow_both(tape.dup, rows, width);
@@ -227,16 +251,17 @@ void Expert<T>::reserve(Tape& tape, Index rows) const {
 
 template <Real T>
 template <class Memory>
-void Expert<T>::forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first,
-                               detail::Part part) const {
+void Expert<T>::forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first, detail::Part part,
+                               int worker) const {
+  Packing& packing = packing_of(memory, worker);
   const Index rows = x.rows(), gate_rows = config_.gated ? rows : 0;
   for_panels(d_ff(), part, [&](Index begin, Index columns) {
     auto gate = memory.gate.block(config_.gated ? first : 0, begin, gate_rows, columns);
     auto up = memory.up.block(first, begin, rows, columns);
     if (config_.gated) {
-      linear(x, params_.gate, params_.gate_bias, begin, gate);
+      linear(x, {params_.gate, params_.gate_bias}, begin, gate, packing);
     }
-    linear(x, params_.up, params_.up_bias, begin, up);
+    linear(x, {params_.up, params_.up_bias}, begin, up, packing);
     activate_rows<T>(config_, gate, up, hidden(memory).block(first, begin, rows, columns));
   });
   for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
@@ -247,12 +272,12 @@ void Expert<T>::forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first,
 
 template <Real T>
 template <class Memory>
-void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y,
-                               detail::Part part) const {
+void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y, detail::Part part,
+                               int worker) const {
   for_panels(d_out(), part, [&](Index begin, Index columns) {
     auto y_columns = y.middleCols(begin, columns);
-    linear(hidden(memory).block(first, 0, y.rows(), d_ff()), params_.down, params_.down_bias, begin,
-           y_columns);
+    linear(hidden(memory).block(first, 0, y.rows(), d_ff()), {params_.down, params_.down_bias},
+           begin, y_columns, packing_of(memory, worker));
     for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
       if constexpr (std::same_as<Memory, Tape>) {
         memory.ungated.block(first + row, begin, 1, columns) = y_columns.row(row);
@@ -274,8 +299,8 @@ void Expert<T>::backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) con
 }
 
 template <Real T>
-void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first,
-                                detail::Part part) const {
+void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part,
+                                int worker) const {
   const Index rows = dy.rows(), gate_rows = config_.gated ? rows : 0;
   const Index first_gate = config_.gated ? first : 0;
   const ConstMatrixRef<T> dungated = ungated(dy, tape, first);
@@ -283,7 +308,7 @@ void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first,
     auto dup = tape.dup.block(first, begin, rows, columns);
     kernels::gemm<T>(kernels::view(dungated),
                      kernels::view(params_.down.middleCols(begin, columns)), dup,
-                     kernels::Update::assign);
+                     kernels::Update::assign, packing_of(tape, worker));
     activate_rows_backward<T>(config_, tape.gate.block(first_gate, begin, gate_rows, columns),
                               tape.up.block(first, begin, rows, columns),
                               tape.dgate.block(first_gate, begin, gate_rows, columns), dup);
@@ -291,17 +316,17 @@ void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first,
 }
 
 template <Real T>
-void Expert<T>::backward_input(const Tape& tape, Index first, MatrixRef<T> dx,
-                               detail::Part part) const {
+void Expert<T>::backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail::Part part,
+                               int worker) const {
   const Index begin = part.begin(d_in(), panel), columns = part.end(d_in(), panel) - begin;
   auto dx_columns = dx.middleCols(begin, columns);
   kernels::gemm<T>(kernels::view(tape.dup.block(first, 0, dx.rows(), d_ff())),
                    kernels::view(params_.up.middleCols(begin, columns)), dx_columns,
-                   kernels::Update::assign);
+                   kernels::Update::assign, packing_of(tape, worker));
   if (config_.gated) {
     kernels::gemm<T>(kernels::view(tape.dgate.block(first, 0, dx.rows(), d_ff())),
                      kernels::view(params_.gate.middleCols(begin, columns)), dx_columns,
-                     kernels::Update::add);
+                     kernels::Update::add, packing_of(tape, worker));
   }
   for (Index row = 0; config_.output_gate && row < dx.rows(); ++row) {
     kernels::add_rows<T>(params_.output_gate.middleCols(begin, columns),
@@ -310,15 +335,17 @@ void Expert<T>::backward_input(const Tape& tape, Index first, MatrixRef<T> dx,
 }
 
 template <Real T>
-void Expert<T>::backward_params(const TapedRows& rows, const Tape& tape, Params& grads,
-                                detail::Part part) const {
+void Expert<T>::backward_params(const TapedRows& rows, Tape& tape, Params& grads, detail::Part part,
+                                int worker) const {
   const Index first = rows.first, count = rows.x.rows();
+  Packing& packing = packing_of(tape, worker);
   linear_backward(tape.hidden.block(first, 0, count, d_ff()), ungated(rows.dy, tape, first), part,
-                  grads.down, grads.down_bias);
-  linear_backward(rows.x, tape.dup.block(first, 0, count, d_ff()), part, grads.up, grads.up_bias);
+                  {grads.down, grads.down_bias}, packing);
+  linear_backward(rows.x, tape.dup.block(first, 0, count, d_ff()), part, {grads.up, grads.up_bias},
+                  packing);
   if (config_.gated) {
-    linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part, grads.gate,
-                    grads.gate_bias);
+    linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part,
+                    {grads.gate, grads.gate_bias}, packing);
   }
   if (config_.output_gate && part.number == 0 && count > 0) {
     kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());

@@ -40,13 +40,14 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
     this->check_used(memory.parts);
     const ConstMatrixRef<T> x = gather_rows(input, memory.gathered, threads);
     for (const Expert<T>& expert : *this) {  // they may differ in width
-      expert.reserve(memory.rows, input.groups.num_rows());
+      expert.reserve(memory.rows, input.groups.num_rows(), threads);
     }
-    for_stage(memory.parts, threads, [&](const GroupPart& group, detail::Part part) {
-      this->of(group.expert).forward_hidden(of(x, group), memory.rows, group.begin, part);
+    for_stage(memory.parts, threads, [&](const GroupPart& group, detail::Part part, int worker) {
+      this->of(group.expert).forward_hidden(of(x, group), memory.rows, group.begin, part, worker);
     });
-    for_stage(memory.parts, threads, [&](const GroupPart& group, detail::Part part) {
-      this->of(group.expert).forward_output(memory.rows, group.begin, of(rows, group), part);
+    for_stage(memory.parts, threads, [&](const GroupPart& group, detail::Part part, int worker) {
+      this->of(group.expert)
+          .forward_output(memory.rows, group.begin, of(rows, group), part, worker);
     });
   }
 
@@ -64,16 +65,16 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
     return rows.middleRows(part.begin, part.rows());
   }
 
-  /// body(rows of an expert, part of its columns) for every part of them.
+  /// body(rows of an expert, part of its columns, worker) for every part of them.
   template <class Body>
   static void for_stage(const std::vector<GroupPart>& groups, int threads, Body&& body) {
     detail::for_parts(static_cast<Index>(groups.size()), threads,
-                      [&](Index number, detail::Part part, int) {
-                        body(groups[static_cast<std::size_t>(number)], part);
+                      [&](Index number, detail::Part part, int worker) {
+                        body(groups[static_cast<std::size_t>(number)], part, worker);
                       });
   }
 
-  void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows, const Tape& tape,
+  void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows, Tape& tape,
                        std::span<ExpertParams<T>> grads, int threads) const;
 };
 
@@ -84,23 +85,23 @@ void FfnExperts<T>::backward(const ExpertInput<T>& input, ConstMatrixRef<T> drow
   this->check_set_backward(input, drows, tape, dx_rows, grads);
   const ConstMatrixRef<T> x =
       input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
-  for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part) {
+  for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int) {
     const Index first = part.begin(group.rows()), rows = part.end(group.rows()) - first;
     of(group.expert)
         .backward_gate(drows.middleRows(group.begin + first, rows), tape.rows, group.begin + first);
   });
-  for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part) {
-    of(group.expert).backward_hidden(of(drows, group), tape.rows, group.begin, part);
+  for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int worker) {
+    of(group.expert).backward_hidden(of(drows, group), tape.rows, group.begin, part, worker);
   });
-  for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part) {
-    of(group.expert).backward_input(tape.rows, group.begin, of(dx_rows, group), part);
+  for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int worker) {
+    of(group.expert).backward_input(tape.rows, group.begin, of(dx_rows, group), part, worker);
   });
   backward_params(x, drows, tape, grads, threads);
 }
 
 /// Each expert's parts of rows one after the other, as its gradients are sums over them.
 template <Real T>
-void FfnExperts<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows, const Tape& tape,
+void FfnExperts<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows, Tape& tape,
                                     std::span<ExpertParams<T>> grads, int threads) const {
   const auto is_first = [&](std::size_t i) {
     return i == 0 || tape.parts[i].expert != tape.parts[i - 1].expert;
@@ -111,7 +112,7 @@ void FfnExperts<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows
   }
   const Index count = detail::parts_of_each(active, threads);
   const Index items = static_cast<Index>(tape.parts.size()) * count;
-  detail::parallel_for(items, threads, [&](Index item, int) {
+  detail::parallel_for(items, threads, [&](Index item, int worker) {
     const auto first = static_cast<std::size_t>(item / count);
     for (std::size_t i = first; is_first(first) && i < tape.parts.size(); ++i) {
       const GroupPart& group = tape.parts[i];
@@ -121,7 +122,7 @@ void FfnExperts<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows
       of(group.expert)
           .backward_params({of(x, group), of(drows, group), group.begin}, tape.rows,
                            grads[static_cast<std::size_t>(group.expert)],
-                           detail::Part{item % count, count});
+                           detail::Part{item % count, count}, worker);
     }
   });
 }

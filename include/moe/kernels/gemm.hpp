@@ -12,6 +12,7 @@
 
 #include "few_rows.hpp"
 #include "gemm_bfloat16.hpp"
+#include "gemm_memory.hpp"
 #include "gemm_transposed.hpp"
 #include "lanes.hpp"
 #include "pack.hpp"
@@ -60,38 +61,45 @@ void multiply_panel(View<T> a, Panel<T> panel, const NextPanel& next_panel, Matr
   });
 }
 
-/// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
+/// c = or += a * b, packing into `room`. How much there is leaves the bits as they are.
 template <Vectorised T>
-void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+void gemm_in_blocks(View<T> a, View<T> b, MatrixRef<T> c, Update update, PackingRoom<T> room) {
   using Tile = RegisterTile<T>;
   if (a.rows <= Tile::rows && b.row_stride == 1) {
     return multiply_few_rows<T>(a, b, c, update);
   }
-  alignas(64) T packed[Tile::depth * Tile::cols];
   if (a.cols == 0 && update == Update::assign) {
     c.setZero();
   }
   Index done = 0;  // columns
   if (a.row_stride == 1 && readable_in_place(b)) {
     done = b.cols / Tile::cols * Tile::cols;
-    multiply_transposed<T>(a, b.block(0, 0, b.rows, done), c.leftCols(done), update, packed);
+    multiply_transposed<T>(a, b.block(0, 0, b.rows, done), c.leftCols(done), update, room);
   }
   // All columns meet a block of k before the next: the rows of B span few pages.
-  for (Index k = 0; k < a.cols; k += Tile::depth) {
-    const Index depth = std::min(Tile::depth, a.cols - k);
+  for (Index k = 0; k < a.cols; k += room.depth) {
+    const Index depth = std::min(room.depth, a.cols - k);
     for (Index col = done; col < b.cols; col += Tile::cols) {
       const Index cols = std::min(Tile::cols, b.cols - col);
       const auto block = b.block(k, col, depth, cols);
-      Panel<T> panel{packed};
+      Panel<T> panel{room.data};
       if (cols == Tile::cols && readable_in_place(b)) {
         panel = {block.data, b.row_stride};
       } else {
-        pack_panel(block, packed);
+        pack_panel(block, room.data);
       }
       multiply_panel<T>(a.block(0, k, a.rows, depth), panel, panel_after(b, col, k, depth),
                         c.middleCols(col, cols), k == 0 ? update : Update::add);
     }
   }
+}
+
+/// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
+template <Vectorised T>
+void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>& memory) {
+  static_assert(GemmMemory<T>::bytes == PackingRoom<T>::most_depth * PackingRoom<T>::step_bytes);
+  gemm_in_blocks<T>(a, b, c, update,
+                    {reinterpret_cast<T*>(memory.data()), PackingRoom<T>::most_depth});
 }
 
 /// Columns of a transposed B that gemm takes at once for so many rows of A: who shares a product
@@ -121,8 +129,20 @@ void gemm_plain(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
 }
 
 template <class T>
-void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>&) {
   gemm_plain<T>(a, b, c, update);
+}
+
+/// The same for small products, which need no more than 16 KiB of stack.
+template <class T>
+void gemm_on_stack(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+  if constexpr (Vectorised<T>) {
+    constexpr Index depth = 16384 / PackingRoom<T>::step_bytes;
+    alignas(64) T packed[depth * RegisterTile<T>::cols];
+    gemm_in_blocks<T>(a, b, c, update, {packed, depth});
+  } else {
+    gemm_plain<T>(a, b, c, update);
+  }
 }
 
 /// The same for an a whose zeros must not meet b: 0 * NaN is left out, not NaN. For masked rows.

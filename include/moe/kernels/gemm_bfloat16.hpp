@@ -2,13 +2,14 @@
 // The matrix product of bfloat16: sums in float, rounded once at the end.
 //
 // The register tile takes pairs of k, so B is packed always, and A unless its rows are pairs as
-// they lie in memory. All buffers are on the stack.
+// they lie in memory. All buffers are the caller's.
 #pragma once
 
 #include <algorithm>
 #include <concepts>
 
 #include "few_rows.hpp"
+#include "gemm_memory.hpp"
 #include "pack.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -22,8 +23,18 @@ class PairedProduct {
   static constexpr Index most_depth = Tile::depth / 2;  // as A and the sums want their place in L2
   static constexpr Index most_rows = 512;
 
-  PairedProduct(View<T> a, View<T> b, MatrixRef<T> c, Update update)
-      : a_(a), b_(b), c_(c), update_(update) {}
+  PairedProduct(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>& memory)
+      : a_(a),
+        b_(b),
+        c_(c),
+        update_(update),
+        panel_(reinterpret_cast<T*>(memory.data())),
+        packed_a_(panel_ + most_depth * Tile::cols),
+        sums_(reinterpret_cast<float*>(packed_a_ + most_depth * Tile::cols)) {
+    static_assert((2 * most_depth * Index{sizeof(T)} + most_rows * Index{sizeof(float)}) *
+                      Tile::cols <=
+                  GemmMemory<T>::bytes);
+  }
 
   /// Whether the tile may read A where it is.
   static bool readable(View<T> a) { return a.col_stride == 1 && a.cols % Tile::step == 0; }
@@ -98,19 +109,19 @@ class PairedProduct {
   MatrixRef<T> c_;
   const Update update_;
   const bool packs_a_ = !readable(a_);
-  alignas(64) T panel_[most_depth * Tile::cols];
-  alignas(64) T packed_a_[most_depth * Tile::cols];
-  alignas(64) float sums_[most_rows * Tile::cols];
+  T* const panel_;     // (most_depth, tile cols)
+  T* const packed_a_;  // (most_depth, tile cols)
+  float* const sums_;  // (most_rows, tile cols)
 };
 
 /// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
 template <std::same_as<bf16> T>
-void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>& memory) {
   using Product = PairedProduct<T>;
   if (a.rows <= RegisterTile<T>::rows && b.row_stride == 1 && Product::readable(a)) {
     return multiply_few_rows<T>(a, b, c, update);
   }
-  Product product(a, b, c, update);
+  Product product(a, b, c, update, memory);
   const Index step = product.rows_at_once();
   for (Index row = 0; row < a.rows; row += step) {
     for (Index col = 0; col < b.cols; col += RegisterTile<T>::cols) {

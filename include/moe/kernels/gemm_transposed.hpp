@@ -10,6 +10,16 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
+/// Where operands are packed: a panel of so many k, or as many tiles of A.
+template <class T>
+struct PackingRoom {
+  static constexpr Index step_bytes = RegisterTile<T>::cols * Index{sizeof(T)};
+  static constexpr Index most_depth = RegisterTile<T>::depth;
+
+  T* data;
+  Index depth;
+};
+
 /// Whether the tile may read B where it is: its rows are contiguous and an odd number of cache
 /// lines apart, so that they do not compete for the same places of a cache.
 template <class T>
@@ -54,20 +64,20 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
 }
 
 /// c (M, N) = or += a (M, K) * b (K, N) for a.row_stride == 1, b readable in place, and N a
-/// multiple of tile cols. packed has room for tile depth * tile cols.
+/// multiple of tile cols.
 template <class T>
-void multiply_transposed(View<T> a, View<T> b, MatrixRef<T> c, Update update, T* packed) {
+void multiply_transposed(View<T> a, View<T> b, MatrixRef<T> c, Update update, PackingRoom<T> to) {
   using Tile = RegisterTile<T>;
-  constexpr Index size = Tile::depth * Tile::cols;
-  constexpr Index block = std::min(Tile::depth, size / (4 * Tile::rows));  // room for four tiles
+  const Index size = to.depth * Tile::cols;
+  const Index block = std::min(to.depth, size / (4 * Tile::rows));  // room for four tiles
   for (Index k = 0; k < a.cols; k += block) {
     const Index depth = std::min(block, a.cols - k);
     const Index room = size / depth / Tile::rows * Tile::rows;
     for (Index row = 0; row < a.rows; row += room) {
       const Index rows = std::min(room, a.rows - row);
-      pack_tiles(a.block(row, k, rows, depth), packed);
+      pack_tiles(a.block(row, k, rows, depth), to.data);
       for (Index col = 0; col < b.cols; col += Tile::cols) {
-        multiply_tiles<T>(packed, depth, {b.data + k * b.row_stride + col, b.row_stride},
+        multiply_tiles<T>(to.data, depth, {b.data + k * b.row_stride + col, b.row_stride},
                           c.block(row, col, rows, Tile::cols), k == 0 ? update : Update::add);
       }
     }

@@ -92,7 +92,7 @@ class LinearGate {
     if (table.mask.size() > 0) {
       kernels::gemm_skipping_zeros<W>(dlogits, b, c, update);
     } else {
-      kernels::gemm<W>(dlogits, b, c, update);
+      kernels::gemm_on_stack<W>(dlogits, b, c, update);
     }
   }
 
@@ -160,7 +160,7 @@ void LinearGate<T>::write_logits(const Params& params, ConstMatrixRef<W> input, 
     return;
   }
   const auto project = [&](const Matrix<W>& weight, GrowingMatrix<W>& out) {
-    kernels::gemm<W>(kernels::view(input),
+    kernels::gemm_on_stack<W>(kernels::view(input),
                      kernels::view(weight.middleRows(first, count)).transpose(),
                      out.block(token, first, rows, count), kernels::Update::assign);
   };

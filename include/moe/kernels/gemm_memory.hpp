@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a product packs its operands: memory of one thread, which lies in the caller's scratch. On
+// the stack it would be too much for the threads of musl, which have 128 KiB, and of macOS.
+#pragma once
+
+#include <cstdint>
+
+#include "../detail/reserve.hpp"
+#include "lanes.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// Memory for the products of one thread in T, which may follow each other in it.
+template <class T>
+class GemmMemory {
+ public:
+  /// Of float and double a block of a panel; of bfloat16 half of one for each operand, and sums.
+  /// Scalars without packets pack nothing.
+  static constexpr Index bytes = Vectorised<T> ? 262144 : std::is_same_v<T, bf16> ? 393216 : 0;
+
+  /// Allocates it, once. A product does so if nobody has.
+  void reserve() { detail::grow(memory_, 1, bytes == 0 ? 0 : bytes + line); }
+
+  /// Begins a cache line; as many bytes.
+  std::uint8_t* data() {
+    reserve();
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+    return memory_.data() + (line - address % line) % line;
+  }
+
+ private:
+  static constexpr std::size_t line = 64;
+
+  Matrix<std::uint8_t> memory_;  // pages that no product writes to are never there
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
