@@ -51,7 +51,24 @@ struct Whole {
   }
 };
 
+/// The same tensors in another scalar.
+struct WideTensors {
+  Matrix<double> a, b;
+
+  template <class Visit, class... P>
+  static void for_each(Visit&& visit, P&... p) {
+    TwoTensors::for_each(visit, p...);
+  }
+};
+
+struct PartWithWideGrads : Part {
+  using Grads = WideTensors;
+};
+
 static_assert(HasParams<Part> && !WalksParams<Part>);
+static_assert(std::same_as<GradsOf<Part>, TwoTensors>);
+static_assert(HasParams<PartWithWideGrads> &&
+              std::same_as<GradsOf<PartWithWideGrads>, WideTensors>);
 static_assert(WalksParams<Whole> && !HasParams<Whole>);
 
 std::vector<std::string> names_of(const auto& part, const ParameterName& name) {
@@ -110,6 +127,16 @@ TEST(CheckShapes, NamesTheTensorOfAnotherShapeAndTakesEmptyForEmpty) {
   EXPECT_TRUE((Shape{0, 4}.fits(Matrix<float>(1, 0))));
   EXPECT_FALSE((Shape{1, 4}.fits(Matrix<float>(1, 0))));
   EXPECT_FALSE((Shape{1, 4}.fits(Matrix<float>(2, 2))));
+}
+
+TEST(ZeroGradsOf, IsInTheScalarThatThePartKeepsGradientsIn) {
+  WideTensors grads = zero_grads_of(PartWithWideGrads{});
+  EXPECT_EQ(grads.a, (Matrix<double>::Zero(2, 3)));
+  EXPECT_EQ(grads.b, (Matrix<double>::Zero(1, 4)));
+  EXPECT_NO_THROW(check_grads(PartWithWideGrads{}, {.word = "Part"}, grads));
+  grads.b.resize(1, 5);
+  EXPECT_EQ(testing::message_of([&] { check_grads(PartWithWideGrads{}, {.word = "Part"}, grads); }),
+            "gradient Part.b is (1, 5), expected (1, 4)");
 }
 
 TEST(CheckGrads, NamesTheTensorOfAnotherShape) {

@@ -31,7 +31,7 @@ concept RouterLike = std::movable<R> &&
 template <class R, class T>
 concept TrainableRouter = RouterLike<R, T> && HasParams<R> &&
     requires(const R& router, ConstMatrixRef<T> x, const typename R::Table& table,
-             RoutingGradient<Wide<T>>& gradient, MatrixRef<T> dx, typename R::Params& grads) {
+             RoutingGradient<Wide<T>>& gradient, MatrixRef<T> dx, GradsOf<R>& grads) {
   router.backward(x, table, gradient, dx, grads);
 };
 
@@ -46,12 +46,13 @@ concept ExpertLike = std::movable<E> && std::default_initializable<typename E::S
 };
 
 /// backward writes dx (=) and adds to grads (+=), from the x and the tape of a forward. One grads
-/// is never shared by two threads. A MoELayer is such an expert.
+/// is never shared by two threads. They are E::Params, or E::Grads for an expert that has them. A
+/// MoELayer is such an expert.
 template <class E, class T>
 concept TrainableExpert = ExpertLike<E, T> && Parametrised<E> &&
     std::default_initializable<typename E::Tape> && std::movable<typename E::Tape> &&
     requires(const E& expert, ConstMatrixRef<T> x, ConstMatrixRef<T> dy, MatrixRef<T> y,
-             MatrixRef<T> dx, typename E::Tape& tape, typename E::Params& grads) {
+             MatrixRef<T> dx, typename E::Tape& tape, GradsOf<E>& grads) {
   expert.forward(x, y, tape);
   expert.backward(x, dy, tape, dx, grads);
 };
@@ -74,7 +75,7 @@ template <class S, class T>
 concept TrainableExpertSet = ExpertSet<S, T> && WalksParams<S> &&
     std::default_initializable<typename S::Tape> &&
     requires(const S& set, const ExpertInput<T>& input, MatrixRef<T> rows, ConstMatrixRef<T> drows,
-             typename S::Tape& tape, MatrixRef<T> dx_rows, typename S::Params& grads, int threads) {
+             typename S::Tape& tape, MatrixRef<T> dx_rows, GradsOf<S>& grads, int threads) {
   set.forward(input, rows, tape, threads);
   set.backward(input, drows, tape, dx_rows, grads, threads);
 };

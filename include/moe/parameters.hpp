@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parameters of whatever trains: a struct of tensors with one list of them. Gradients and
-// optimiser moments are the same struct; everything that reads, casts, checks or updates
-// parameters walks the list.
+// optimiser moments are the same struct, perhaps in a wider scalar; everything that reads, casts,
+// checks or updates parameters walks the list.
 #pragma once
 
 #include <concepts>
@@ -47,23 +47,46 @@ struct Shape {
   }
 };
 
-/// A part whose parameters are one struct: an expert or a router.
+/// What the gradients of a part are: its Grads if it has such a type, else its Params.
 template <class P>
-concept HasParams = ParameterList<typename P::Params> && requires(P& part, const P& constant) {
+struct GradsIn {};
+template <class P>
+requires requires { typename P::Grads; }
+struct GradsIn<P> {
+  using type = typename P::Grads;
+};
+template <class P>
+requires requires {
+  typename P::Params;
+} &&(!requires { typename P::Grads; })  //
+    struct GradsIn<P> {
+  using type = typename P::Params;
+};
+template <class P>
+using GradsOf = typename GradsIn<P>::type;
+
+/// A part whose parameters are one struct: an expert or a router. Its Grads, where it has them, are
+/// the same tensors in another scalar: float where the parameters are narrower, as sums over many
+/// batches want it. Params::for_each walks both side by side.
+template <class P>
+concept HasParams = ParameterList<typename P::Params> && ParameterList<GradsOf<P>> &&
+    requires(P& part, const P& constant, GradsOf<P>& grads) {
   { part.params() } -> std::same_as<typename P::Params&>;
   { constant.params() } -> std::same_as<const typename P::Params&>;
+  P::Params::for_each([](std::string_view, auto&, auto&) {}, part.params(), grads);
 };
 
-/// A part that is made of parts: a layer or a set of experts. Params is like its parameters, and
-/// P::walk(part, name, visit, p...) calls visit(ParameterName, tensor, tensor of each p...).
+/// A part that is made of parts: a layer or a set of experts. Its Grads are the gradients of all of
+/// them, and P::walk(part, name, visit, p...) calls visit(ParameterName, tensor, tensor of each
+/// p...).
 template <class P>
-concept WalksParams = std::copyable<typename P::Params> &&
-    requires(P& part, const P& constant, typename P::Params& params) {
-  { constant.zero_grads() } -> std::same_as<typename P::Params>;
+concept WalksParams = std::copyable<GradsOf<P>> &&
+    requires(P& part, const P& constant, GradsOf<P>& grads) {
+  { constant.zero_grads() } -> std::same_as<GradsOf<P>>;
   P::walk(
-      part, ParameterName{}, [](const ParameterName&, auto&, auto&) {}, params);
+      part, ParameterName{}, [](const ParameterName&, auto&, auto&) {}, grads);
   P::walk(
-      constant, ParameterName{}, [](const ParameterName&, auto&, auto&) {}, params);
+      constant, ParameterName{}, [](const ParameterName&, auto&, auto&) {}, grads);
 };
 
 template <class P>
@@ -127,17 +150,19 @@ void check_params(const P& part, const ParameterName& name) {
 }
 
 template <Parametrised P>
-typename P::Params zero_grads_of(const P& part) {
+GradsOf<P> zero_grads_of(const P& part) {
   if constexpr (WalksParams<P>) {
     return part.zero_grads();
-  } else {
+  } else if constexpr (std::same_as<GradsOf<P>, typename P::Params>) {
     return zeros_like(part.params());
+  } else {
+    return zeros_like(cast_params<GradsOf<P>>(part.params()));
   }
 }
 
 /// Throws std::invalid_argument unless every tensor of `grads` has the shape of its parameter.
 template <Parametrised P>
-void check_grads(const P& part, const ParameterName& name, const typename P::Params& grads) {
+void check_grads(const P& part, const ParameterName& name, const GradsOf<P>& grads) {
   walk_params(
       part, name,
       [](const ParameterName& tensor, const auto& parameter, const auto& grad) {

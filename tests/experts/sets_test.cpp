@@ -190,7 +190,7 @@ TEST(SetsOfExperts, ThatTrainRefuseGradientsAndTapesThatDoNotFit) {
 template <class Set>
 struct Step {
   Matrix<float> rows{18, 19}, dx_rows{18, 17};
-  typename Set::Params grads;
+  GradsOf<Set> grads;
 
   Step(const Set& set, const ExpertInput<float>& input, int threads) : grads(set.zero_grads()) {
     typename Set::Tape tape;

@@ -351,6 +351,27 @@ TYPED_TEST(Gemm, HasTheSameBitsInTheLittleMemoryOfAStack) {
   }
 }
 
+// Rows that are packed and rows that are not, more than a block of k, less than a panel.
+TYPED_TEST(GemmOfNarrow, AddsToFloatsWithoutRounding) {
+  using T = TypeParam;
+  for (const Index rows : {3, 13, 70}) {
+    for (const Index depth : {Index(5), Index(68), RegisterTile<T>::depth + 2}) {
+      const Matrix<T> a = random_matrix<T>(rows, depth, 29), b = random_matrix<T>(depth, 71, 30);
+      const Matrix<T> a_transposed = a.transpose(), b_transposed = b.transpose();
+      const Matrix<float> start = random_matrix<float>(rows, 71, 31);
+      const Oracle<float> oracle(a.template cast<float>(), b.template cast<float>(), start);
+      GemmMemory<T> memory;
+      for (const View<T>& left : {view(a), view(a_transposed).transpose()}) {
+        for (const View<T>& right : {view(b), view(b_transposed).transpose()}) {
+          Matrix<float> c = start;
+          gemm<T, float>(left, right, c, Update::add, memory);
+          ASSERT_TRUE(matrix_within(c, oracle.value, oracle.bound)) << rows << " x " << depth;
+        }
+      }
+    }
+  }
+}
+
 #if MOE_COUNTS_ALLOCATIONS
 TYPED_TEST(Gemm, AllocatesNothing) {
   using T = TypeParam;

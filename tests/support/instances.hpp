@@ -7,18 +7,19 @@
 
 #include "moe/moe.hpp"
 
-#define MOE_PRODUCT(T)                                                                     \
-  void kernels::gemm<T>(kernels::View<T>, kernels::View<T>, MatrixRef<T>, kernels::Update, \
-                        kernels::GemmMemory<T>&)
+#define MOE_PRODUCT(T, C)                                                                         \
+  void kernels::gemm<T, C>(kernels::View<T>, kernels::View<T>, kernels::Into<C>, kernels::Update, \
+                           kernels::GemmMemory<T>&)
 
 #define MOE_PACKED_LAYER(prefix, S)                                                         \
   prefix template void PackedLayer<S>::forward(ConstMatrixRef<Wide<S>>, MatrixRef<Wide<S>>, \
                                                PackedLayer<S>::Scratch&, const CallOptions&) const
 
 #define MOE_FOR_EACH_INSTANCE(prefix)                                          \
-  prefix template MOE_PRODUCT(float);                                          \
-  prefix template MOE_PRODUCT(double);                                         \
-  prefix template MOE_PRODUCT(bf16);                                           \
+  prefix template MOE_PRODUCT(float, float);                                   \
+  prefix template MOE_PRODUCT(double, double);                                 \
+  prefix template MOE_PRODUCT(bf16, bf16);                                     \
+  prefix template MOE_PRODUCT(bf16, float);                                    \
   prefix template class LinearGate<float>;                                     \
   prefix template class LinearGate<double>;                                    \
   prefix template class LinearGate<bf16>;                                      \

@@ -18,6 +18,7 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
 
  public:
   using Params = typename Expert<T>::Params;
+  using Grads = typename Expert<T>::Grads;
   using Base::d_in, Base::d_out;
 
   /// What backward needs of a forward.
@@ -47,11 +48,11 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
   /// dx (N, d_in) = and grads +=, from dy (N, d_out) and the tape of forward(x). Throws
   /// std::invalid_argument on other shapes, a tape of another layer, or if dx overlaps x or dy.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
-                Params& grads) const;
+                Grads& grads) const;
 
  private:
   void backward_tokens(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
-                       Params& grads) const;
+                       Grads& grads) const;
 
   detail::Identity identity_;
 };
@@ -69,7 +70,7 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
 
 template <Real T>
 void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
-                           Params& grads) const {
+                           Grads& grads) const {
   detail::check(tape.owner == identity_.number(),
                 "DenseFfn: the tape is of another layer, expected this one's");
   detail::check_shape(x, tape.num_tokens, d_in(), "DenseFfn: x");
@@ -84,7 +85,7 @@ void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape
 
 template <Real T>
 void DenseFfn<T>::backward_tokens(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape,
-                                  MatrixRef<T> dx, Params& grads) const {
+                                  MatrixRef<T> dx, Grads& grads) const {
   const int threads = tape.num_threads;
   const Index count = tape.tokens.count();
   const ExpertInput<T> input{x, tape.tokens.groups()};

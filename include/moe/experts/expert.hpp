@@ -28,6 +28,7 @@ class Expert {
  public:
   using W = Wide<T>;
   using Params = ExpertParams<T>;
+  using Grads = ExpertParams<W>;
 
   /// Memory of the rows of one or many experts. Grows to the most it has seen; wider than F.
   struct Scratch {
@@ -120,7 +121,7 @@ class Expert {
   /// dx (n, d_in) = and grads +=, from dy (n, d_out) and the tape of forward(x). Throws
   /// std::invalid_argument on other shapes, also of parameters and grads.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
-                Params& grads) const {
+                Grads& grads) const {
     check_params({"Expert"});
     check_grads(*this, {"Expert"}, grads);
     detail::check_shape(x, x.rows(), d_in(), "Expert: x");
@@ -156,7 +157,7 @@ class Expert {
     ConstMatrixRef<T> x, dy;
     Index first;
   };
-  void backward_params(const TapedRows& rows, Tape& tape, Params& grads, detail::Part part,
+  void backward_params(const TapedRows& rows, Tape& tape, Grads& grads, detail::Part part,
                        int worker = 0) const;
 
  private:
@@ -187,13 +188,13 @@ class Expert {
   /// grad.weight += dz (n, out)^T x (n, in), and the bias the sums of dz's columns; the rows of one
   /// part.
   static void linear_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, detail::Part part,
-                              const Linear<Matrix<T>>& grad, Packing& packing) {
+                              const Linear<Matrix<W>>& grad, Packing& packing) {
     constexpr Index step = kernels::RegisterTile<W>::rows;
     const Index size = grad.weight.rows(), begin = part.begin(size, step);
     const Index rows = part.end(size, step) - begin;
-    kernels::gemm<T>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
-                     kernels::view(x), grad.weight.middleRows(begin, rows), kernels::Update::add,
-                     packing);
+    kernels::gemm<T, W>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
+                        kernels::view(x), grad.weight.middleRows(begin, rows), kernels::Update::add,
+                        packing);
     if (grad.bias.size() > 0) {
       kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, grad.bias.data() + begin);
     }
@@ -335,7 +336,7 @@ void Expert<T>::backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail:
 }
 
 template <Real T>
-void Expert<T>::backward_params(const TapedRows& rows, Tape& tape, Params& grads, detail::Part part,
+void Expert<T>::backward_params(const TapedRows& rows, Tape& tape, Grads& grads, detail::Part part,
                                 int worker) const {
   const Index first = rows.first, count = rows.x.rows();
   Packing& packing = packing_of(tape, worker);

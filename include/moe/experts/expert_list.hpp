@@ -83,12 +83,12 @@ class ExpertList {
 template <class E>
 class TrainableExpertList : public ExpertList<E> {
  public:
-  using Params = std::vector<typename E::Params>;  ///< of each expert
+  using Grads = std::vector<GradsOf<E>>;  ///< of each expert
 
   using ExpertList<E>::ExpertList;
 
-  Params zero_grads() const {
-    Params grads;
+  Grads zero_grads() const {
+    Grads grads;
     grads.reserve(this->size());
     for (const E& expert : *this) {
       grads.push_back(zero_grads_of(expert));

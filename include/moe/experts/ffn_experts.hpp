@@ -53,7 +53,7 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
 
   /// grads (E) +=, dx_rows =. Throws std::invalid_argument on other shapes or a tape of other rows.
   void backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
-                MatrixRef<T> dx_rows, std::span<ExpertParams<T>> grads, int threads) const;
+                MatrixRef<T> dx_rows, std::span<ExpertParams<Wide<T>>> grads, int threads) const;
 
  private:
   using TrainableExpertList<Expert<T>>::of;
@@ -75,12 +75,12 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
   }
 
   void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows, Tape& tape,
-                       std::span<ExpertParams<T>> grads, int threads) const;
+                       std::span<ExpertParams<Wide<T>>> grads, int threads) const;
 };
 
 template <Real T>
 void FfnExperts<T>::backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
-                             MatrixRef<T> dx_rows, std::span<ExpertParams<T>> grads,
+                             MatrixRef<T> dx_rows, std::span<ExpertParams<Wide<T>>> grads,
                              int threads) const {
   this->check_set_backward(input, drows, tape, dx_rows, grads);
   const ConstMatrixRef<T> x =
@@ -102,7 +102,7 @@ void FfnExperts<T>::backward(const ExpertInput<T>& input, ConstMatrixRef<T> drow
 /// Each expert's parts of rows one after the other, as its gradients are sums over them.
 template <Real T>
 void FfnExperts<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows, Tape& tape,
-                                    std::span<ExpertParams<T>> grads, int threads) const {
+                                    std::span<ExpertParams<Wide<T>>> grads, int threads) const {
   const auto is_first = [&](std::size_t i) {
     return i == 0 || tape.parts[i].expert != tape.parts[i - 1].expert;
   };

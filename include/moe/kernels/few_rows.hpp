@@ -62,8 +62,8 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
 
 /// c (M, N) = or += a (M, K) * b (K, N) for M up to RegisterTile::rows, where the columns of b are
 /// contiguous, and the rows of a as above.
-template <class T>
-void multiply_few_rows(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+template <class T, class C = T>
+void multiply_few_rows(View<T> a, View<T> b, Into<C> c, Update update) {
   using W = Wide<T>;
   constexpr Index size = RegisterTile<T>::packet_size;
   for (Index col = 0; a.rows > 0 && col < b.cols; col += size) {

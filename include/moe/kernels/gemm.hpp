@@ -94,14 +94,6 @@ void gemm_in_blocks(View<T> a, View<T> b, MatrixRef<T> c, Update update, Packing
   }
 }
 
-/// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
-template <Vectorised T>
-void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>& memory) {
-  static_assert(GemmMemory<T>::bytes == PackingRoom<T>::most_depth * PackingRoom<T>::step_bytes);
-  gemm_in_blocks<T>(a, b, c, update,
-                    {reinterpret_cast<T*>(memory.data()), PackingRoom<T>::most_depth});
-}
-
 /// Columns of a transposed B that gemm takes at once for so many rows of A: who shares a product
 /// between threads by columns cuts at its multiples.
 template <class T>
@@ -114,8 +106,8 @@ Index columns_at_once([[maybe_unused]] Index rows) {
 }
 
 /// The same sums in plain loops, in Wide<T>: for scalars without packets, and as the oracle.
-template <class T>
-void gemm_plain(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
+template <class T, class C = T>
+void gemm_plain(View<T> a, View<T> b, Into<C> c, Update update) {
   for (Index row = 0; row < a.rows; ++row) {
     for (Index col = 0; col < b.cols; ++col) {
       Wide<T> sum = update == Update::add ? static_cast<Wide<T>>(c(row, col)) : Wide<T>(0);
@@ -123,14 +115,25 @@ void gemm_plain(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
         sum += static_cast<Wide<T>>(a.data[row * a.row_stride + k * a.col_stride]) *
                static_cast<Wide<T>>(b.data[k * b.row_stride + col * b.col_stride]);
       }
-      c(row, col) = static_cast<T>(sum);
+      c(row, col) = static_cast<C>(sum);
     }
   }
 }
 
-template <class T>
-void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>&) {
-  gemm_plain<T>(a, b, c, update);
+/// c (M, N) = or += a (M, K) * b (K, N). C is T, or float where T is narrower: the sums as they
+/// are. c must not overlap a or b. Scalars without packets take plain loops.
+template <class T, class C = T>
+void gemm(View<T> a, View<T> b, Into<C> c, Update update, GemmMemory<T>& memory) {
+  static_assert(std::same_as<C, T> || std::same_as<C, Wide<T>>);
+  if constexpr (Vectorised<T>) {
+    using Room = PackingRoom<T>;
+    static_assert(GemmMemory<T>::bytes == Room::most_depth * Room::step_bytes);
+    gemm_in_blocks<T>(a, b, c, update, {reinterpret_cast<T*>(memory.data()), Room::most_depth});
+  } else if constexpr (std::same_as<T, bf16>) {
+    gemm_in_pairs<T, C>(a, b, c, update, memory);
+  } else {
+    gemm_plain<T, C>(a, b, c, update);
+  }
 }
 
 /// The same for small products, which need no more than 16 KiB of stack.

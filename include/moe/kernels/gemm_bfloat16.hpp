@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The matrix product of bfloat16: sums in float, rounded once at the end.
+// The matrix product of bfloat16: sums in float, rounded once at the end if at all.
 //
 // The register tile takes pairs of k, so B is packed always, and A unless its rows are pairs as
 // they lie in memory. All buffers are the caller's.
@@ -16,14 +16,14 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 /// A product c = or += a b in the making: the block of B that is at work, the same of A if A has to
 /// be packed, and the sums of some rows.
-template <class T>
+template <class T, class C>
 class PairedProduct {
  public:
   using Tile = RegisterTile<T>;
   static constexpr Index most_depth = Tile::depth / 2;  // as A and the sums want their place in L2
   static constexpr Index most_rows = 512;
 
-  PairedProduct(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>& memory)
+  PairedProduct(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory<T>& memory)
       : a_(a),
         b_(b),
         c_(c),
@@ -82,7 +82,7 @@ class PairedProduct {
   }
 
   /// sums += a * panel, which begin as c and end in it.
-  void multiply(View<T> a, MatrixRef<T> c, Ends block) {
+  void multiply(View<T> a, MatrixRef<C> c, Ends block) {
     for_tiles<Tile>(a.rows, [&](Index row, Index rows, Index left) {
       float* sums = sums_ + row * Tile::cols;
       const T* pointer[Tile::rows];
@@ -106,7 +106,7 @@ class PairedProduct {
   }
 
   const View<T> a_, b_;
-  MatrixRef<T> c_;
+  MatrixRef<C> c_;
   const Update update_;
   const bool packs_a_ = !readable(a_);
   T* const panel_;     // (most_depth, tile cols)
@@ -114,14 +114,14 @@ class PairedProduct {
   float* const sums_;  // (most_rows, tile cols)
 };
 
-/// c (M, N) = or += a (M, K) * b (K, N). c must not overlap a or b.
-template <std::same_as<bf16> T>
-void gemm(View<T> a, View<T> b, MatrixRef<T> c, Update update, GemmMemory<T>& memory) {
-  using Product = PairedProduct<T>;
+/// c = or += a * b. C is T or float.
+template <class T, class C>
+void gemm_in_pairs(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory<T>& memory) {
+  using Product = PairedProduct<T, C>;
   if (a.rows <= RegisterTile<T>::rows && b.row_stride == 1 && Product::readable(a)) {
-    return multiply_few_rows<T>(a, b, c, update);
+    return multiply_few_rows<T, C>(a, b, c, update);
   }
-  Product product(a, b, c, update, memory);
+  PairedProduct<T, C> product(a, b, c, update, memory);
   const Index step = product.rows_at_once();
   for (Index row = 0; row < a.rows; row += step) {
     for (Index col = 0; col < b.cols; col += RegisterTile<T>::cols) {

@@ -34,9 +34,9 @@ void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, co
 }
 
 /// out (size) += the sum of weight[i] * rows.row(i) over the rows (n, size) in their order; weight
-/// (n) may be null for ones. It is rounded to T once.
-template <class T>
-void add_rows(ConstMatrixRef<T> rows, const T* weight, T* out) {
+/// (n) may be null for ones. It is rounded to Out once.
+template <class T, class Out>
+void add_rows(ConstMatrixRef<T> rows, const T* weight, Out* out) {
   using W = Wide<T>;
   for_lanes<W>(rows.cols(), [&](auto at) {
     auto sum = at.load(out);

@@ -2,6 +2,8 @@
 // What a product reads: a matrix in memory, whatever its strides.
 #pragma once
 
+#include <type_traits>
+
 #include "lanes.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -17,6 +19,10 @@ struct View {
     return {data + row * row_stride + col * col_stride, num_rows, num_cols, row_stride, col_stride};
   }
 };
+
+/// What a product writes. A block is of this type, too, but says nothing of C where C is deduced.
+template <class C>
+using Into = std::type_identity_t<MatrixRef<C>>;
 
 /// A view of a row-major matrix or block in memory.
 template <class M>

@@ -46,12 +46,12 @@ struct SharedOf<Wide<S>, PackedExperts<S>> {
   using type = PackedFfn<S>;
 };
 
-/// Like the parameters of a layer: their gradients, or an optimiser's moments.
+/// Like the parameters of a layer, in float at least: their gradients, or an optimiser's moments.
 template <class RouterT, class Set, class Shared>
-struct LayerParams {
-  typename RouterT::Params router;
-  typename Set::Params experts;
-  typename Shared::Params shared;  ///< empty without a shared expert
+struct LayerGrads {
+  GradsOf<RouterT> router;
+  GradsOf<Set> experts;
+  GradsOf<Shared> shared;  ///< empty without a shared expert
 };
 
 /// Who goes where: what losses, monitors and policies read.

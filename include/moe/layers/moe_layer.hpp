@@ -30,8 +30,7 @@ class MoELayer {
   using Scratch = LayerScratch<T, RouterT, Set>;
   using Tape = LayerTape<T, RouterT, Set>;
   using RecomputingTape = RecomputingLayerTape<T, RouterT, Set>;
-  using Grads = LayerParams<RouterT, Set, Shared>;
-  using Params = Grads;
+  using Grads = LayerGrads<RouterT, Set, Shared>;
 
   /// Router, experts and shared expert of the config, with random weights from the seed.
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
@@ -140,7 +139,7 @@ class MoELayer {
     });
   }
 
-  /// Gradients of zero. The same struct serves as an optimiser's moments.
+  /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
   Grads zero_grads() const requires TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
     Grads grads{.router = zero_grads_of(router_), .experts = zero_grads_of(experts_), .shared = {}};
     if (shared_) {
