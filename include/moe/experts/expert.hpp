@@ -179,8 +179,14 @@ class Expert {
   static void linear(ConstMatrixRef<T> x, const Linear<const Matrix<T>>& to, Index begin,
                      MatrixRef<T> z, Packing& packing) {
     const auto weight = kernels::view(to.weight.middleRows(begin, z.cols()));
-    kernels::gemm<T>(kernels::view(x), weight.transpose(), z, kernels::Update::assign, packing);
-    for (Index row = 0; to.bias.size() > 0 && row < z.rows(); ++row) {
+    // In 16 bits the sum begins with the bias: added in the end it would be rounded once more.
+    const bool bias_first = to.bias.size() > 0 && !std::same_as<T, W>;
+    for (Index row = 0; bias_first && row < z.rows(); ++row) {
+      z.row(row) = to.bias.middleCols(begin, z.cols());
+    }
+    kernels::gemm<T>(kernels::view(x), weight.transpose(), z,
+                     bias_first ? kernels::Update::add : kernels::Update::assign, packing);
+    for (Index row = 0; !bias_first && to.bias.size() > 0 && row < z.rows(); ++row) {
       z.row(row) += to.bias.middleCols(begin, z.cols());
     }
   }
