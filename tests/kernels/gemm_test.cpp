@@ -113,7 +113,7 @@ Matrix<T> product(const Matrix<T>& a, const Matrix<T>& b) {
 
 template <class T>
 class Gemm : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, bf16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(Gemm, Scalars);
 
 // One product of the greatest size is held against the oracle; every smaller one must then have the

@@ -60,7 +60,7 @@ void expect_the_bits_of_row_major_operands(View<T> a, View<T> b) {
 
 template <class T>
 class GemmTransposed : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, bf16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(GemmTransposed, Scalars);
 
 // A few rows read the weight where it is, more of them pack it.

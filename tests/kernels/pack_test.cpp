@@ -12,12 +12,13 @@ namespace moe::kernels {
 namespace {
 
 /// Element (k, col) lies at its step, in there at its column, in there at its place in the step;
-/// what b lacks is zero.
+/// what b lacks is zero. Halves are widened.
 template <class T>
 void expect_layout(View<T> b, const char* form) {
-  using Tile = RegisterTile<T>;
+  using P = PackedAs<T>;
+  using Tile = RegisterTile<P>;
   const Index depth = Tile::whole_steps(b.rows);
-  std::vector<T> panel(static_cast<std::size_t>(depth * Tile::cols), T(9));
+  std::vector<P> panel(static_cast<std::size_t>(depth * Tile::cols), P(9));
   pack_panel(b, panel.data());
   for (Index k = 0; k < depth; ++k) {
     for (Index col = 0; col < Tile::cols; ++col) {
@@ -34,11 +35,11 @@ void expect_layout(View<T> b, const char* form) {
 
 template <class T>
 class PackPanel : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, bf16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(PackPanel, Scalars);
 
 TYPED_TEST(PackPanel, LaysOutRowsColumnsAndAnyStrides) {
-  using Tile = RegisterTile<TypeParam>;
+  using Tile = RegisterTile<PackedAs<TypeParam>>;
   const Index square = Tile::packet_size * Tile::step;
   for (const Index depth : {Index{1}, Index{2}, square - 1, square, 17 * square + 3}) {
     for (const Index cols : {Index{1}, Tile::cols - 1, Tile::cols}) {

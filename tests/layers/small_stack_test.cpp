@@ -91,7 +91,7 @@ class SmallStack : public ::testing::Test {
     }
   }
 };
-using Scalars = ::testing::Types<float, double, bf16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(SmallStack, Scalars);
 
 TYPED_TEST(SmallStack, IsEnoughForInferenceAndTraining) {
@@ -113,10 +113,15 @@ TYPED_TEST(SmallStack, IsEnoughForTheProductAlone) {
   EXPECT_TRUE(c.array().isFinite().all());
 }
 
-TYPED_TEST(SmallStack, IsEnoughForAPackedLayer) {
-  using T = TypeParam;
-  using W = Wide<T>;
-  const auto packed = pack<T>(Work<W>(1, 1).layer);
+template <class T>
+class SmallStackOfPacked : public SmallStack<T> {};
+using Storages = ::testing::Types<float, double, bf16>;
+TYPED_TEST_SUITE(SmallStackOfPacked, Storages);
+
+TYPED_TEST(SmallStackOfPacked, IsEnoughForInference) {
+  using S = TypeParam;
+  using W = Wide<S>;
+  const auto packed = pack<S>(Work<W>(1, 1).layer);
   const Matrix<W> x = random_matrix<W>(200, 96, 6);
   Matrix<W> y(200, 96);
   typename std::remove_const_t<decltype(packed)>::Scratch scratch;

@@ -16,8 +16,9 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 template <class T, int Rows>
 void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
   namespace ei = Eigen::internal;
-  using Packet = typename RegisterTile<T>::Packet;
-  constexpr Index size = RegisterTile<T>::packet_size, step = RegisterTile<T>::step;
+  using P = PackedAs<T>;
+  using Packet = typename RegisterTile<P>::Packet;
+  constexpr Index size = RegisterTile<P>::packet_size, step = RegisterTile<P>::step;
   constexpr Index square_depth = size * step;
   constexpr Index distance = 16 * square_depth;  // that a line is fetched ahead of its use
   const T* column[size];                         // those that b lacks repeat its last
@@ -31,7 +32,7 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
   const auto add_step = [&](const Packet& weights, Index k) {
     for (int r = 0; r < Rows; ++r) {
       const Packet value = broadcast_step<Packet>(a.data + r * a.row_stride + k * a.col_stride);
-      sum[r] = multiply_add_step<T>(value, weights, sum[r]);
+      sum[r] = multiply_add_step<P>(value, weights, sum[r]);
     }
   };
   Index k = 0;
@@ -43,7 +44,7 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
       from[i] = column[i] + k;
       prefetch(from[i] + later);
     }
-    const Square<T> square = load_transposed<T>(from);
+    const Square<P> square = load_transposed<P>(from);
     for (Index i = 0; i < size; ++i) {
       add_step(square.packet[i], k + i * step);
     }
@@ -65,14 +66,15 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
 template <class T, class C = T>
 void multiply_few_rows(View<T> a, View<T> b, Into<C> c, Update update) {
   using W = Wide<T>;
-  constexpr Index size = RegisterTile<T>::packet_size;
+  using Tile = RegisterTile<PackedAs<T>>;
+  constexpr Index size = Tile::packet_size;
   for (Index col = 0; a.rows > 0 && col < b.cols; col += size) {
     const Index cols = std::min(size, b.cols - col);
-    W sums[RegisterTile<T>::rows * size] = {};
+    W sums[Tile::rows * size] = {};
     if (update == Update::add) {
       copy_rows(view(c.middleCols(col, cols)), sums, size);
     }
-    with_tile_rows<RegisterTile<T>>(a.rows, [&](auto rows) {
+    with_tile_rows<Tile>(a.rows, [&](auto rows) {
       multiply_columns<T, rows()>(a, b.block(0, col, b.rows, cols), sums);
     });
     copy_rows(View<W>{sums, a.rows, cols, size, 1}, &c.coeffRef(0, col), c.outerStride());

@@ -4,15 +4,15 @@
 // Every element of C is one chain of multiply-adds over k = 0, 1, 2, ... whatever the number of
 // rows and columns, so a row of C has the same bits alone and in a batch. B is read where it is if
 // its rows lie well for a cache; else it is packed, a block of k by a panel of columns at a time,
-// into a buffer on the stack: nothing is allocated. A transposed A is packed there too. bfloat16
-// has an overload of its own.
+// into memory of the caller's: nothing is allocated. A transposed A is packed there too. Types of
+// 16 bits have a file of their own.
 #pragma once
 
 #include <algorithm>
 
 #include "few_rows.hpp"
-#include "gemm_bfloat16.hpp"
 #include "gemm_memory.hpp"
+#include "gemm_narrow.hpp"
 #include "gemm_transposed.hpp"
 #include "lanes.hpp"
 #include "pack.hpp"
@@ -129,8 +129,8 @@ void gemm(View<T> a, View<T> b, Into<C> c, Update update, GemmMemory<T>& memory)
     using Room = PackingRoom<T>;
     static_assert(GemmMemory<T>::bytes == Room::most_depth * Room::step_bytes);
     gemm_in_blocks<T>(a, b, c, update, {reinterpret_cast<T*>(memory.data()), Room::most_depth});
-  } else if constexpr (std::same_as<T, bf16>) {
-    gemm_in_pairs<T, C>(a, b, c, update, memory);
+  } else if constexpr (SixteenBitFloat<T>) {
+    gemm_narrow<T, C>(a, b, c, update, memory);
   } else {
     gemm_plain<T, C>(a, b, c, update);
   }

@@ -14,9 +14,9 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 template <class T>
 class GemmMemory {
  public:
-  /// Of float and double a block of a panel; of bfloat16 half of one for each operand, and sums.
+  /// Of float and double a block of a panel; of 16 bits half of one for each operand, and sums.
   /// Scalars without packets pack nothing.
-  static constexpr Index bytes = Vectorised<T> ? 262144 : std::is_same_v<T, bf16> ? 393216 : 0;
+  static constexpr Index bytes = Vectorised<T> ? 262144 : SixteenBitFloat<T> ? 393216 : 0;
 
   /// Allocates it, once. A product does so if nobody has.
   void reserve() { detail::grow(memory_, 1, bytes == 0 ? 0 : bytes + line); }

@@ -179,6 +179,9 @@ struct LanePlace {
     }
     W padded[Lanes<W>::size];
     if (count == Lanes<W>::size) {
+      if constexpr (std::is_same_v<T, Eigen::half> && std::is_same_v<W, float>) {
+        return Lanes<W>::of(load_step<typename Lanes<W>::Packet>(row + begin));
+      }
       for (Index i = 0; i < Lanes<W>::size; ++i) {
         padded[i] = convert<W>(row[begin + i]);
       }

@@ -19,9 +19,9 @@ template <class T>
 using Square =
     Eigen::internal::PacketBlock<typename RegisterTile<T>::Packet, RegisterTile<T>::packet_size>;
 
-/// Packet k = step k of each of the packet size rows.
-template <class T>
-EIGEN_STRONG_INLINE Square<T> load_transposed(const T* const* rows) {
+/// Packet k = step k of each of the packet size rows, which may hold a narrower type.
+template <class T, class Stored>
+EIGEN_STRONG_INLINE Square<T> load_transposed(const Stored* const* rows) {
   namespace ei = Eigen::internal;
   Square<T> square;
   for (Index i = 0; i < RegisterTile<T>::packet_size; ++i) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The matrix product of bfloat16: sums in float, rounded once at the end if at all.
+// The matrix product of bfloat16 and half: sums in float, rounded once at the end if at all.
 //
-// The register tile takes pairs of k, so B is packed always, and A unless its rows are pairs as
-// they lie in memory. All buffers are the caller's.
+// Of bfloat16 the register tile takes pairs of k, so B is packed always, and A unless its rows are
+// pairs as they lie in memory. Of half it takes what float's does: both are widened when packed, of
+// A the rows of a tile before it is at work, as all of them would not stay in a cache. All buffers
+// are the caller's.
 #pragma once
 
 #include <algorithm>
@@ -17,27 +19,32 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 /// A product c = or += a b in the making: the block of B that is at work, the same of A if A has to
 /// be packed, and the sums of some rows.
 template <class T, class C>
-class PairedProduct {
+class NarrowProduct {
  public:
-  using Tile = RegisterTile<T>;
+  using P = PackedAs<T>;
+  using Tile = RegisterTile<P>;
   static constexpr Index most_depth = Tile::depth / 2;  // as A and the sums want their place in L2
   static constexpr Index most_rows = 512;
 
-  PairedProduct(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory<T>& memory)
+  NarrowProduct(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory<T>& memory)
       : a_(a),
         b_(b),
         c_(c),
         update_(update),
-        panel_(reinterpret_cast<T*>(memory.data())),
+        panel_(reinterpret_cast<P*>(memory.data())),
         packed_a_(panel_ + most_depth * Tile::cols),
         sums_(reinterpret_cast<float*>(packed_a_ + most_depth * Tile::cols)) {
-    static_assert((2 * most_depth * Index{sizeof(T)} + most_rows * Index{sizeof(float)}) *
+    static_assert((2 * most_depth * Index{sizeof(P)} + most_rows * Index{sizeof(float)}) *
                       Tile::cols <=
                   GemmMemory<T>::bytes);
   }
 
   /// Whether the tile may read A where it is.
-  static bool readable(View<T> a) { return a.col_stride == 1 && a.cols % Tile::step == 0; }
+  static bool readable(View<T> a) {
+    return std::same_as<T, P> && a.col_stride == 1 && a.cols % Tile::step == 0;
+  }
+  /// Whether rows are widened tile by tile.
+  static bool widens_rows(View<T> a) { return !std::same_as<T, P> && a.col_stride == 1; }
 
   /// Rows that meet a block of B before the next: as many as are packed, or whose sums stay in L2.
   Index rows_at_once() const {
@@ -74,20 +81,29 @@ class PairedProduct {
     }
   }
 
-  /// Where the tile finds row r of the block of A.
-  const T* row_of(View<T> a, Index r) const {
-    const Index in_panel = r % Tile::cols;
-    return packs_a_ ? packed_a_ + (r - in_panel) * Tile::whole_steps(a.cols) + Tile::step * in_panel
-                    : a.data + r * a.row_stride;
+  /// Where the tile of the rows from `first` on finds row r of the block of A.
+  const P* row_of(View<T> a, Index first, Index r) const {
+    if (packs_a_) {
+      const Index in_panel = r % Tile::cols;
+      return packed_a_ + (r - in_panel) * Tile::whole_steps(a.cols) + Tile::step * in_panel;
+    }
+    if constexpr (std::same_as<T, P>) {
+      return a.data + r * a.row_stride;
+    } else {
+      return packed_a_ + (r - first) * widened_stride;
+    }
   }
 
   /// sums += a * panel, which begin as c and end in it.
   void multiply(View<T> a, MatrixRef<C> c, Ends block) {
     for_tiles<Tile>(a.rows, [&](Index row, Index rows, Index left) {
       float* sums = sums_ + row * Tile::cols;
-      const T* pointer[Tile::rows];
+      if (!packs_a_ && !std::same_as<T, P>) {
+        copy_rows(a.block(row, 0, rows, a.cols), packed_a_, widened_stride);
+      }
+      const P* pointer[Tile::rows];
       for (Index r = 0; r < rows; ++r) {
-        pointer[r] = row_of(a, row + r);
+        pointer[r] = row_of(a, row, row + r);
       }
       if (block.first && update_ == Update::add) {
         std::fill_n(sums, rows * Tile::cols, 0.0F);  // c may be narrower than the tile
@@ -95,7 +111,7 @@ class PairedProduct {
       }
       const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
       prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
-      multiply_tile<T>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_},
+      multiply_tile<P>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_},
                        Tile::whole_steps(a.cols),
                        {sums, Tile::cols, block.first ? update_ : Update::add}, {panel_, 0});
       if (block.last) {
@@ -105,26 +121,31 @@ class PairedProduct {
     });
   }
 
+  // Rows that lie a power of two apart compete for the same places of a cache.
+  static constexpr Index widened_stride = detail::spread_width<P>(most_depth);
+  static_assert(Tile::rows * widened_stride <= most_depth * Tile::cols);
+
   const View<T> a_, b_;
   MatrixRef<C> c_;
   const Update update_;
-  const bool packs_a_ = !readable(a_);
-  T* const panel_;     // (most_depth, tile cols)
-  T* const packed_a_;  // (most_depth, tile cols)
+  const bool packs_a_ = !readable(a_) && !widens_rows(a_);
+  P* const panel_;     // (most_depth, tile cols)
+  P* const packed_a_;  // (most_depth, tile cols)
   float* const sums_;  // (most_rows, tile cols)
 };
 
 /// c = or += a * b. C is T or float.
 template <class T, class C>
-void gemm_in_pairs(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory<T>& memory) {
-  using Product = PairedProduct<T, C>;
-  if (a.rows <= RegisterTile<T>::rows && b.row_stride == 1 && Product::readable(a)) {
+void gemm_narrow(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory<T>& memory) {
+  using Product = NarrowProduct<T, C>;
+  if (a.rows <= Product::Tile::rows && b.row_stride == 1 &&
+      (Product::readable(a) || !std::same_as<T, typename Product::P>)) {
     return multiply_few_rows<T, C>(a, b, c, update);
   }
-  PairedProduct<T, C> product(a, b, c, update, memory);
+  Product product(a, b, c, update, memory);
   const Index step = product.rows_at_once();
   for (Index row = 0; row < a.rows; row += step) {
-    for (Index col = 0; col < b.cols; col += RegisterTile<T>::cols) {
+    for (Index col = 0; col < b.cols; col += Product::Tile::cols) {
       product.compute(row, std::min(step, a.rows - row), col);
     }
   }
