@@ -156,7 +156,11 @@ GradsOf<P> zero_grads_of(const P& part) {
   } else if constexpr (std::same_as<GradsOf<P>, typename P::Params>) {
     return zeros_like(part.params());
   } else {
-    return zeros_like(cast_params<GradsOf<P>>(part.params()));
+    GradsOf<P> zeros;
+    P::Params::for_each([](std::string_view, const auto& tensor,
+                           auto& zero) { zero.setZero(tensor.rows(), tensor.cols()); },
+                        part.params(), zeros);
+    return zeros;
   }
 }
 

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "../detail/reserve.hpp"
 #include "lanes.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
@@ -19,7 +18,11 @@ class GemmMemory {
   static constexpr Index bytes = Vectorised<T> ? 262144 : SixteenBitFloat<T> ? 393216 : 0;
 
   /// Allocates it, once. A product does so if nobody has.
-  void reserve() { detail::grow(memory_, 1, bytes == 0 ? 0 : bytes + line); }
+  void reserve() {
+    if (memory_.size() == 0 && bytes > 0) {
+      memory_.resize(1, bytes + Index{line});
+    }
+  }
 
   /// Begins a cache line; as many bytes.
   std::uint8_t* data() {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <concepts>
 
+#include "../detail/reserve.hpp"
 #include "few_rows.hpp"
 #include "gemm_memory.hpp"
 #include "pack.hpp"
