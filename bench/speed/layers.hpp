@@ -154,16 +154,22 @@ class Train {
   }
 
  private:
+  template <class A, class B>
+  static double product(const A& a, const B& b) {
+    return a.template cast<double>().cwiseProduct(b.template cast<double>()).sum();
+  }
+
   /// y is linear in all down projections together, and in all up projections (with ReLU, too):
   /// by Euler's theorem the sum of weight times gradient is <y, dy> for both.
   void check_gradients(const Case& c) {
     double up = 0, down = 0;
     for (std::size_t e = 0; e < grads_.experts.size(); ++e) {
       const auto& weights = layer_.experts()[e].params();
-      up += weights.up.cwiseProduct(grads_.experts[e].up).template cast<double>().sum();
-      down += weights.down.cwiseProduct(grads_.experts[e].down).template cast<double>().sum();
+      const auto& gradients = grads_.experts[e];
+      up += product(weights.up, gradients.up);
+      down += product(weights.down, gradients.down);
     }
-    const double expected = y_.cwiseProduct(dy_).template cast<double>().sum();
+    const double expected = product(y_, dy_);
     const double most = tolerance<T>() * static_cast<double>(y_.norm() * dy_.norm());
     expect(std::abs(up - expected) <= most && std::abs(down - expected) <= most, c,
            "the gradients of the weights are wrong");

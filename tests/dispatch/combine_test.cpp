@@ -159,9 +159,9 @@ TEST(CombineRows, RefusesWhatDoesNotFitThePlan) {
   EXPECT_NE(message(num_rows, 5, 8, 1).find("combine_rows: weight has 1 elements"),
             std::string::npos);
   std::vector<float> row_weight;
-  EXPECT_EQ(
-      testing::message_of([&] { gather_weights(Matrix<float>(8, 1), routed.plan, row_weight); }),
-      "gather_weights: weight is (8, 1), expected (8, 2)");
+  EXPECT_EQ(testing::message_of(
+                [&] { gather_weights(GrowingMatrix<float>(8, 1), routed.plan, row_weight); }),
+            "gather_weights: weight is (8, 1), expected (8, 2)");
 }
 
 }  // namespace
