@@ -65,14 +65,24 @@ requires requires {
 template <class P>
 using GradsOf = typename GradsIn<P>::type;
 
+/// Asked before anything about Grads: those of a layer that cannot train name types that do not
+/// exist.
+template <class P>
+concept GivesParams = requires(P& part, const P& constant) {
+  { part.params() } -> std::same_as<typename P::Params&>;
+  { constant.params() } -> std::same_as<const typename P::Params&>;
+};
+template <class P>
+concept GivesZeroGrads = requires(const P& part) {
+  { part.zero_grads() } -> std::same_as<GradsOf<P>>;
+};
+
 /// A part whose parameters are one struct: an expert or a router. Its Grads, where it has them, are
 /// the same tensors in another scalar: float where the parameters are narrower, as sums over many
 /// batches want it. Params::for_each walks both side by side.
 template <class P>
-concept HasParams = ParameterList<typename P::Params> && ParameterList<GradsOf<P>> &&
-    requires(P& part, const P& constant, GradsOf<P>& grads) {
-  { part.params() } -> std::same_as<typename P::Params&>;
-  { constant.params() } -> std::same_as<const typename P::Params&>;
+concept HasParams = GivesParams<P> && ParameterList<typename P::Params> &&
+    ParameterList<GradsOf<P>> && requires(P& part, GradsOf<P>& grads) {
   P::Params::for_each([](std::string_view, auto&, auto&) {}, part.params(), grads);
 };
 
@@ -80,9 +90,8 @@ concept HasParams = ParameterList<typename P::Params> && ParameterList<GradsOf<P
 /// them, and P::walk(part, name, visit, p...) calls visit(ParameterName, tensor, tensor of each
 /// p...).
 template <class P>
-concept WalksParams = std::copyable<GradsOf<P>> &&
+concept WalksParams = GivesZeroGrads<P> && std::copyable<GradsOf<P>> &&
     requires(P& part, const P& constant, GradsOf<P>& grads) {
-  { constant.zero_grads() } -> std::same_as<GradsOf<P>>;
   P::walk(
       part, ParameterName{}, [](const ParameterName&, auto&, auto&) {}, grads);
   P::walk(
