@@ -25,9 +25,16 @@ concept RouterLike = std::movable<R> &&
   router.route(x, call, table);
 };
 
+/// A router that says `static constexpr bool leaves_out_padding = true`: padding has no choice, no
+/// weight and no score in its table, and reaches none of its gradients. For any other the layer
+/// sees to that, for backward with a copy of x where there is padding.
+template <class R>
+concept LeavesOutPadding = requires {
+  requires R::leaves_out_padding;
+};
+
 /// dx (N, D) = and grads +=. The gradient comes in as what the layer and the losses ask of the
-/// table, and may be used as scratch. x may be NaN in the rows that table.padding names: they are
-/// to be left out of grads, as 0 * NaN is NaN. Their dx the layer sets to 0.
+/// table, and may be used as scratch. Padding comes in as expert `none`, with x and gradient 0.
 template <class R, class T>
 concept TrainableRouter = RouterLike<R, T> && HasParams<R> &&
     requires(const R& router, ConstMatrixRef<T> x, const typename R::Table& table,

@@ -64,6 +64,17 @@ struct RoutingGradient {
         *this, table);
   }
 
+  /// All that one token has in it becomes 0.
+  void clear(Index token) {
+    for_each(
+        [&](std::string_view, GrowingMatrix<T>& tensor) {
+          if (tensor.size() > 0) {
+            tensor.row(token).setZero();
+          }
+        },
+        *this);
+  }
+
   /// An empty tensor becomes zeros of the table's shape. Throws as check().
   void fill_empty(const RoutingTable<T>& table, int num_threads = 1) {
     check(table);

@@ -112,43 +112,85 @@ TEST(Padding, ReachesNoOutputOfAPackedLayer) {
   }
 }
 
-/// Sends every token to expert 0, and knows nothing of padding: NaN in x reaches its dx.
+/// Sends every token to expert 0, weighted by its logit, and knows nothing of padding: NaN in x
+/// reaches its table and its gradients.
 struct FirstExpert {
   using Table = RoutingTable<float>;
   struct Params {
+    Matrix<float> weight;
+
     template <class Visit, class... P>
-    static void for_each(Visit&&, P&...) {}
+    static void for_each(Visit&& visit, P&... p) {
+      visit(std::string_view("weight"), p.weight...);
+    }
   };
-  Params none_at_all;
+  Params own{random_matrix<float>(2, 9, 4)};
 
   Index num_experts() const { return 2; }
-  Params& params() { return none_at_all; }
-  const Params& params() const { return none_at_all; }
+  Params& params() { return own; }
+  const Params& params() const { return own; }
   void route(ConstMatrixRef<float> x, const CallOptions&, Table& table) const {
+    table.logits.resize(x.rows(), 2);
+    for (Index row = 0; row < x.rows(); ++row) {
+      table.logits.row(row) = x.row(row) * own.weight.transpose();
+    }
+    table.probs = table.logits;
     table.expert.setZero(x.rows(), 1);
-    table.weight.setOnes(x.rows(), 1);
+    table.weight = table.logits.leftCols(1);
   }
-  void backward(ConstMatrixRef<float> x, const Table&, RoutingGradient<float>&, MatrixRef<float> dx,
-                Params&) const {
-    dx = 0.0F * x;
+  void backward(ConstMatrixRef<float> x, const Table&, RoutingGradient<float>& gradient,
+                MatrixRef<float> dx, Params& grads) const {
+    GrowingMatrix<float>& dlogits = gradient.logits;
+    dlogits += gradient.probs;
+    dlogits.col(0) += gradient.weight;
+    for (Index row = 0; row < x.rows(); ++row) {  // so that the sum has the order of the rows
+      dx.row(row) = dlogits.row(row) * own.weight;
+      grads.weight += dlogits.row(row).transpose() * x.row(row);
+    }
   }
 };
 
-TEST(Padding, ReachesNothingThroughARouterThatKnowsNothingOfIt) {
-  using Layer = MoELayer<float, FirstExpert>;
-  const MoEConfig config{.d_model = 9, .d_ff = 13, .num_experts = 2, .top_k = 1};
-  const Layer layer(FirstExpert{}, make_experts<float>(config, 1), {.capacity = {.rows = 6}});
+/// A step in which the gradient of the losses is NaN in padding, too.
+template <class Tape>
+void compare_with_tokens_alone(const MoELayer<float, FirstExpert>& layer, Tape& tape) {
   const Matrix<float> x = random_matrix<float>(12, 9, 2), dy = random_matrix<float>(12, 9, 3);
+  const Matrix<float> dlogits = random_matrix<float>(12, 2, 5);
   Matrix<float> y(12, 9), dx(12, 9), want_y(8, 9), want_dx(8, 9);
   auto grads = layer.zero_grads(), want = layer.zero_grads();
-  Layer::Tape tape;
   layer.forward(tokens_of(x), want_y, tape);
-  layer.backward(tokens_of(x), tokens_of(dy), tape, want_dx, want);
-  layer.forward(with_nan(x), y, tape, {.tokens = {.padding = padding}});
-  layer.backward(with_nan(x), with_nan(dy), tape, dx, grads);
+  layer.backward(tokens_of(x), tokens_of(dy), tape, want_dx, want, {.logits = tokens_of(dlogits)});
+  layer.forward(with_nan(x), y, tape, {.num_threads = 2, .tokens = {.padding = padding}});
+  layer.backward(with_nan(x), with_nan(dy), tape, dx, grads, {.logits = with_nan(dlogits)});
   EXPECT_TRUE(same_bits(tokens_of(y), want_y) && is_zero_in_padding(y));
   EXPECT_TRUE(same_bits(tokens_of(dx), want_dx) && is_zero_in_padding(dx));
   EXPECT_TRUE(same_grads(layer, grads, want));
+  EXPECT_FALSE(grads.router.weight.isZero(0));
+}
+
+MoELayer<float, FirstExpert> layer_of_first_expert() {
+  const MoEConfig config{.d_model = 9, .d_ff = 13, .num_experts = 2, .top_k = 1};
+  return {FirstExpert{}, make_experts<float>(config, 1), {.capacity = Capacity{.rows = 6}}};
+}
+
+TEST(Padding, ReachesNothingThroughARouterThatKnowsNothingOfIt) {
+  const auto layer = layer_of_first_expert();
+  MoELayer<float, FirstExpert>::Tape tape, memory;
+  MoELayer<float, FirstExpert>::RecomputingTape recomputing(memory);
+  compare_with_tokens_alone(layer, tape);
+  compare_with_tokens_alone(layer, recomputing);
+}
+
+TEST(Padding, HasNoChoiceNoWeightAndNoScoreInTheTableOfAnyRouter) {
+  MoELayer<float, FirstExpert>::Scratch scratch;
+  Matrix<float> y(12, 9);
+  layer_of_first_expert().forward(with_nan(random_matrix<float>(12, 9, 2)), y, scratch,
+                                  {.tokens = {.padding = padding}});
+  const auto& table = scratch.routing;
+  for (Index row = 0; row < 12; ++row) {
+    EXPECT_EQ(table.expert(row, 0), padding[row] != 0 ? none : 0);
+  }
+  EXPECT_TRUE(is_zero_in_padding<float>(table.weight) && is_zero_in_padding<float>(table.probs));
+  EXPECT_FALSE(table.weight.isZero(0) || table.probs.isZero(0));
 }
 
 TEST(Padding, ThatAMaskKeepsFromEveryExpertTakesNoRowOfALimitedOne) {

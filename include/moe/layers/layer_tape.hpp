@@ -84,7 +84,8 @@ struct LayerWork {
   RoutingGradient<Wide<T>> gradient;
   GrowingMatrix<T> drows, dx_rows;  ///< (S, D_out), (S, D_in) gradients of the rows
   GrowingMatrix<T> shared_dx;       ///< (N, D_in)
-  std::uint64_t owner = 0;          ///< the identity of the layer whose forward it holds; 0: none
+  GrowingMatrix<T> router_x;  ///< (N, D_in), where there is padding that the router may look at
+  std::uint64_t owner = 0;    ///< the identity of the layer whose forward it holds; 0: none
 };
 
 /// Who went where in a forward that trains.

@@ -9,6 +9,7 @@
 #include "../dispatch/combine.hpp"
 #include "../routing/router.hpp"
 #include "layer_tape.hpp"
+#include "padding.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -214,6 +215,9 @@ class MoELayer {
     detail::check(routed.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
                   routed.routing.num_tokens(), " tokens, expected ", x.rows());
     routed.routing.padding.assign(call.tokens.padding.begin(), call.tokens.padding.end());
+    if constexpr (!LeavesOutPadding<RouterT>) {
+      detail::clear_padding(routed.routing);
+    }
     routed.kept.select(routed.routing, num_experts(), call.capacity.value_or(options_.capacity),
                        call.tokens);
     routed.plan.build(routed.routing, routed.kept, num_experts());
@@ -301,7 +305,7 @@ class MoELayer {
     experts_.backward(input(x, routed, work), drows, work.experts, work.dx_rows, grads.experts,
                       threads);
     weights_back(x, dy, routed, work);
-    router_.backward(x, routed.routing, work.gradient, dx, grads.router);
+    router_back(x, routed, work, dx, grads.router);
     if (shared_) {
       work.shared_dx.resize(x.rows(), d_in());
       shared_->backward(x, dy, work.shared, work.shared_dx, grads.shared);
@@ -315,6 +319,18 @@ class MoELayer {
         dx.row(token).setZero();
       }
     });
+  }
+
+  template <class Work>
+  void router_back(const ConstMatrixRef<T>& x, const TapedRouting<T, RouterT>& routed, Work& work,
+                   MatrixRef<T> dx, GradsOf<RouterT>& grads) const {
+    if constexpr (LeavesOutPadding<RouterT>) {
+      router_.backward(x, routed.routing, work.gradient, dx, grads);
+    } else {
+      const ConstMatrixRef<T> tokens = detail::without_padding<T>(
+          x, routed.routing, work.gradient, work.router_x, routed.num_threads);
+      router_.backward(tokens, routed.routing, work.gradient, dx, grads);
+    }
   }
 
   /// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.

@@ -34,6 +34,7 @@ class GatedRouter {
   using W = Wide<T>;
   using Params = GatedParams<typename Gate::Params, typename Rule::Params>;
   using Table = typename Gate::Table;
+  static constexpr bool leaves_out_padding = true;
 
   /// Takes ready parts. Throws std::invalid_argument unless the parameters have their shapes.
   GatedRouter(Gate gate, Rule rule, Params params)
@@ -199,7 +200,7 @@ class GatedRouter {
   void apply_backward(const R& rule, const Table& table, RoutingGradient<W>& gradient) const {
     detail::for_rows(table.num_tokens(), table.num_threads, [&](Index token) {
       if (table.is_padding(token)) {
-        clear_gradient(token, gradient);
+        gradient.clear(token);
       } else {
         rule.backward(params_, token_gradient<W>(token, table, gradient));
         clear_masked_gradient(token, table, gradient);
@@ -211,7 +212,7 @@ class GatedRouter {
   void apply_backward(const R& rule, const Table& table, RoutingGradient<W>& gradient) const {
     const auto clear_padding = [&](Index token) {
       if (table.is_padding(token)) {
-        clear_gradient(token, gradient);
+        gradient.clear(token);
       }
     };
     // What came in may be NaN, and the rule may add up tokens.
@@ -221,16 +222,6 @@ class GatedRouter {
       clear_padding(token);
       clear_masked_gradient(token, table, gradient);
     });
-  }
-
-  static void clear_gradient(Index token, RoutingGradient<W>& gradient) {
-    RoutingGradient<W>::for_each(
-        [&](std::string_view, GrowingMatrix<W>& tensor) {
-          if (tensor.size() > 0) {
-            tensor.row(token).setConstant(W(0));
-          }
-        },
-        gradient);
   }
 
   static void clear_masked_gradient(Index token, const Table& table, RoutingGradient<W>& gradient) {

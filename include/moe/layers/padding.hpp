@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows that are no tokens, for routers that know nothing of them: what the layer takes back of
+// their tables, and keeps from their backward.
+#pragma once
+
+#include <algorithm>
+
+#include "../routing_table.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::detail {
+
+/// Padding is given to no expert, and has no score. A tensor with other rows than tokens stays as
+/// it is: whoever reads it refuses it.
+template <Real T>
+void clear_padding(RoutingTable<T>& table) {
+  for (Index token = 0; token < table.num_tokens(); ++token) {
+    if (!table.is_padding(token)) {
+      continue;
+    }
+    table.expert.row(token).setConstant(none);
+    for (GrowingMatrix<T>* tensor : {&table.weight, &table.probs}) {
+      if (tensor->rows() == table.num_tokens()) {
+        tensor->row(token).setZero();
+      }
+    }
+  }
+}
+
+/// x (N, D) with zeros for padding: itself where there is none, else a copy in `memory`. Padding
+/// has no gradient after it.
+template <Real T>
+ConstMatrixRef<T> without_padding(const ConstMatrixRef<T>& x, const RoutingTable<Wide<T>>& table,
+                                  RoutingGradient<Wide<T>>& gradient, GrowingMatrix<T>& memory,
+                                  int num_threads) {
+  if (std::ranges::all_of(table.padding, [](std::uint8_t mark) { return mark == 0; })) {
+    return x;
+  }
+  memory.resize(x.rows(), x.cols());
+  for_rows(x.rows(), num_threads, [&](Index token) {
+    if (table.is_padding(token)) {
+      memory.row(token).setZero();
+      gradient.clear(token);
+    } else {
+      memory.row(token) = x.row(token);
+    }
+  });
+  return memory;
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::detail
