@@ -151,6 +151,24 @@ TEST(Loss, OverNoTokensIsZero) {
   }
 }
 
+TEST(Loss, OfChoicesOverATableWithNoneIsZeroAndDoesNotReadIt) {
+  Table table = random_table(4);
+  table.expert.resize(4, 0);
+  table.weight.resize(4, 0);
+  table.probs.setConstant(std::nan(""));
+  table.clean_logits.setConstant(std::nan(""));
+  table.noise_scale.setConstant(std::nan(""));
+  for (const auto& [name, function] : all_losses) {
+    const Loss loss = function(table, {});
+    EXPECT_EQ(loss.value, function == all_losses[5].loss ? z_loss(random_table(4)).value : 0.0)
+        << name;
+    for (const GrowingMatrix<double>* m :
+         {&loss.gradient.weight, &loss.gradient.probs, &loss.gradient.noise_scale}) {
+      EXPECT_TRUE(m->isZero(0)) << name;
+    }
+  }
+}
+
 TEST(Loss, ThrowsOnAMaskOfAnotherLength) {
   const std::vector<std::uint8_t> mask(3, 1);
   for (const auto& [name, function] : all_losses) {

@@ -5,6 +5,7 @@
 // by their sum (DeepSeek-V3 2024, eq. 19).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -55,15 +56,16 @@ T weighted_probability(const RoutingTable<T>& table, Index token, const std::vec
   return share;
 }
 
-/// factor * sum_e count_e * sum_t p_te: every balancing loss with a count and a mean.
+/// factor * sum_e count_e * sum_t p_te, of the first `choices` choices: every balancing loss with a
+/// count and a mean.
 template <Real T>
 RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choices,
                        const auto& factor_of) {
   const CountedTokens<T> counted(table, mask);
-  const std::vector<Index> count = count_choices(table, counted, choices);
+  const std::vector<Index> count = count_choices(table, counted, std::min(choices, table.top_k()));
   RoutingLoss<T> loss;
   loss.gradient.probs.setZero(table.probs.rows(), table.probs.cols());
-  if (counted.count() == 0) {
+  if (counted.count() == 0 || table.top_k() == 0) {
     return loss;
   }
   const T factor = factor_of(T(static_cast<double>(counted.count())));

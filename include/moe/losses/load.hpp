@@ -26,8 +26,11 @@ template <Real T, class Body>
 void for_each_margin(const RoutingTable<T>& table, const CountedTokens<T>& counted, Body&& body) {
   const auto is_masked = [](T logit) { return logit < Eigen::NumTraits<T>::lowest(); };
   const Index num_experts = table.logits.cols(), top_k = table.top_k();
+  if (top_k == 0 || top_k >= num_experts) {
+    return;  // no expert has a rival
+  }
   std::vector<ExpertId> best(static_cast<std::size_t>(top_k + 1));
-  for (Index t = 0; top_k < num_experts && t < table.num_tokens(); ++t) {
+  for (Index t = 0; t < table.num_tokens(); ++t) {
     if (!counted(t)) {
       continue;
     }

@@ -4,7 +4,7 @@
 // through counts.
 //
 // Neither the table's padding nor what a token mask leaves out counts in any sum or mean, or gets
-// a gradient. Over no tokens at all a loss is 0.
+// a gradient. Over no tokens at all a loss is 0, and of choices over a table with none.
 #pragma once
 
 #include <cstddef>
