@@ -28,6 +28,22 @@ TEST(Identity, OfACopyAndOfWhatIsAssignedToIsNew) {
   EXPECT_NE(b.number(), before);
 }
 
+TEST(Owner, IsNobodyUntilItIsSetAndAfterItIsClearedOrMovedFrom) {
+  const Identity layer, other;
+  Owner a;
+  EXPECT_FALSE(a.is(layer));
+  a.set(layer);
+  EXPECT_TRUE(a.is(layer) && !a.is(other));
+  Owner b = std::move(a);
+  EXPECT_TRUE(b.is(layer) && !a.is(layer));
+  a = std::move(b);
+  EXPECT_TRUE(a.is(layer) && !b.is(layer));
+  const Owner copy = a;
+  EXPECT_TRUE(a.is(layer) && copy.is(layer));
+  a.clear();
+  EXPECT_FALSE(a.is(layer));
+}
+
 TEST(Identity, IsDrawnByThreadsWithoutRepetition) {
   std::vector<std::vector<Identity>> drawn(4);
   std::vector<std::thread> threads;

@@ -194,6 +194,21 @@ TEST(DenseFfn, RejectsAForeignTape) {
   EXPECT_EQ(message_of([&] { ffn.backward(x, dy, tape, dx, grads); }), foreign);
 }
 
+TEST(DenseFfn, RejectsATapeThatWasMovedFrom) {
+  const auto ffn = random_ffn<float>();
+  const Matrix<float> x = random_matrix<float>(5, 4, 16), dy = random_matrix<float>(5, 3, 17);
+  Matrix<float> y(5, 3), dx = Matrix<float>::Constant(5, 4, 7.0F), want_dx(5, 4);
+  auto grads = zeros_like(ffn.params());
+  DenseFfn<float>::Tape tape;
+  ffn.forward(x, y, tape);
+  ffn.backward(x, dy, tape, want_dx, grads);
+  DenseFfn<float>::Tape moved = std::move(tape);
+  EXPECT_THROW(ffn.backward(x, dy, tape, dx, grads), std::invalid_argument);
+  EXPECT_TRUE((dx.array() == 7.0F).all());
+  ffn.backward(x, dy, moved, dx, grads);
+  EXPECT_TRUE(same_bits(dx, want_dx));
+}
+
 #if MOE_COUNTS_ALLOCATIONS
 TEST(DenseFfn, AllocatesNothingOnceItsBuffersHaveGrown) {
   const auto ffn = random_ffn<float>();

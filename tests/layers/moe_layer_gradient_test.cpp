@@ -304,6 +304,23 @@ TEST(MoELayerGradient, StillTakesATapeAfterAForwardThatWasRefused) {
   EXPECT_TRUE(same_bits(dx, want_dx) && same_grads(layer, grads, want));
 }
 
+TEST(MoELayerGradient, TakesNoTapeThatWasMovedFromButTheOneItWasMovedTo) {
+  const Layer layer = make_layer<double>(small_config(), 9);
+  const Matrix<double> none_of_them(0, 3), no_dy(0, 2);
+  Matrix<double> y(0, 2), dx(0, 3);
+  Layer::Grads grads = layer.zero_grads();
+  Layer::Tape tape, memory;
+  layer.forward(none_of_them, y, tape);
+  Layer::Tape moved = std::move(tape);
+  EXPECT_THROW(layer.backward(none_of_them, no_dy, tape, dx, grads), std::invalid_argument);
+  EXPECT_NO_THROW(layer.backward(none_of_them, no_dy, moved, dx, grads));
+  Layer::RecomputingTape recomputing(memory);
+  layer.forward(none_of_them, y, recomputing);
+  Layer::RecomputingTape other = std::move(recomputing);
+  EXPECT_THROW(layer.backward(none_of_them, no_dy, recomputing, dx, grads), std::invalid_argument);
+  EXPECT_NO_THROW(layer.backward(none_of_them, no_dy, other, dx, grads));
+}
+
 TEST(MoELayerGradient, TakesNoTapeOfALayerThatStoodInItsPlace) {
   std::optional<Layer> layer(make_layer<double>(small_config(), 9));
   const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);

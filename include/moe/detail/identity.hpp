@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 
 #include "../instruction_set.hpp"
 
@@ -28,6 +29,28 @@ class Identity {
   }
 
   std::uint64_t number_ = next();
+};
+
+/// Whose a tape is, and nobody's once it was moved from: what backward needs went along.
+class Owner {
+ public:
+  Owner() = default;
+  Owner(const Owner&) = default;
+  Owner& operator=(const Owner&) = default;
+  Owner(Owner&& other) noexcept : number_(std::exchange(other.number_, nobody)) {}
+  Owner& operator=(Owner&& other) noexcept {
+    number_ = std::exchange(other.number_, nobody);
+    return *this;
+  }
+
+  void set(const Identity& identity) { number_ = identity.number(); }
+  void clear() { number_ = nobody; }
+  bool is(const Identity& identity) const { return number_ == identity.number(); }
+
+ private:
+  static constexpr std::uint64_t nobody = 0;  // no identity has it
+
+  std::uint64_t number_ = nobody;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::detail

@@ -26,8 +26,8 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
     typename FfnExperts<T>::Tape set;
     TokenRows tokens;
     GrowingMatrix<T> rows, drows,
-        dx_rows;              ///< (tokens, d_out) twice, (tokens, d_in), with padding only
-    std::uint64_t owner = 0;  ///< the identity of the layer
+        dx_rows;          ///< (tokens, d_out) twice, (tokens, d_in), with padding only
+    detail::Owner owner;  ///< the layer whose forward it holds
     Index num_tokens = 0;
     int num_threads = 1;
   };
@@ -62,16 +62,16 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                           const CallOptions& call) const {
   this->check(x, y, call);
   tape.num_threads = detail::num_threads(call.num_threads, this->multiply_adds(x.rows()));
-  tape.owner = 0;
+  tape.owner.clear();
   this->compute(x, y, tape, call);
   tape.num_tokens = x.rows();
-  tape.owner = identity_.number();
+  tape.owner.set(identity_);
 }
 
 template <Real T>
 void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                            Grads& grads) const {
-  detail::check(tape.owner == identity_.number(),
+  detail::check(tape.owner.is(identity_),
                 "DenseFfn: the tape is of another layer, expected this one's");
   detail::check_shape(x, tape.num_tokens, d_in(), "DenseFfn: x");
   detail::check_shape(dy, x.rows(), d_out(), "DenseFfn: dy");

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "../detail/identity.hpp"
 #include "../dispatch/plan.hpp"
 #include "../experts/dense_ffn.hpp"
 #include "../experts/each_expert.hpp"
@@ -85,13 +86,13 @@ struct LayerWork {
   GrowingMatrix<T> drows, dx_rows;  ///< (S, D_out), (S, D_in) gradients of the rows
   GrowingMatrix<T> shared_dx;       ///< (N, D_in)
   GrowingMatrix<T> router_x;  ///< (N, D_in), where there is padding that the router may look at
-  std::uint64_t owner = 0;    ///< the identity of the layer whose forward it holds; 0: none
+  detail::Owner owner;        ///< the layer whose forward it holds
 };
 
 /// Who went where in a forward that trains.
 template <Real T, RouterLike<T> RouterT>
 struct TapedRouting : Routed<T, RouterT> {
-  std::uint64_t owner = 0;  ///< the identity of the layer; 0: nothing to go back from
+  detail::Owner owner;  ///< the layer that may go back from it
   int num_threads = 1;
 };
 

@@ -109,7 +109,7 @@ class MoELayer {
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, RecomputingTape& tape,
                const CallOptions& call = {}) const requires TrainableInLayer<E, T> {
     run_taped(x, y, tape, tape.work(), call);
-    tape.work().owner = 0;
+    tape.work().owner.clear();
   }
 
   /// dx (N, d_in) = and grads +=, from dy (N, d_out), the x and the tape of a forward, and the
@@ -119,7 +119,7 @@ class MoELayer {
                 Grads& grads, const RoutingGradient<W>& losses = {}) const requires
       TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
     check_backward(x, dy, tape, dx, grads);
-    detail::check(tape.work.owner == tape.owner,
+    detail::check(tape.work.owner.is(identity_),
                   "MoELayer: other calls used the memory of the tape, expected its forward last");
     losses.check(tape.routing);
     detail::with_team(tape.num_threads, [&] {
@@ -132,7 +132,7 @@ class MoELayer {
       TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
     check_backward(x, dy, tape, dx, grads);
     losses.check(tape.routing);
-    tape.work().owner = 0;
+    tape.work().owner.clear();
     detail::with_team(tape.num_threads, [&] {
       tape.work().gradient.assign(losses, tape.routing, tape.num_threads);
       compute(x, tape, tape.work(), tape.num_threads);
@@ -272,15 +272,17 @@ class MoELayer {
     check_output(x, y);
     detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
     routed.num_threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
-    routed.owner = work.owner = 0;
+    routed.owner.clear();
+    work.owner.clear();
     run(x, y, routed, work, call);
-    routed.owner = work.owner = identity_.number();
+    routed.owner.set(identity_);
+    work.owner.set(identity_);
   }
 
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy,
                       const TapedRouting<T, RouterT>& routed, const MatrixRef<T>& dx,
                       const Grads& grads) const requires trains {
-    detail::check(routed.owner == identity_.number(),
+    detail::check(routed.owner.is(identity_),
                   "MoELayer: the tape is of another layer, expected this one's");
     detail::check_shape(routed.routing.weight, routed.plan.num_tokens(), routed.plan.top_k(),
                         "MoELayer: tape.routing.weight");
