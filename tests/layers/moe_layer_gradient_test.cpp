@@ -304,6 +304,23 @@ TEST(MoELayerGradient, StillTakesATapeAfterAForwardThatWasRefused) {
   EXPECT_TRUE(same_bits(dx, want_dx) && same_grads(layer, grads, want));
 }
 
+TEST(MoELayerGradient, TakesNoTapeIntoWhichOtherTokensWereRouted) {
+  const Layer layer = make_layer<double>(small_config(), 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10);
+  const Matrix<double> more = random_matrix<double>(90 * N, 3, 11);
+  const Matrix<double> dy = random_matrix<double>(90 * N, 2, 12);
+  Matrix<double> y(N, 2), dx(90 * N, 3);
+  Layer::Grads grads = layer.zero_grads();
+  Layer::Tape tape, memory;
+  Layer::RecomputingTape recomputing(memory);
+  layer.forward(x, y, tape);
+  layer.route(more, {}, tape);
+  EXPECT_THROW(layer.backward(more, dy, tape, dx, grads), std::invalid_argument);
+  layer.forward(x, y, recomputing);
+  layer.route(more, {}, recomputing);
+  EXPECT_THROW(layer.backward(more, dy, recomputing, dx, grads), std::invalid_argument);
+}
+
 TEST(MoELayerGradient, TakesNoTapeThatWasMovedFromButTheOneItWasMovedTo) {
   const Layer layer = make_layer<double>(small_config(), 9);
   const Matrix<double> none_of_them(0, 3), no_dy(0, 2);

@@ -61,6 +61,7 @@ struct Routed {
   typename RouterT::Table routing;
   KeptChoices kept;
   DispatchPlan plan;
+  detail::Owner owner;  ///< the layer whose forward it is of, to go back from; nobody: of none
 };
 
 /// Memory and results of an inference. Reused: it only grows. Not for two threads at once; the
@@ -92,7 +93,6 @@ struct LayerWork {
 /// Who went where in a forward that trains.
 template <Real T, RouterLike<T> RouterT>
 struct TapedRouting : Routed<T, RouterT> {
-  detail::Owner owner;  ///< the layer that may go back from it
   int num_threads = 1;
 };
 

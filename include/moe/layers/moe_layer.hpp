@@ -95,9 +95,10 @@ class MoELayer {
   }
 
   /// The first steps of forward alone: table, kept choices and plan, for whoever computes the
-  /// experts elsewhere or only wants to see who goes where.
+  /// experts elsewhere or only wants to see who goes where. A tape is no longer one for backward.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Routed<T, RouterT>& routed) const {
     check_call(x, call);
+    routed.owner.clear();
     write_routed(x, call, routed);
   }
 
