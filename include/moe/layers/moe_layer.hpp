@@ -36,7 +36,7 @@ class MoELayer {
   /// Router, experts and shared expert of the config, with random weights from the seed.
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
       std::same_as<Set, FfnExperts<T>>
-      : MoELayer(make_router<T>(config, seed), make_experts<T>(config, seed),
+      : MoELayer(make_router<T>(config, seed), Set(make_experts<T>(config, seed)),
                  {config.capacity, config.weight_on}, make_shared_expert<T>(config, seed)) {}
 
   /// Takes ready parts. Throws std::invalid_argument if their sizes disagree.
