@@ -32,8 +32,9 @@ struct LogitsConfig {
   bool noisy = false;
 
   void validate() const {
-    detail::check(input_jitter >= 0.0 && input_jitter < 1.0,
-                  "RouterConfig: logits.input_jitter = ", input_jitter, ", expected in [0, 1)");
+    detail::throw_unless(input_jitter >= 0.0 && input_jitter < 1.0,
+                         "RouterConfig: logits.input_jitter = ", input_jitter,
+                         ", expected in [0, 1)");
   }
 };
 
@@ -58,8 +59,8 @@ struct WeightConfig {
   constexpr bool renormalises(Index top_k) const { return renormalise.value_or(top_k > 1); }
 
   void validate() const {
-    detail::check(std::isfinite(scale) && scale > 0.0, "RouterConfig: weight.scale = ", scale,
-                  ", expected positive and finite");
+    detail::throw_unless(std::isfinite(scale) && scale > 0.0,
+                         "RouterConfig: weight.scale = ", scale, ", expected positive and finite");
   }
 };
 
@@ -105,13 +106,13 @@ struct Capacity {
   bool limited() const { return factor || rows; }
 
   void validate() const {
-    detail::check(!(factor && rows), "Capacity: factor and rows are both set, expected one");
+    detail::throw_unless(!(factor && rows), "Capacity: factor and rows are both set, expected one");
     if (factor) {
-      detail::check(std::isfinite(*factor) && *factor > 0.0, "Capacity: factor = ", *factor,
-                    ", expected positive and finite");
+      detail::throw_unless(std::isfinite(*factor) && *factor > 0.0, "Capacity: factor = ", *factor,
+                           ", expected positive and finite");
     }
     if (rows) {
-      detail::check(*rows >= 0, "Capacity: rows = ", *rows, ", expected at least 0");
+      detail::throw_unless(*rows >= 0, "Capacity: rows = ", *rows, ", expected at least 0");
     }
   }
 };
@@ -225,25 +226,28 @@ inline Sequence Tokens::sequence(Index number, Index num_tokens) const {
 
 inline void Tokens::validate(Index num_tokens) const {
   const auto check_size = [&](std::size_t size, const char* name) {
-    detail::check(size == 0 || static_cast<Index>(size) == num_tokens, "Tokens: ", name, " has ",
-                  size, " elements, expected as many as tokens = ", num_tokens);
+    detail::throw_unless(size == 0 || static_cast<Index>(size) == num_tokens, "Tokens: ", name,
+                         " has ", size, " elements, expected as many as tokens = ", num_tokens);
   };
   check_size(ids.size(), "ids");
   check_size(padding.size(), "padding");
-  detail::check(sequence_length >= 0 && (sequence_length == 0 || num_tokens % sequence_length == 0),
-                "Tokens: sequence_length = ", sequence_length,
-                ", expected to divide the number of tokens = ", num_tokens);
+  detail::throw_unless(
+      sequence_length >= 0 && (sequence_length == 0 || num_tokens % sequence_length == 0),
+      "Tokens: sequence_length = ", sequence_length,
+      ", expected to divide the number of tokens = ", num_tokens);
   if (sequence_offset.empty()) {
     return;
   }
-  detail::check(sequence_length == 0,
-                "Tokens: sequence_length and sequence_offset are both set, expected one");
-  detail::check(sequence_offset.front() == 0 && sequence_offset.back() == num_tokens,
-                "Tokens: sequence_offset goes from ", sequence_offset.front(), " to ",
-                sequence_offset.back(), ", expected from 0 to the number of tokens = ", num_tokens);
+  detail::throw_unless(sequence_length == 0,
+                       "Tokens: sequence_length and sequence_offset are both set, expected one");
+  detail::throw_unless(sequence_offset.front() == 0 && sequence_offset.back() == num_tokens,
+                       "Tokens: sequence_offset goes from ", sequence_offset.front(), " to ",
+                       sequence_offset.back(),
+                       ", expected from 0 to the number of tokens = ", num_tokens);
   for (std::size_t b = 1; b < sequence_offset.size(); ++b) {
-    detail::check(sequence_offset[b - 1] <= sequence_offset[b], "Tokens: sequence_offset[", b,
-                  "] = ", sequence_offset[b], ", expected at least ", sequence_offset[b - 1]);
+    detail::throw_unless(sequence_offset[b - 1] <= sequence_offset[b], "Tokens: sequence_offset[",
+                         b, "] = ", sequence_offset[b], ", expected at least ",
+                         sequence_offset[b - 1]);
   }
 }
 
@@ -251,13 +255,14 @@ inline void CallOptions::validate(Index num_tokens, Index num_experts) const {
   tokens.validate(num_tokens);
   if (expert_mask != nullptr) {
     const ExpertMask& mask = *expert_mask;
-    detail::check((mask.rows() == 1 || mask.rows() == num_tokens) && mask.cols() == num_experts,
-                  "CallOptions: expert_mask is (", mask.rows(), ", ", mask.cols(),
-                  "), expected (1 or ", num_tokens, ", ", num_experts, ")");
+    detail::throw_unless(
+        (mask.rows() == 1 || mask.rows() == num_tokens) && mask.cols() == num_experts,
+        "CallOptions: expert_mask is (", mask.rows(), ", ", mask.cols(), "), expected (1 or ",
+        num_tokens, ", ", num_experts, ")");
   }
   if (top_k) {
-    detail::check(*top_k >= 1 && *top_k <= num_experts, "CallOptions: top_k = ", *top_k,
-                  ", expected in [1, num_experts = ", num_experts, "]");
+    detail::throw_unless(*top_k >= 1 && *top_k <= num_experts, "CallOptions: top_k = ", *top_k,
+                         ", expected in [1, num_experts = ", num_experts, "]");
   }
   if (capacity) {
     capacity->validate();
@@ -269,10 +274,10 @@ inline void CallOptions::validate(Index num_tokens, Index num_experts) const {
 
 inline void CallOptions::validate_experts(Index num_tokens, Index num_experts) const {
   const Index choices = experts->cols();
-  detail::check(experts->rows() == num_tokens && choices >= 1 && choices <= num_experts,
-                "CallOptions: experts is (", experts->rows(), ", ", choices, "), expected (",
-                num_tokens, ", 1 to num_experts = ", num_experts, ")");
-  detail::check(!top_k, "CallOptions: top_k and experts are both set, expected one");
+  detail::throw_unless(experts->rows() == num_tokens && choices >= 1 && choices <= num_experts,
+                       "CallOptions: experts is (", experts->rows(), ", ", choices, "), expected (",
+                       num_tokens, ", 1 to num_experts = ", num_experts, ")");
+  detail::throw_unless(!top_k, "CallOptions: top_k and experts are both set, expected one");
   for (Index t = 0; t < num_tokens; ++t) {
     const ExpertId* of_token = &experts->coeffRef(t, 0);
     for (Index k = 0; k < choices && !tokens.is_padding(t); ++k) {
@@ -280,11 +285,11 @@ inline void CallOptions::validate_experts(Index num_tokens, Index num_experts) c
       if (e == none) {
         continue;
       }
-      detail::check(e >= 0 && e < num_experts, "CallOptions: experts of token ", t, " has ", e,
-                    ", expected in [0, num_experts = ", num_experts, ")");
-      detail::check(std::find(of_token, of_token + k, e) == of_token + k,
-                    "CallOptions: experts of token ", t, " has ", e, " twice");
-      detail::check(
+      detail::throw_unless(e >= 0 && e < num_experts, "CallOptions: experts of token ", t, " has ",
+                           e, ", expected in [0, num_experts = ", num_experts, ")");
+      detail::throw_unless(std::find(of_token, of_token + k, e) == of_token + k,
+                           "CallOptions: experts of token ", t, " has ", e, " twice");
+      detail::throw_unless(
           expert_mask == nullptr || (*expert_mask)(expert_mask->rows() == 1 ? 0 : t, e) != 0,
           "CallOptions: experts of token ", t, " has ", e, ", which is masked");
     }
@@ -293,23 +298,23 @@ inline void CallOptions::validate_experts(Index num_tokens, Index num_experts) c
 
 inline void MoEConfig::validate() const {
   const auto positive = [](Index value, const char* name) {
-    detail::check(value > 0, "MoEConfig: ", name, " = ", value, ", expected at least 1");
+    detail::throw_unless(value > 0, "MoEConfig: ", name, " = ", value, ", expected at least 1");
   };
   const auto fits = [](Index rows, Index cols, const char* rows_name, const char* cols_name) {
     // Bytes of a double, so that no scalar overflows.
-    constexpr Index limit = std::numeric_limits<Index>::max() / 8;
-    detail::check(rows <= limit / cols, "MoEConfig: ", rows_name, " = ", rows, " times ", cols_name,
-                  " = ", cols, " overflows");
+    constexpr Index limit = (std::numeric_limits<Index>::max)() / 8;
+    detail::throw_unless(rows <= limit / cols, "MoEConfig: ", rows_name, " = ", rows, " times ",
+                         cols_name, " = ", cols, " overflows");
   };
   positive(d_model, "d_model");
   positive(d_ff, "d_ff");
   positive(output_width(), "d_out");
   positive(num_experts, "num_experts");
-  detail::check(num_experts <= std::numeric_limits<ExpertId>::max(),
-                "MoEConfig: num_experts = ", num_experts, ", expected at most ",
-                std::numeric_limits<ExpertId>::max());
-  detail::check(top_k >= 1 && top_k <= num_experts, "MoEConfig: top_k = ", top_k,
-                ", expected in [1, num_experts = ", num_experts, "]");
+  detail::throw_unless(num_experts <= (std::numeric_limits<ExpertId>::max)(),
+                       "MoEConfig: num_experts = ", num_experts, ", expected at most ",
+                       (std::numeric_limits<ExpertId>::max)());
+  detail::throw_unless(top_k >= 1 && top_k <= num_experts, "MoEConfig: top_k = ", top_k,
+                       ", expected in [1, num_experts = ", num_experts, "]");
   fits(d_ff, d_model, "d_ff", "d_model");
   fits(d_ff, output_width(), "d_ff", "d_out");
   fits(num_experts, d_model, "num_experts", "d_model");

@@ -53,10 +53,10 @@ struct RoutingGradient {
   }
 
   /// Throws std::invalid_argument if a tensor is neither empty nor of the table's shape.
-  void check(const RoutingTable<T>& table) const {
+  void validate(const RoutingTable<T>& table) const {
     for_each(
         [](std::string_view name, const GrowingMatrix<T>& tensor, const GrowingMatrix<T>& like) {
-          detail::check(
+          detail::throw_unless(
               tensor.size() == 0 || (tensor.rows() == like.rows() && tensor.cols() == like.cols()),
               "RoutingGradient: ", name, " is (", tensor.rows(), ", ", tensor.cols(),
               "), expected (", like.rows(), ", ", like.cols(), ")");
@@ -75,9 +75,9 @@ struct RoutingGradient {
         *this);
   }
 
-  /// An empty tensor becomes zeros of the table's shape. Throws as check().
+  /// An empty tensor becomes zeros of the table's shape. Throws as validate().
   void fill_empty(const RoutingTable<T>& table, int num_threads = 1) {
-    check(table);
+    validate(table);
     for_each(
         [&](std::string_view, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& like) {
           if (tensor.size() == 0) {
@@ -89,7 +89,7 @@ struct RoutingGradient {
 
   /// Becomes `other`, filled by zeros: the same as a copy and fill_empty, without a new allocation.
   void assign(const RoutingGradient& other, const RoutingTable<T>& table, int num_threads = 1) {
-    other.check(table);
+    other.validate(table);
     for_each(
         [&](std::string_view, GrowingMatrix<T>& tensor, const GrowingMatrix<T>& from,
             const GrowingMatrix<T>& like) {

@@ -50,22 +50,23 @@ struct ExpertInput {
 };
 
 inline void RowGroups::validate(Index experts, Index x_rows) const {
-  detail::check(num_experts() == experts, "RowGroups: offset has ", offset.size(),
-                " elements, expected num_experts + 1 = ", experts + 1);
-  detail::check(offset.front() == 0, "RowGroups: offset[0] = ", offset.front(), ", expected 0");
+  detail::throw_unless(num_experts() == experts, "RowGroups: offset has ", offset.size(),
+                       " elements, expected num_experts + 1 = ", experts + 1);
+  detail::throw_unless(offset.front() == 0, "RowGroups: offset[0] = ", offset.front(),
+                       ", expected 0");
   for (std::size_t e = 1; e < offset.size(); ++e) {
-    detail::check(offset[e] >= offset[e - 1], "RowGroups: offset[", e, "] = ", offset[e],
-                  ", expected at least ", offset[e - 1]);
+    detail::throw_unless(offset[e] >= offset[e - 1], "RowGroups: offset[", e, "] = ", offset[e],
+                         ", expected at least ", offset[e - 1]);
   }
   if (token.empty()) {
-    return detail::check(num_rows() <= x_rows, "RowGroups: there are ", num_rows(),
-                         " rows, expected at most those of x = ", x_rows);
+    return detail::throw_unless(num_rows() <= x_rows, "RowGroups: there are ", num_rows(),
+                                " rows, expected at most those of x = ", x_rows);
   }
-  detail::check(static_cast<Index>(token.size()) == num_rows(), "RowGroups: token has ",
-                token.size(), " elements, expected as many as rows = ", num_rows());
+  detail::throw_unless(static_cast<Index>(token.size()) == num_rows(), "RowGroups: token has ",
+                       token.size(), " elements, expected as many as rows = ", num_rows());
   for (std::size_t row = 0; row < token.size(); ++row) {
-    detail::check(token[row] >= 0 && token[row] < x_rows, "RowGroups: token[", row,
-                  "] = ", token[row], ", expected in [0, rows of x = ", x_rows, ")");
+    detail::throw_unless(token[row] >= 0 && token[row] < x_rows, "RowGroups: token[", row,
+                         "] = ", token[row], ", expected in [0, rows of x = ", x_rows, ")");
   }
 }
 
@@ -77,9 +78,9 @@ void check_set_call(const Set& set, const ExpertInput<T>& input, const MatrixRef
   input.groups.validate(set.num_experts(), input.x.rows());
   const Index num_rows = input.groups.num_rows();
   detail::check_shape(input.x, input.x.rows(), set.d_in(), "experts: x");
-  detail::check(input.weight.empty() || static_cast<Index>(input.weight.size()) == num_rows,
-                "experts: weight has ", input.weight.size(),
-                " elements, expected as many as rows = ", num_rows);
+  detail::throw_unless(input.weight.empty() || static_cast<Index>(input.weight.size()) == num_rows,
+                       "experts: weight has ", input.weight.size(),
+                       " elements, expected as many as rows = ", num_rows);
   detail::check_shape(rows, num_rows, set.d_out(), "experts: rows");
 }
 
@@ -96,7 +97,7 @@ inline void cut_groups(const RowGroups& groups, Index most, std::vector<GroupPar
   const Index num_rows = groups.num_rows();
   parts.clear();
   parts.reserve(
-      static_cast<std::size_t>(num_rows / most + std::min(num_rows, groups.num_experts())));
+      static_cast<std::size_t>(num_rows / most + (std::min)(num_rows, groups.num_experts())));
   for (Index e = 0; e < groups.num_experts(); ++e) {
     const Index first = groups.begin(e), rows = groups.end(e) - first;
     const Index count = (rows + most - 1) / most;

@@ -13,12 +13,13 @@ namespace {
 using testing::message_of;
 
 TEST(Check, ThrowsTheJoinedParts) {
-  EXPECT_EQ(message_of([] { check(false, "Layer: k = ", 5, ", expected in [1, ", 4.5, "]"); }),
-            "Layer: k = 5, expected in [1, 4.5]");
+  EXPECT_EQ(
+      message_of([] { throw_unless(false, "Layer: k = ", 5, ", expected in [1, ", 4.5, "]"); }),
+      "Layer: k = 5, expected in [1, 4.5]");
   EXPECT_EQ(message_of([] { fail("a", 1); }), "a1");
 }
 
-TEST(Check, LetsTruthPass) { EXPECT_NO_THROW(check(true, "never read")); }
+TEST(Check, LetsTruthPass) { EXPECT_NO_THROW(throw_unless(true, "never read")); }
 
 /// Notes that it was printed.
 struct Printable {
@@ -31,9 +32,9 @@ struct Printable {
 
 TEST(Check, ReadsItsPartsOnlyOnFailure) {
   bool read = false;
-  check(true, Printable{&read});
+  throw_unless(true, Printable{&read});
   EXPECT_FALSE(read);
-  EXPECT_THROW(check(false, Printable{&read}), std::invalid_argument);
+  EXPECT_THROW(throw_unless(false, Printable{&read}), std::invalid_argument);
   EXPECT_TRUE(read);
 }
 

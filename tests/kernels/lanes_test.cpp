@@ -76,12 +76,12 @@ TYPED_TEST(LanesOf, HaveALargestASmallestAndASum) {
   }
   EXPECT_EQ(sum_of(Lanes<T>::load(x)),
             T(-2 * Lanes<T>::size - Lanes<T>::size * (Lanes<T>::size - 1) / 2));
-  T larger[Lanes<T>::size], smaller[Lanes<T>::size];
-  max(Lanes<T>::load(x), Lanes<T>(-2.5)).store(larger);
-  min(Lanes<T>::load(x), Lanes<T>(-2.5)).store(smaller);
+  T large[Lanes<T>::size], small[Lanes<T>::size];
+  larger(Lanes<T>::load(x), Lanes<T>(-2.5)).store(large);
+  smaller(Lanes<T>::load(x), Lanes<T>(-2.5)).store(small);
   for (Index i = 0; i < Lanes<T>::size; ++i) {
-    EXPECT_EQ(larger[i], std::max(x[i], T(-2.5)));
-    EXPECT_EQ(smaller[i], std::min(x[i], T(-2.5)));
+    EXPECT_EQ(large[i], std::max(x[i], T(-2.5)));
+    EXPECT_EQ(small[i], std::min(x[i], T(-2.5)));
   }
 }
 

@@ -56,14 +56,15 @@ struct ModelConfig {
   /// Throws std::invalid_argument that names the value and what is expected of it.
   void validate() const {
     moe.validate();
-    detail::check(layers >= 1, "ModelConfig: layers = ", layers, ", expected at least 1");
-    detail::check(dense_layers >= 0 && dense_layers <= layers,
-                  "ModelConfig: dense_layers = ", dense_layers,
-                  ", expected in [0, layers = ", layers, "]");
-    detail::check(dense_layers == 0 || dense_d_ff >= 1, "ModelConfig: dense_d_ff = ", dense_d_ff,
-                  ", expected at least 1 with dense_layers");
-    detail::check(vocabulary >= 1, "ModelConfig: vocabulary = ", vocabulary,
-                  ", expected at least 1");
+    detail::throw_unless(layers >= 1, "ModelConfig: layers = ", layers, ", expected at least 1");
+    detail::throw_unless(dense_layers >= 0 && dense_layers <= layers,
+                         "ModelConfig: dense_layers = ", dense_layers,
+                         ", expected in [0, layers = ", layers, "]");
+    detail::throw_unless(dense_layers == 0 || dense_d_ff >= 1,
+                         "ModelConfig: dense_d_ff = ", dense_d_ff,
+                         ", expected at least 1 with dense_layers");
+    detail::throw_unless(vocabulary >= 1, "ModelConfig: vocabulary = ", vocabulary,
+                         ", expected at least 1");
   }
 };
 

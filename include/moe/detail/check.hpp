@@ -18,7 +18,7 @@ template <class... Parts>
 /// Throws std::invalid_argument with the joined parts unless ok. A function, not a macro: the
 /// parts are only references until it fails.
 template <class... Parts>
-void check(bool ok, const Parts&... parts) {
+void throw_unless(bool ok, const Parts&... parts) {
   if (!ok) [[unlikely]] {
     fail(parts...);
   }
@@ -27,8 +27,8 @@ void check(bool ok, const Parts&... parts) {
 /// Throws unless the matrix has this shape.
 template <class M>
 void check_shape(const M& m, std::ptrdiff_t rows, std::ptrdiff_t cols, const char* what) {
-  check(m.rows() == rows && m.cols() == cols, what, " is (", m.rows(), ", ", m.cols(),
-        "), expected (", rows, ", ", cols, ")");
+  throw_unless(m.rows() == rows && m.cols() == cols, what, " is (", m.rows(), ", ", m.cols(),
+               "), expected (", rows, ", ", cols, ")");
 }
 
 /// True if the two row-major views share memory. Rows between which another view's rows lie

@@ -16,7 +16,7 @@ namespace moe::inline MOE_INSTRUCTION_SET::detail {
 /// The number with which the text begins, and what follows it; 0 if there is none.
 inline long long leading_number(std::string_view& text) {
   long long number = 0;
-  text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+  text.remove_prefix((std::min)(text.find_first_not_of(' '), text.size()));
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   text.remove_prefix(static_cast<std::size_t>(end - text.data()));
   return error == std::errc() ? number : 0;
@@ -27,8 +27,8 @@ constexpr int cpus_of_quota(long long quota, long long period) {
   if (quota <= 0 || period <= 0) {
     return 0;
   }
-  constexpr long long most = std::numeric_limits<int>::max();
-  return static_cast<int>(std::min((quota - 1) / period + 1, most));
+  constexpr long long most = (std::numeric_limits<int>::max)();
+  return static_cast<int>((std::min)((quota - 1) / period + 1, most));
 }
 
 /// Of the text of cpu.max (cgroup v2): "150000 100000" is 2, "max 100000" no limit, 0.
@@ -65,7 +65,7 @@ inline int read_cpu_quota() {
 /// Threads of a call that asks for none in particular, of those that OpenMP would take: as many as
 /// the quota, if there is one (not 0) and nobody said OMP_NUM_THREADS (not null).
 constexpr int default_threads(int openmp, int quota, const char* omp_num_threads) {
-  return quota > 0 && omp_num_threads == nullptr ? std::min(openmp, quota) : openmp;
+  return quota > 0 && omp_num_threads == nullptr ? (std::min)(openmp, quota) : openmp;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::detail

@@ -102,7 +102,7 @@ class Team {
   };
   static constexpr int max_segments = 64;
 
-  int num_segments() const { return std::min(loop_.num_workers, max_segments); }
+  int num_segments() const { return (std::min)(loop_.num_workers, max_segments); }
 
   void share_items() {
     const int count = num_segments();
@@ -179,7 +179,7 @@ inline void Team::follow(int worker) {
 /// process's container, which is read once. One without OpenMP, and one inside the caller's own
 /// parallel region, which already has its threads. Throws std::invalid_argument for less than 0.
 inline int num_threads(int requested) {
-  check(requested >= 0, "CallOptions: num_threads = ", requested, ", expected at least 0");
+  throw_unless(requested >= 0, "CallOptions: num_threads = ", requested, ", expected at least 0");
 #ifdef _OPENMP
   if (current_team != nullptr) {
     return current_team->size();
@@ -295,7 +295,7 @@ template <class Body>
 void for_rows(std::ptrdiff_t num_rows, int threads, Body&& body) {
   constexpr std::ptrdiff_t block = 32;
   parallel_for((num_rows + block - 1) / block, threads, [&](std::ptrdiff_t item, int) {
-    const std::ptrdiff_t end = std::min((item + 1) * block, num_rows);
+    const std::ptrdiff_t end = (std::min)((item + 1) * block, num_rows);
     for (std::ptrdiff_t row = item * block; row < end; ++row) {
       body(row);
     }

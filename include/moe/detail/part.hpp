@@ -23,7 +23,7 @@ struct Part {
 
  private:
   std::ptrdiff_t border(std::ptrdiff_t n, std::ptrdiff_t size, std::ptrdiff_t step) const {
-    return std::min(size, (size + step - 1) / step * n / count * step);
+    return (std::min)(size, (size + step - 1) / step * n / count * step);
   }
 };
 

@@ -26,7 +26,7 @@ constexpr std::ptrdiff_t spread_width(std::ptrdiff_t cols) {
 template <class M>
 void grow_both(M& m, std::ptrdiff_t rows, std::ptrdiff_t cols) {
   if (m.rows() < rows || m.cols() < cols) {
-    m.resize(std::max(m.rows(), rows), std::max(m.cols(), cols));
+    m.resize((std::max)(m.rows(), rows), (std::max)(m.cols(), cols));
   }
 }
 

@@ -25,7 +25,7 @@ inline Index capacity_rows(const Capacity& capacity, Index num_tokens, Index num
   const double fair = static_cast<double>(num_tokens) * static_cast<double>(top_k) /
                       static_cast<double>(num_experts);
   return static_cast<Index>(
-      std::min(std::ceil(*capacity.factor * fair), static_cast<double>(num_tokens)));
+      (std::min)(std::ceil(*capacity.factor * fair), static_cast<double>(num_tokens)));
 }
 
 /// Throws std::invalid_argument unless every expert of the table is `none` or one of num_experts,
@@ -38,8 +38,9 @@ void check_table(const RoutingTable<T>& table, Index num_experts) {
   for (Index t = 0; t < num_tokens; ++t) {
     for (Index k = 0; k < table.top_k(); ++k) {
       const ExpertId e = table.expert(t, k);
-      detail::check(e == none || (e >= 0 && e < num_experts), "RoutingTable: expert of token ", t,
-                    " is ", e, ", expected in [0, num_experts = ", num_experts, ")");
+      detail::throw_unless(e == none || (e >= 0 && e < num_experts),
+                           "RoutingTable: expert of token ", t, " is ", e,
+                           ", expected in [0, num_experts = ", num_experts, ")");
     }
   }
 }

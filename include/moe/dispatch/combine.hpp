@@ -31,12 +31,13 @@ template <Real T>
 void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
                   const MatrixRef<T>* base, MatrixRef<T> y, int num_threads) {
   detail::check_shape(y, plan.num_tokens(), y.cols(), "combine_rows: y");
-  detail::check(plan.num_rows() == 0 || (rows.rows() >= plan.num_rows() && rows.cols() == y.cols()),
-                "combine_rows: rows is (", rows.rows(), ", ", rows.cols(), "), expected at least (",
-                plan.num_rows(), ", ", y.cols(), ")");
-  detail::check(weight.empty() || static_cast<Index>(weight.size()) == plan.num_rows(),
-                "combine_rows: weight has ", weight.size(), " elements, expected ",
-                plan.num_rows());
+  detail::throw_unless(
+      plan.num_rows() == 0 || (rows.rows() >= plan.num_rows() && rows.cols() == y.cols()),
+      "combine_rows: rows is (", rows.rows(), ", ", rows.cols(), "), expected at least (",
+      plan.num_rows(), ", ", y.cols(), ")");
+  detail::throw_unless(weight.empty() || static_cast<Index>(weight.size()) == plan.num_rows(),
+                       "combine_rows: weight has ", weight.size(), " elements, expected ",
+                       plan.num_rows());
   if (base != nullptr) {
     detail::check_shape(*base, y.rows(), y.cols(), "combine_rows: base");
   }

@@ -54,10 +54,10 @@ class DispatchPlan {
 
 template <Real T>
 void DispatchPlan::build(const RoutingTable<T>& table, const KeptChoices& kept, Index num_experts) {
-  detail::check(kept.num_choices() == table.expert.size() && kept.num_experts() == num_experts,
-                "DispatchPlan: kept are choices of ", kept.num_choices(), " to ",
-                kept.num_experts(), " experts, expected of ", table.expert.size(), " to ",
-                num_experts);
+  detail::throw_unless(
+      kept.num_choices() == table.expert.size() && kept.num_experts() == num_experts,
+      "DispatchPlan: kept are choices of ", kept.num_choices(), " to ", kept.num_experts(),
+      " experts, expected of ", table.expert.size(), " to ", num_experts);
   const Index top_k = top_k_ = table.top_k();
   const ExpertId* expert = table.expert.data();
   const auto has_row = [&](Index choice) { return expert[choice] != none && kept[choice]; };

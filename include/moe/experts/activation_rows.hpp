@@ -39,7 +39,7 @@ void activate_rows_backward(const ExpertConfig& config, ConstMatrixRef<T> gate,
       T* dgate_row = config.gated ? &dgate.coeffRef(row, 0) : nullptr;
       T* dup_row = &dup.coeffRef(row, 0);
       // The forward wrote them long ago: fetch a row from memory while others are computed.
-      const Index later = std::min(row + 4, up.rows() - 1);
+      const Index later = (std::min)(row + 4, up.rows() - 1);
       kernels::prefetch_rows(&up.coeffRef(later, 0), 1, up.cols(), 0);
       if (config.gated) {
         kernels::prefetch_rows(&gate.coeffRef(later, 0), 1, up.cols(), 0);

@@ -61,8 +61,8 @@ class Dense {
 
   /// Throws std::invalid_argument unless the set has one expert.
   explicit Dense(Set set) : set_(std::move(set)) {
-    detail::check(set_.num_experts() == 1, "Dense: the set has ", set_.num_experts(),
-                  " experts, expected 1");
+    detail::throw_unless(set_.num_experts() == 1, "Dense: the set has ", set_.num_experts(),
+                         " experts, expected 1");
   }
 
   Index d_in() const { return set_.d_in(); }
@@ -81,16 +81,17 @@ class Dense {
   /// parameters, or if y overlaps x. Of the options num_threads and tokens.padding matter.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                const CallOptions& call = {}) const {
-    check(x, y, call);
+    check_call(x, y, call);
     compute(x, y, scratch, call);
   }
 
  protected:
-  void check(const ConstMatrixRef<T>& x, const MatrixRef<T>& y, const CallOptions& call) const {
+  void check_call(const ConstMatrixRef<T>& x, const MatrixRef<T>& y,
+                  const CallOptions& call) const {
     check_params({"DenseFfn"});
     detail::check_shape(x, x.rows(), d_in(), "Dense: x");
     detail::check_shape(y, x.rows(), d_out(), "Dense: y");
-    detail::check(!detail::overlap(x, y), "Dense: y overlaps x, expected memory of its own");
+    detail::throw_unless(!detail::overlap(x, y), "Dense: y overlaps x, expected memory of its own");
     call.tokens.validate(x.rows());
   }
 

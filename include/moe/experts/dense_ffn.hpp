@@ -60,7 +60,7 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
 template <Real T>
 void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
                           const CallOptions& call) const {
-  this->check(x, y, call);
+  this->check_call(x, y, call);
   tape.num_threads = detail::num_threads(call.num_threads, this->multiply_adds(x.rows()));
   tape.owner.clear();
   this->compute(x, y, tape, call);
@@ -71,13 +71,13 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
 template <Real T>
 void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                            Grads& grads) const {
-  detail::check(tape.owner.is(identity_),
-                "DenseFfn: the tape is of another layer, expected this one's");
+  detail::throw_unless(tape.owner.is(identity_),
+                       "DenseFfn: the tape is of another layer, expected this one's");
   detail::check_shape(x, tape.num_tokens, d_in(), "DenseFfn: x");
   detail::check_shape(dy, x.rows(), d_out(), "DenseFfn: dy");
   detail::check_shape(dx, x.rows(), d_in(), "DenseFfn: dx");
-  detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
-                "DenseFfn: dx overlaps x or dy, expected memory of its own");
+  detail::throw_unless(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
+                       "DenseFfn: dx overlaps x or dy, expected memory of its own");
   this->check_params({"DenseFfn"});
   check_grads(*this, {"DenseFfn"}, grads);
   detail::with_team(tape.num_threads, [&] { backward_tokens(x, dy, tape, dx, grads); });

@@ -111,7 +111,7 @@ class EachExpert
                   }) {
       for (const E& expert : *this) {  // they may differ in width
         for (auto& scratch : workers) {
-          expert.reserve(scratch, std::min(num_rows, part_rows));
+          expert.reserve(scratch, (std::min)(num_rows, part_rows));
         }
       }
     }

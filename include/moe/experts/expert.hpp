@@ -52,8 +52,8 @@ class Expert {
   /// Weights from N(0, 1 / fan_in), biases zero.
   Expert(Sizes sizes, const ExpertConfig& config, std::uint64_t seed)
       : config_(config), sizes_(sizes) {
-    detail::check(sizes.d_in > 0 && sizes.d_ff > 0 && sizes.d_out > 0, "Expert: sizes (",
-                  sizes.d_in, ", ", sizes.d_ff, ", ", sizes.d_out, "), expected at least 1");
+    detail::throw_unless(sizes.d_in > 0 && sizes.d_ff > 0 && sizes.d_out > 0, "Expert: sizes (",
+                         sizes.d_in, ", ", sizes.d_ff, ", ", sizes.d_out, "), expected at least 1");
     const ExpertTensors<Shape> all = shapes();
     Params::for_each([](std::string_view, Matrix<T>& tensor,
                         const Shape& shape) { tensor.setZero(shape.rows, shape.cols); },
@@ -70,8 +70,8 @@ class Expert {
       : config_(config),
         sizes_{params.up.cols(), params.up.rows(), params.down.rows()},
         params_(std::move(params)) {
-    detail::check(d_in() > 0 && d_ff() > 0 && d_out() > 0, "Expert: up is (", d_ff(), ", ", d_in(),
-                  ") and down has ", d_out(), " rows, expected at least 1 of each");
+    detail::throw_unless(d_in() > 0 && d_ff() > 0 && d_out() > 0, "Expert: up is (", d_ff(), ", ",
+                         d_in(), ") and down has ", d_out(), " rows, expected at least 1 of each");
     check_params({"Expert"});
   }
 
@@ -127,8 +127,8 @@ class Expert {
     detail::check_shape(x, x.rows(), d_in(), "Expert: x");
     detail::check_shape(dy, x.rows(), d_out(), "Expert: dy");
     detail::check_shape(dx, x.rows(), d_in(), "Expert: dx");
-    detail::check(tape.hidden.rows() >= x.rows(), "Expert: the tape has ", tape.hidden.rows(),
-                  " rows, expected those of x = ", x.rows());
+    detail::throw_unless(tape.hidden.rows() >= x.rows(), "Expert: the tape has ",
+                         tape.hidden.rows(), " rows, expected those of x = ", x.rows());
     backward_gate(dy, tape, 0);
     backward_hidden(dy, tape, 0, {});
     backward_input(tape, 0, dx, {});
@@ -211,7 +211,7 @@ class Expert {
   static void for_panels(Index size, detail::Part part, Body&& body) {
     const Index end = part.end(size, panel);
     for (Index begin = part.begin(size, panel); begin < end; begin += panel) {
-      body(begin, std::min(panel, end - begin));
+      body(begin, (std::min)(panel, end - begin));
     }
   }
 

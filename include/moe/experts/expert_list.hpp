@@ -17,7 +17,7 @@ class ExpertList {
  public:
   /// Throws std::invalid_argument if there is none, or if they differ in d_in or d_out.
   explicit ExpertList(std::vector<E> experts) : experts_(std::move(experts)) {
-    detail::check(!experts_.empty(), "experts: there are none, expected at least 1");
+    detail::throw_unless(!experts_.empty(), "experts: there are none, expected at least 1");
     check_params({"experts"});
   }
 
@@ -36,7 +36,7 @@ class ExpertList {
   double multiply_adds(Index rows) const {
     double most = 0.0;
     for (const E& expert : experts_) {
-      most = std::max(most, detail::multiply_adds(expert, rows));
+      most = (std::max)(most, detail::multiply_adds(expert, rows));
     }
     return most;
   }
@@ -70,9 +70,9 @@ class ExpertList {
  private:
   void check_expert(Index e, const ParameterName& name) const {
     const E& expert = of(e);
-    detail::check(expert.d_in() == d_in() && expert.d_out() == d_out(), "experts: one is ",
-                  expert.d_in(), " to ", expert.d_out(), " wide, expected ", d_in(), " to ",
-                  d_out());
+    detail::throw_unless(expert.d_in() == d_in() && expert.d_out() == d_out(), "experts: one is ",
+                         expert.d_in(), " to ", expert.d_out(), " wide, expected ", d_in(), " to ",
+                         d_out());
     moe::check_params(expert, {name.word, e, name.part});
   }
 
@@ -100,8 +100,8 @@ class TrainableExpertList : public ExpertList<E> {
   /// std::invalid_argument if one of `params` is of another number of experts.
   template <class List, class Visit, class... P>
   static void walk(List& list, const ParameterName& name, Visit&& visit, P&... params) {
-    (detail::check(params.size() == list.size(), "gradient ", name.word, " has ", params.size(),
-                   " experts, expected ", list.size()),
+    (detail::throw_unless(params.size() == list.size(), "gradient ", name.word, " has ",
+                          params.size(), " experts, expected ", list.size()),
      ...);
     for (std::size_t e = 0; e < list.size(); ++e) {
       const ParameterName expert{name.word, static_cast<Index>(e), name.part};
@@ -120,13 +120,13 @@ class TrainableExpertList : public ExpertList<E> {
     detail::check_shape(input.x, input.x.rows(), width, "experts: x");
     detail::check_shape(drows, rows, this->d_out(), "experts: drows");
     detail::check_shape(dx_rows, rows, width, "experts: dx_rows");
-    detail::check(grads.size() == this->size(), "gradient experts has ", grads.size(),
-                  " experts, expected ", this->size());
+    detail::throw_unless(grads.size() == this->size(), "gradient experts has ", grads.size(),
+                         " experts, expected ", this->size());
     const Index taped = tape.parts.empty() ? 0 : tape.parts.back().end;
-    detail::check(taped == rows && (input.in_order() || (tape.gathered.rows() >= rows &&
-                                                         tape.gathered.cols() >= width)),
-                  "experts: the tape is of ", taped, " rows of another input, expected the ", rows,
-                  " of this one");
+    detail::throw_unless(taped == rows && (input.in_order() || (tape.gathered.rows() >= rows &&
+                                                                tape.gathered.cols() >= width)),
+                         "experts: the tape is of ", taped, " rows of another input, expected the ",
+                         rows, " of this one");
     this->check_used(tape.parts);
     for (const GroupPart& part : tape.parts) {
       check_grads(this->of(part.expert), {"experts", part.expert},

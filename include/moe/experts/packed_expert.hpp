@@ -99,7 +99,7 @@ struct PackedExpert {
 template <Storage S>
 void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
   const Index share = up.share(), begin = tile.panel * share;
-  const Index size = std::min(share, up.num_outputs() - begin);
+  const Index size = (std::min)(share, up.num_outputs() - begin);
   const W* sums = tile.sums;
   Input* hidden = rows.first_hidden + tile.row * down.depth();
   kernels::prefetch_rows(hidden + tile.count * down.depth() + begin, tile.next_count, size,
@@ -132,7 +132,7 @@ void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
 template <Storage S>
 void PackedExpert<S>::finish_down(const Finished& tile, const Rows& rows) const {
   const Index begin = tile.panel * down.cols;
-  const Index size = std::min(down.cols, down.num_outputs() - begin);
+  const Index size = (std::min)(down.cols, down.num_outputs() - begin);
   const W* sums = tile.sums;
   W* out = rows.first_out + tile.row * rows.out_stride;
   kernels::prefetch_rows(out + tile.count * rows.out_stride + begin, tile.next_count, size,

@@ -53,7 +53,7 @@ class PackedExperts {
   double multiply_adds(Index rows) const {
     double most = 0.0;
     for (const PackedExpert<S>& expert : experts_) {
-      most = std::max(most, expert.multiply_adds(rows));
+      most = (std::max)(most, expert.multiply_adds(rows));
     }
     return most;
   }
@@ -180,7 +180,7 @@ void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
   const Index num_rows = groups.num_rows();
   Index depth = 0;  // of the widest expert
   for (const PackedExpert<S>& expert : experts_) {
-    depth = std::max(depth, expert.down.depth());
+    depth = (std::max)(depth, expert.down.depth());
   }
   scratch.hidden.resize(num_rows, depth);
   detail::grow(scratch.hidden_rows, num_rows);

@@ -81,7 +81,7 @@ class InputFile {
                       joined("end of file, expected ", size_, " bytes; the file shrank"));
   }
   std::size_t size_in_memory() const {
-    if (size_ > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
+    if (size_ > static_cast<std::uint64_t>((std::numeric_limits<std::ptrdiff_t>::max)())) {
       fail(joined(size_, " bytes, too large for this address space"));
     }
     return static_cast<std::size_t>(size_);
@@ -136,7 +136,7 @@ inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const
   constexpr std::size_t max_step = std::size_t{1} << 30;  // one read() moves at most 2 GiB on Linux
   while (!to.empty()) {
     const ::ssize_t got =
-        ::pread(fd_, to.data(), std::min(to.size(), max_step), static_cast<::off_t>(offset));
+        ::pread(fd_, to.data(), (std::min)(to.size(), max_step), static_cast<::off_t>(offset));
     if (got < 0 && errno == EINTR) {
       continue;
     }

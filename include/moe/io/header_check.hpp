@@ -76,7 +76,7 @@ struct ByteSize {
 };
 
 inline ByteSize byte_size(DType dtype, const std::vector<Index>& shape) {
-  constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<Index>::max());
+  constexpr auto most = static_cast<std::uint64_t>((std::numeric_limits<Index>::max)());
   std::uint64_t product = 1;
   bool empty = false;
   for (const Index dimension : shape) {
@@ -88,7 +88,7 @@ inline ByteSize byte_size(DType dtype, const std::vector<Index>& shape) {
     product *= std::max<std::uint64_t>(size, 1);
   }
   const std::uint64_t elements = empty ? 0 : product;
-  if (elements > std::numeric_limits<std::uint64_t>::max() / bits(dtype)) {
+  if (elements > (std::numeric_limits<std::uint64_t>::max)() / bits(dtype)) {
     return {0, "the number of bits overflows"};
   }
   if (elements * bits(dtype) % 8 != 0) {

@@ -254,7 +254,7 @@ inline bool HeaderReader::number_unsigned(std::uint64_t value) {
     if (entry().shape.size() >= limits_.max_rank) {
       fail("more than ", limits_.max_rank, " dimensions");
     }
-    if (value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) {
+    if (value > static_cast<std::uint64_t>((std::numeric_limits<Index>::max)())) {
       fail("dimension ", value, " is too large");
     }
     entry().shape.push_back(static_cast<Index>(value));

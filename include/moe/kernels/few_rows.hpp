@@ -23,7 +23,7 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
   constexpr Index distance = 16 * square_depth;  // that a line is fetched ahead of its use
   const T* column[size];                         // those that b lacks repeat its last
   for (Index i = 0; i < size; ++i) {
-    column[i] = b.data + std::min(i, b.cols - 1) * b.col_stride;
+    column[i] = b.data + (std::min)(i, b.cols - 1) * b.col_stride;
   }
   Packet sum[Rows];
   for (int r = 0; r < Rows; ++r) {
@@ -69,7 +69,7 @@ void multiply_few_rows(View<T> a, View<T> b, Into<C> c, Update update) {
   using Tile = RegisterTile<PackedAs<T>>;
   constexpr Index size = Tile::packet_size;
   for (Index col = 0; a.rows > 0 && col < b.cols; col += size) {
-    const Index cols = std::min(size, b.cols - col);
+    const Index cols = (std::min)(size, b.cols - col);
     W sums[Tile::rows * size] = {};
     if (update == Update::add) {
       copy_rows(view(c.middleCols(col, cols)), sums, size);

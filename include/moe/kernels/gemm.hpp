@@ -47,7 +47,7 @@ void multiply_panel(View<T> a, Panel<T> panel, const NextPanel& next_panel, Matr
       multiply_tile<T>(rows, {pointer, a.col_stride}, panel, a.cols, sums,
                        next_panel.ahead_of<Tile>(left));
     };
-    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
+    const Index next = row + rows, next_rows = (std::min)(Index{Tile::rows}, left);
     prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
     if (c.cols() == Tile::cols) {
       return multiply({&c.coeffRef(row, 0), c.outerStride(), update});
@@ -78,9 +78,9 @@ void gemm_in_blocks(View<T> a, View<T> b, MatrixRef<T> c, Update update, Packing
   }
   // All columns meet a block of k before the next: the rows of B span few pages.
   for (Index k = 0; k < a.cols; k += room.depth) {
-    const Index depth = std::min(room.depth, a.cols - k);
+    const Index depth = (std::min)(room.depth, a.cols - k);
     for (Index col = done; col < b.cols; col += Tile::cols) {
-      const Index cols = std::min(Tile::cols, b.cols - col);
+      const Index cols = (std::min)(Tile::cols, b.cols - col);
       const auto block = b.block(k, col, depth, cols);
       Panel<T> panel{room.data};
       if (cols == Tile::cols && readable_in_place(b)) {

@@ -50,14 +50,14 @@ class NarrowProduct {
   /// Rows that meet a block of B before the next: as many as are packed, or whose sums stay in L2.
   Index rows_at_once() const {
     const Index depth = std::clamp(Tile::whole_steps(a_.cols), Tile::step, most_depth);
-    return packs_a_ ? std::min(most_rows, most_depth / depth * Tile::cols) : most_rows;
+    return packs_a_ ? (std::min)(most_rows, most_depth / depth * Tile::cols) : most_rows;
   }
 
   /// Of the rows [row, row + rows) the columns of the panel at `col`.
   void compute(Index row, Index rows, Index col) {
-    const Index cols = std::min(Tile::cols, b_.cols - col);
+    const Index cols = (std::min)(Tile::cols, b_.cols - col);
     for (Index k = 0; k == 0 || k < a_.cols; k += most_depth) {
-      const Index depth = std::min(most_depth, a_.cols - k);
+      const Index depth = (std::min)(most_depth, a_.cols - k);
       const View<T> a = a_.block(row, k, rows, depth);
       if (packs_a_ && (col == 0 || depth < a_.cols)) {
         pack_rows(a);
@@ -76,7 +76,7 @@ class NarrowProduct {
   /// packed_a = the rows of A as panels of B, tile cols rows each.
   void pack_rows(View<T> a) {
     for (Index row = 0; row < a.rows; row += Tile::cols) {
-      const Index rows = std::min(Tile::cols, a.rows - row);
+      const Index rows = (std::min)(Tile::cols, a.rows - row);
       pack_panel(a.block(row, 0, rows, a.cols).transpose(),
                  packed_a_ + row * Tile::whole_steps(a.cols));
     }
@@ -110,7 +110,7 @@ class NarrowProduct {
         std::fill_n(sums, rows * Tile::cols, 0.0F);  // c may be narrower than the tile
         copy_rows(view(c.middleRows(row, rows)), sums, Tile::cols);
       }
-      const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
+      const Index next = row + rows, next_rows = (std::min)(Index{Tile::rows}, left);
       prefetch_rows(c.data() + next * c.outerStride(), next_rows, c.cols(), c.outerStride());
       multiply_tile<P>(rows, {pointer, packs_a_ ? Tile::cols : 1}, {panel_},
                        Tile::whole_steps(a.cols),
@@ -147,7 +147,7 @@ void gemm_narrow(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory
   const Index step = product.rows_at_once();
   for (Index row = 0; row < a.rows; row += step) {
     for (Index col = 0; col < b.cols; col += Product::Tile::cols) {
-      product.compute(row, std::min(step, a.rows - row), col);
+      product.compute(row, (std::min)(step, a.rows - row), col);
     }
   }
 }

@@ -55,7 +55,7 @@ void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c
       pointer[r] = packed + row * depth + r;
     }
     // The sums are a gradient, which comes from memory: ask for those of the next tile.
-    const Index next = row + rows, next_rows = std::min(Index{Tile::rows}, left);
+    const Index next = row + rows, next_rows = (std::min)(Index{Tile::rows}, left);
     prefetch_rows(c.data() + next * c.outerStride(), next_rows, Tile::cols, c.outerStride());
     multiply_tile<T>(rows, {pointer, rows}, panel, depth,
                      {&c.coeffRef(row, 0), c.outerStride(), update},
@@ -69,12 +69,12 @@ template <class T>
 void multiply_transposed(View<T> a, View<T> b, MatrixRef<T> c, Update update, PackingRoom<T> to) {
   using Tile = RegisterTile<T>;
   const Index size = to.depth * Tile::cols;
-  const Index block = std::min(to.depth, size / (4 * Tile::rows));  // room for four tiles
+  const Index block = (std::min)(to.depth, size / (4 * Tile::rows));  // room for four tiles
   for (Index k = 0; k < a.cols; k += block) {
-    const Index depth = std::min(block, a.cols - k);
+    const Index depth = (std::min)(block, a.cols - k);
     const Index room = size / depth / Tile::rows * Tile::rows;
     for (Index row = 0; row < a.rows; row += room) {
-      const Index rows = std::min(room, a.rows - row);
+      const Index rows = (std::min)(room, a.rows - row);
       pack_tiles(a.block(row, k, rows, depth), to.data);
       for (Index col = 0; col < b.cols; col += Tile::cols) {
         multiply_tiles<T>(to.data, depth, {b.data + k * b.row_stride + col, b.row_stride},

@@ -61,10 +61,10 @@ struct Lanes {
     return of(Eigen::internal::pxor(a.packet, Lanes(T(-0.0)).packet));
   }
   /// The larger and the smaller; where one of them is NaN, either.
-  friend Lanes max(const Lanes& a, const Lanes& b) {
+  friend Lanes larger(const Lanes& a, const Lanes& b) {
     return of(Eigen::internal::pmax(a.packet, b.packet));
   }
-  friend Lanes min(const Lanes& a, const Lanes& b) {
+  friend Lanes smaller(const Lanes& a, const Lanes& b) {
     return of(Eigen::internal::pmin(a.packet, b.packet));
   }
   friend Lanes abs(const Lanes& a) { return of(Eigen::internal::pabs(a.packet)); }
@@ -127,6 +127,10 @@ struct ComputedIn<W> {
 };
 template <class W>
 using LanesOr = typename ComputedIn<W>::type;
+
+/// As the functions of Lanes.
+template <class T>
+requires(!Vectorised<T>) T larger(const T& a, const T& b) { return a < b ? b : a; }
 
 /// The sum of the lanes, always in the same order.
 template <class T>
@@ -246,7 +250,7 @@ void for_lanes(Index size, Body&& body) {
   if constexpr (Vectorised<W>) {
     // One copy of the body for whole lanes and the end: in two, the sign of a NaN could differ.
     for (Index begin = 0; begin < size; begin += Lanes<W>::size) {
-      body(LanePlace<W>{begin, std::min(Lanes<W>::size, size - begin)});
+      body(LanePlace<W>{begin, (std::min)(Lanes<W>::size, size - begin)});
     }
   } else {
     for (Index begin = 0; begin < size; ++begin) {

@@ -57,7 +57,7 @@ template <class P>
 std::span<const std::byte> source_after(const P& weight, Index panel, Index k, Index depth) {
   const Index left = weight.depth() - (k + depth);
   if (left > 0) {
-    return weight.source(panel, k + depth, std::min(depth, left));
+    return weight.source(panel, k + depth, (std::min)(depth, left));
   }
   return panel + 1 < weight.num_panels() ? weight.source(panel + 1, 0, depth)
                                          : weight.source(panel, k, depth);
@@ -77,14 +77,14 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
   const Index sums_step = whole_depth > most_depth ? Tile::cols : 0;  // else no tile waits for more
   for (Index panel = part.begin(weight.num_panels()); panel < end; ++panel) {
     for (Index k = 0; k == 0 || k < whole_depth; k += most_depth) {
-      const Index depth = std::min(most_depth, whole_depth - k);
+      const Index depth = (std::min)(most_depth, whole_depth - k);
       const PanelBlock block{k, depth, source_after(weight, panel, k, depth)};
       const auto multiply = [&](const auto* data) {
         multiply_block(rows, data, block, memory.sums, sums_step,
                        [&](Index row, Index count, Index left, const Wide<In>* sums) {
                          if (k + depth == whole_depth) {
-                           finish(Finished<Wide<In>>{row, count, std::min(left, Index{Tile::rows}),
-                                                     panel, sums});
+                           finish(Finished<Wide<In>>{
+                               row, count, (std::min)(left, Index{Tile::rows}), panel, sums});
                          }
                        });
       };

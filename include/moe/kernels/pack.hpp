@@ -21,7 +21,7 @@ Index pack_columns(View<T> b, P* panel) {
   const Index end = b.rows / square_depth * square_depth;
   for (Index begin = 0; begin < end; begin += run) {
     for (Index col = 0; col < Tile::cols; col += size) {
-      for (Index k = begin; k < std::min(begin + run, end); k += square_depth) {
+      for (Index k = begin; k < (std::min)(begin + run, end); k += square_depth) {
         const T* from[size];
         for (Index i = 0; i < size; ++i) {
           from[i] = b.data + k + (col + i) * b.col_stride;
@@ -69,7 +69,7 @@ void pack_panel(View<T> b, P* panel) {
       continue;
     }
     std::fill(to, to + step * Tile::cols, P(0));
-    for (Index i = 0; i < std::min(step, b.rows - k); ++i) {
+    for (Index i = 0; i < (std::min)(step, b.rows - k); ++i) {
       for (Index col = 0; col < b.cols; ++col) {
         to[col * step + i] = convert<P>(from[i * b.row_stride + col * b.col_stride]);
       }

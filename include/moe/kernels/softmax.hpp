@@ -23,10 +23,7 @@ template <class T>
 [[gnu::flatten]] T row_max(const T* value, Index size) {
   const T lowest = minus_infinity<T>();
   LanesOr<T> largest(lowest);
-  for_lanes<T>(size, [&](auto at) {
-    using std::max;
-    largest = max(largest, at.load(value, lowest));
-  });
+  for_lanes<T>(size, [&](auto at) { largest = larger(largest, at.load(value, lowest)); });
   return max_of(largest);
 }
 
@@ -45,10 +42,10 @@ template <class T>
 template <class T>
 [[gnu::flatten]] void softmax(const T* logit, Index size, T* prob) {
   using std::exp;
-  const LanesOr<T> max(row_max(logit, size));
+  const LanesOr<T> largest(row_max(logit, size));
   LanesOr<T> sum(T(0));
   for_lanes<T>(size, [&](auto at) {
-    const auto e = exp(at.load(logit, minus_infinity<T>()) - max);
+    const auto e = exp(at.load(logit, minus_infinity<T>()) - largest);
     at.store(prob, e);
     sum = sum + e;
   });

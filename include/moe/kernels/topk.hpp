@@ -63,14 +63,14 @@ class Tournament {
   /// The best expert that was not taken before, of equals the first; none if there is none.
   ExpertId take() {
     L best(lowest);
-    for_chunks([&](Index begin, const L&) { best = max(best, L::load(best_ + begin)); });
+    for_chunks([&](Index begin, const L&) { best = larger(best, L::load(best_ + begin)); });
     const T top = max_of(best);
     if (!(top > lowest)) {
       return none;
     }
     L first(most_chunks);
     for_chunks([&](Index begin, const L& number) {
-      first = min(first, where(L::load(best_ + begin) == L(top), number, L(most_chunks)));
+      first = smaller(first, where(L::load(best_ + begin) == L(top), number, L(most_chunks)));
     });
     const T chunk = min_of(first);
     const T position = replace(chunk, top);
@@ -84,7 +84,7 @@ class Tournament {
   static constexpr T lowest = -std::numeric_limits<T>::infinity();
 
   static Index round_up(Index a, Index b) { return (a + b - 1) / b * b; }
-  Index length(Index chunk) const { return std::min(chunk_size_, size_ - chunk * chunk_size_); }
+  Index length(Index chunk) const { return (std::min)(chunk_size_, size_ - chunk * chunk_size_); }
 
   L load(Index chunk, const LanePlace<T>& at) const {
     const T* value = value_ + chunk * chunk_size_;
@@ -116,9 +116,9 @@ class Tournament {
     for_lanes<T>(length(c), [&](auto at) {
       const L x = load(c, at);
       const auto equal = (x == L(top)) & (position > L(after_[c]));
-      first = min(first, where(equal, position, L(chunk_size_)));
+      first = smaller(first, where(equal, position, L(chunk_size_)));
       count = count + where(equal, L(1), L(0));
-      below = max(below, where(x < L(top), x, L(lowest)));
+      below = larger(below, where(x < L(top), x, L(lowest)));
       position = position + L(L::size);
     });
     const bool again = sum_of(count) > T(1);

@@ -174,7 +174,7 @@ EIGEN_ALWAYS_INLINE Lanes<T> sigmoid(const Lanes<T>& x) {
   } else {
     constexpr int digits = std::numeric_limits<T>::digits + 1;
     const Lanes<T> scale(static_cast<T>(std::int64_t(1) << digits));
-    const Reduced<T> reduced = reduce(min(abs(x), Lanes<T>(-Fit<T>::exp_low)));
+    const Reduced<T> reduced = reduce(smaller(abs(x), Lanes<T>(-Fit<T>::exp_low)));
     const Lanes<T> w = power_of_two(Lanes<T>(digits) - reduced.n);
     const Lanes<T> q = w / (madd(reduced.expm1, scale, w) + scale);
     // A NaN goes through as it is: its sign would depend on how this copy of the code is compiled.
@@ -190,13 +190,13 @@ Lanes<T> tanh(const Lanes<T>& x) {
     return Lanes<T>(std::tanh(x.packet));
   } else {
     const Lanes<T> a = abs(x), end(Fit<T>::tanh_end);
-    const Lanes<T> t = a * a, near = madd(a, t * polynomial(t, Fit<T>::tanh), a);
+    const Lanes<T> t = a * a, central = madd(a, t * polynomial(t, Fit<T>::tanh), a);
     const Lanes<T> b = where(a > end, end, a);
     const Reduced<T> reduced = reduce(b + b);
     const Lanes<T> power = power_of_two(reduced.n);
     const Lanes<T> e = madd(power, reduced.expm1, power - Lanes<T>(1));
-    const Lanes<T> far = e / (e + Lanes<T>(2));
-    return copysign(where(a < Lanes<T>(Fit<T>::tanh_split), near, far), x);
+    const Lanes<T> tail = e / (e + Lanes<T>(2));
+    return copysign(where(a < Lanes<T>(Fit<T>::tanh_split), central, tail), x);
   }
 }
 
@@ -207,11 +207,11 @@ Lanes<T> erf(const Lanes<T>& x) {
     return Lanes<T>(std::erf(x.packet));
   } else {
     const Lanes<T> a = abs(x), end(Fit<T>::erf_end);
-    const Lanes<T> near = madd(a, polynomial(a * a, Fit<T>::erf), a);
+    const Lanes<T> central = madd(a, polynomial(a * a, Fit<T>::erf), a);
     const Reduced<T> reduced = reduce(polynomial(where(a > end, end, a), Fit<T>::log_erfc));
     const Lanes<T> power = power_of_two(reduced.n);
-    const Lanes<T> far = madd(-power, reduced.expm1, Lanes<T>(1) - power);
-    return copysign(where(a < Lanes<T>(Fit<T>::erf_split), near, far), x);
+    const Lanes<T> tail = madd(-power, reduced.expm1, Lanes<T>(1) - power);
+    return copysign(where(a < Lanes<T>(Fit<T>::erf_split), central, tail), x);
   }
 }
 

@@ -120,9 +120,10 @@ class MoELayer {
                 Grads& grads, const RoutingGradient<W>& losses = {}) const requires
       TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
     check_backward(x, dy, tape, dx, grads);
-    detail::check(tape.work.owner.is(identity_),
-                  "MoELayer: other calls used the memory of the tape, expected its forward last");
-    losses.check(tape.routing);
+    detail::throw_unless(
+        tape.work.owner.is(identity_),
+        "MoELayer: other calls used the memory of the tape, expected its forward last");
+    losses.validate(tape.routing);
     detail::with_team(tape.num_threads, [&] {
       tape.work.gradient.assign(losses, tape.routing, tape.num_threads);
       run_back(x, dy, tape, tape.work, dx, grads);
@@ -132,7 +133,7 @@ class MoELayer {
                 Grads& grads, const RoutingGradient<W>& losses = {}) const requires
       TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
     check_backward(x, dy, tape, dx, grads);
-    losses.check(tape.routing);
+    losses.validate(tape.routing);
     tape.work().owner.clear();
     detail::with_team(tape.num_threads, [&] {
       tape.work().gradient.assign(losses, tape.routing, tape.num_threads);
@@ -184,16 +185,16 @@ class MoELayer {
   }
 
   void check_parts() const {
-    detail::check(router_.num_experts() == num_experts(), "MoELayer: the router has ",
-                  router_.num_experts(), " experts, expected ", num_experts());
+    detail::throw_unless(router_.num_experts() == num_experts(), "MoELayer: the router has ",
+                         router_.num_experts(), " experts, expected ", num_experts());
     if constexpr (requires { router_.d_model(); }) {
-      detail::check(router_.d_model() == d_in(), "MoELayer: the router is ", router_.d_model(),
-                    " wide, expected ", d_in());
+      detail::throw_unless(router_.d_model() == d_in(), "MoELayer: the router is ",
+                           router_.d_model(), " wide, expected ", d_in());
     }
     if (shared_) {
-      detail::check(shared_->d_in() == d_in() && shared_->d_out() == d_out(),
-                    "MoELayer: the shared expert is ", shared_->d_in(), " to ", shared_->d_out(),
-                    " wide, expected ", d_in(), " to ", d_out());
+      detail::throw_unless(shared_->d_in() == d_in() && shared_->d_out() == d_out(),
+                           "MoELayer: the shared expert is ", shared_->d_in(), " to ",
+                           shared_->d_out(), " wide, expected ", d_in(), " to ", d_out());
     }
   }
 
@@ -213,8 +214,8 @@ class MoELayer {
   void write_routed(ConstMatrixRef<T> x, const CallOptions& call,
                     Routed<T, RouterT>& routed) const {
     router_.route(x, call, routed.routing);
-    detail::check(routed.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
-                  routed.routing.num_tokens(), " tokens, expected ", x.rows());
+    detail::throw_unless(routed.routing.num_tokens() == x.rows(), "MoELayer: the router wrote ",
+                         routed.routing.num_tokens(), " tokens, expected ", x.rows());
     routed.routing.padding.assign(call.tokens.padding.begin(), call.tokens.padding.end());
     if constexpr (!LeavesOutPadding<RouterT>) {
       detail::clear_padding(routed.routing);
@@ -271,7 +272,8 @@ class MoELayer {
     moe::check_params(experts_, {"experts"});  // an inference asks only those that have rows
     check_call(x, call);
     check_output(x, y);
-    detail::check(!detail::overlap(x, y), "MoELayer: y overlaps x, which backward needs again");
+    detail::throw_unless(!detail::overlap(x, y),
+                         "MoELayer: y overlaps x, which backward needs again");
     routed.num_threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
     routed.owner.clear();
     work.owner.clear();
@@ -283,15 +285,15 @@ class MoELayer {
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy,
                       const TapedRouting<T, RouterT>& routed, const MatrixRef<T>& dx,
                       const Grads& grads) const requires trains {
-    detail::check(routed.owner.is(identity_),
-                  "MoELayer: the tape is of another layer, expected this one's");
+    detail::throw_unless(routed.owner.is(identity_),
+                         "MoELayer: the tape is of another layer, expected this one's");
     detail::check_shape(routed.routing.weight, routed.plan.num_tokens(), routed.plan.top_k(),
                         "MoELayer: tape.routing.weight");
     detail::check_shape(x, routed.plan.num_tokens(), d_in(), "MoELayer: x");
     detail::check_shape(dy, x.rows(), d_out(), "MoELayer: dy");
     detail::check_shape(dx, x.rows(), d_in(), "MoELayer: dx");
-    detail::check(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
-                  "MoELayer: dx overlaps x or dy, expected memory of its own");
+    detail::throw_unless(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
+                         "MoELayer: dx overlaps x or dy, expected memory of its own");
     check_params({});
     check_grads(*this, {}, grads);
   }

@@ -62,7 +62,8 @@ template <Real T>
 RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choices,
                        const auto& factor_of) {
   const CountedTokens<T> counted(table, mask);
-  const std::vector<Index> count = count_choices(table, counted, std::min(choices, table.top_k()));
+  const std::vector<Index> count =
+      count_choices(table, counted, (std::min)(choices, table.top_k()));
   RoutingLoss<T> loss;
   loss.gradient.probs.setZero(table.probs.rows(), table.probs.cols());
   if (counted.count() == 0 || table.top_k() == 0) {

@@ -69,10 +69,10 @@ class CountedTokens {
     const auto fits = [&](TokenMask tokens) {
       return tokens.empty() || static_cast<Index>(tokens.size()) == table.num_tokens();
     };
-    check(fits(mask_), "loss: token mask has ", mask_.size(), " elements, expected ",
-          table.num_tokens());
-    check(fits(padding_), "loss: padding has ", padding_.size(), " elements, expected ",
-          table.num_tokens());
+    throw_unless(fits(mask_), "loss: token mask has ", mask_.size(), " elements, expected ",
+                 table.num_tokens());
+    throw_unless(fits(padding_), "loss: padding has ", padding_.size(), " elements, expected ",
+                 table.num_tokens());
     for (Index t = 0; t < table.num_tokens(); ++t) {
       count_ += (*this)(t) ? 1 : 0;
     }
@@ -97,8 +97,8 @@ Index check_experts(const RoutingTable<T>& table) {
   for (Index t = 0; t < table.num_tokens(); ++t) {
     for (Index k = 0; k < table.top_k(); ++k) {
       const ExpertId e = table.expert(t, k);
-      check(e == none || (e >= 0 && e < num_experts), "loss: expert of token ", t, " is ", e,
-            ", expected in [0, num_experts = ", num_experts, ")");
+      throw_unless(e == none || (e >= 0 && e < num_experts), "loss: expert of token ", t, " is ", e,
+                   ", expected in [0, num_experts = ", num_experts, ")");
     }
   }
   return num_experts;

@@ -26,7 +26,7 @@ inline Row softmax(const Row& z) {
   Row p = z;
   double max = -std::numeric_limits<double>::infinity(), sum = 0.0;
   for (const double value : z) {
-    max = std::max(max, value);
+    max = (std::max)(max, value);
   }
   for (double& value : p) {
     sum += value = std::exp(value - max);
@@ -86,7 +86,7 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   if (asked.experts.empty()) {
     std::stable_sort(order.begin(), order.end(),
                      [&](Index a, Index b) { return is_before(rank(a), rank(b)); });
-    order.resize(std::min(order.size(), static_cast<std::size_t>(asked.top_k)));
+    order.resize((std::min)(order.size(), static_cast<std::size_t>(asked.top_k)));
   } else {
     order.clear();
     std::copy_if(asked.experts.begin(), asked.experts.end(), std::back_inserter(order),

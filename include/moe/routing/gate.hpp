@@ -32,8 +32,8 @@ class LinearGate {
   LinearGate(Index d_model, Index num_experts, const LogitsConfig& config)
       : d_model_(d_model), num_experts_(num_experts), config_(config) {
     config.validate();
-    detail::check(d_model > 0 && num_experts > 0, "Router: d_model = ", d_model,
-                  " and num_experts = ", num_experts, ", expected at least 1 of each");
+    detail::throw_unless(d_model > 0 && num_experts > 0, "Router: d_model = ", d_model,
+                         " and num_experts = ", num_experts, ", expected at least 1 of each");
   }
 
   Index d_model() const { return d_model_; }
@@ -113,7 +113,7 @@ void LinearGate<T>::forward(const Params& params, ConstMatrixRef<T> x, const Cal
   const Index size = std::clamp<Index>(num_tokens / (4 * table.num_threads), block_size, 256);
   detail::for_parts((num_tokens + size - 1) / size, table.num_threads,
                     [&](Index block, detail::Part part, int) {
-                      const Index begin = block * size, rows = std::min(size, num_tokens - begin);
+                      const Index begin = block * size, rows = (std::min)(size, num_tokens - begin);
                       write_logits(params, input.middleRows(begin, rows), begin, part, table);
                     });
 }
@@ -161,8 +161,8 @@ void LinearGate<T>::write_logits(const Params& params, ConstMatrixRef<W> input, 
   }
   const auto project = [&](const Matrix<W>& weight, GrowingMatrix<W>& out) {
     kernels::gemm_on_stack<W>(kernels::view(input),
-                     kernels::view(weight.middleRows(first, count)).transpose(),
-                     out.block(token, first, rows, count), kernels::Update::assign);
+                              kernels::view(weight.middleRows(first, count)).transpose(),
+                              out.block(token, first, rows, count), kernels::Update::assign);
   };
   project(params.weight, table.logits);
   if (config_.bias) {
@@ -185,7 +185,7 @@ void LinearGate<T>::backward_input(const Params& params, ConstMatrixRef<T>, cons
   const Index num_tokens = dx.rows();
   const Index blocks = (num_tokens + block_size - 1) / block_size;
   detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_size, rows = std::min(block_size, num_tokens - begin);
+    const Index begin = block * block_size, rows = (std::min)(block_size, num_tokens - begin);
     for (Index row = 0; table.noise_scale.size() > 0 && row < rows; ++row) {
       add_noise_gradient(noise, begin + row, table, gradient);
     }
@@ -213,7 +213,7 @@ void LinearGate<T>::write_dx(const Params& params, Index token, const Table& tab
   } else {
     W wide[block_size * block_size];
     for (Index col = 0; col < d_model_; col += block_size) {
-      Eigen::Map<Matrix<W>> columns(wide, rows, std::min(block_size, d_model_ - col));
+      Eigen::Map<Matrix<W>> columns(wide, rows, (std::min)(block_size, d_model_ - col));
       project_back(col, columns);
       dx.middleCols(col, columns.cols()) = columns.template cast<T>();
     }
@@ -237,7 +237,7 @@ void LinearGate<T>::backward_params(const Params&, ConstMatrixRef<T> x, const Ta
   const ConstMatrixRef<W> input = projected(x, table);
   const Index blocks = (d_model_ + block_size - 1) / block_size;
   detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_size, cols = std::min(block_size, d_model_ - begin);
+    const Index begin = block * block_size, cols = (std::min)(block_size, d_model_ - begin);
     const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
     multiply_back(table, kernels::view(gradient.logits).transpose(), columns,
                   grads.weight.middleCols(begin, cols), kernels::Update::add);
@@ -248,7 +248,7 @@ void LinearGate<T>::backward_params(const Params&, ConstMatrixRef<T> x, const Ta
   });
   const Index bias_blocks = (grads.bias.size() + block_size - 1) / block_size;
   detail::parallel_for(bias_blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_size, experts = std::min(block_size, num_experts_ - begin);
+    const Index begin = block * block_size, experts = (std::min)(block_size, num_experts_ - begin);
     kernels::add_rows<W>(gradient.logits.middleCols(begin, experts), nullptr,
                          &grads.bias(0, begin));
   });

@@ -90,14 +90,15 @@ class GatedRouter {
                 Params& grads) const requires TrainableGate<Gate, T> && TrainableRule<Rule, W> {
     detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
     detail::check_shape(dx, x.rows(), d_model(), "Router: dx");
-    detail::check(!detail::overlap(x, dx), "Router: dx overlaps x, expected memory of its own");
+    detail::throw_unless(!detail::overlap(x, dx),
+                         "Router: dx overlaps x, expected memory of its own");
     check_params({"Router"});
     check_grads(*this, {.word = "Router"}, grads);
     detail::check_shape(table.expert, x.rows(), table.top_k(), "Router: expert");
     detail::check_shape(table.weight, x.rows(), table.top_k(), "Router: weight");
     detail::check_shape(table.logits, x.rows(), num_experts(), "Router: logits");
     detail::check_shape(table.probs, x.rows(), num_experts(), "Router: probs");
-    gradient.check(table);
+    gradient.validate(table);
     detail::with_team(table.num_threads, [&] {
       gradient.fill_empty(table, table.num_threads);
       apply_backward(rule_, table, gradient);
@@ -111,8 +112,8 @@ class GatedRouter {
     const Index num_tokens = x.rows();
     detail::check_shape(x, num_tokens, d_model(), "Router: x");
     call.validate(num_tokens, num_experts());
-    detail::check(ObeysCall<Rule> || (!call.top_k && call.experts == nullptr),
-                  "Router: the call sets top_k or experts, expected a rule that obeys it");
+    detail::throw_unless(ObeysCall<Rule> || (!call.top_k && call.experts == nullptr),
+                         "Router: the call sets top_k or experts, expected a rule that obeys it");
   }
 
   static void keep_call(const CallOptions& call, double multiply_adds, Table& table) {
@@ -140,7 +141,7 @@ class GatedRouter {
     constexpr Index block = 32;
     detail::parallel_for((num_tokens + block - 1) / block, table.num_threads,
                          [&](Index item, int worker) {
-                           const Index end = std::min((item + 1) * block, num_tokens);
+                           const Index end = (std::min)((item + 1) * block, num_tokens);
                            for (Index token = item * block; token < end; ++token) {
                              mask_logits(token, table);
                              if (!table.is_padding(token)) {

@@ -35,8 +35,8 @@ class TopK {
   TopK(Index num_experts, Index top_k, const RouterConfig& config)
       : num_experts_(num_experts), top_k_(top_k), config_(config) {
     config.validate();
-    detail::check(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
-                  ", expected in [1, num_experts = ", num_experts, "]");
+    detail::throw_unless(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
+                         ", expected in [1, num_experts = ", num_experts, "]");
   }
 
   Index top_k() const { return top_k_; }
