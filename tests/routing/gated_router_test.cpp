@@ -319,6 +319,38 @@ TEST(GatedRouter, HasTheParametersOfBothPartsInOneList) {
   EXPECT_EQ(names, (std::vector<std::string>{"direction", "selection_bias"}));
 }
 
+/// A rule with parameters of the gate's own type: it takes the expert whose direction sums to most.
+struct SteepestRule {
+  using Params = CosineGate::Params;
+  Index top_k() const { return 1; }
+  void route(const Params& p, const TokenRoute<double>& token) const {
+    Index best = 0;
+    p.direction.rowwise().sum().maxCoeff(&best);
+    std::fill(token.probs, token.probs + token.num_experts, 1.0);
+    token.expert[0] = static_cast<ExpertId>(best);
+    token.weight[0] = token.logits[best];
+  }
+};
+
+TEST(GatedRouter, GivesGateAndRuleTheirOwnParametersWhereBothAreOfOneType) {
+  const CosineGate::Params of_gate = directions(), of_rule{random_matrix<double>(E, D, 8)};
+  const GatedRouter<double, CosineGate, SteepestRule> router(CosineGate{D, E}, {},
+                                                             {of_gate, of_rule});
+  std::vector<Matrix<double>> tensors;
+  decltype(router)::Params::for_each(
+      [&](std::string_view, const auto& tensor) { tensors.push_back(tensor); }, router.params());
+  ASSERT_EQ(tensors.size(), 2u);
+  EXPECT_TRUE(same_bits(tensors[0], of_gate.direction) && same_bits(tensors[1], of_rule.direction));
+  CosineGate::Table table, want;
+  const Matrix<double> x = random_matrix<double>(N, D, 5);
+  router.route(x, {}, table);
+  Untrained(CosineGate{D, E}, {}, {of_gate, {}}).route(x, {}, want);
+  EXPECT_TRUE(same_bits(table.logits, want.logits));
+  Index best = 0;
+  of_rule.direction.rowwise().sum().maxCoeff(&best);
+  EXPECT_TRUE((table.expert.array() == static_cast<ExpertId>(best)).all());
+}
+
 TEST(GatedRouter, AsksGateAndRuleWhetherTheParametersFit) {
   const LinearGate<double> gate(D, E, {});
   const TopK<double> rule(E, 2, {.selection = {.bias = true}});

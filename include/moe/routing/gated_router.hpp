@@ -17,13 +17,38 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// The parameters of gate and rule as one list.
+namespace detail {
+
+/// Params as a base of their own: those of gate and rule may be of one type.
+template <class Params>
+struct GatePart : Params {};
+template <class Params>
+struct RulePart : Params {};
+
+}  // namespace detail
+
+/// The parameters of gate and rule as one list. Tensors of the same name are told apart by part.
 template <class GateParams, class RuleParams>
-struct GatedParams : GateParams, RuleParams {
+struct GatedParams : detail::GatePart<GateParams>, detail::RulePart<RuleParams> {
+  GatedParams() = default;
+  GatedParams(GateParams gate, RuleParams rule)
+      : detail::GatePart<GateParams>{std::move(gate)},
+        detail::RulePart<RuleParams>{std::move(rule)} {}
+
+  GateParams& gate_part() { return static_cast<detail::GatePart<GateParams>&>(*this); }
+  const GateParams& gate_part() const {
+    return static_cast<const detail::GatePart<GateParams>&>(*this);
+  }
+  RuleParams& rule_part() { return static_cast<detail::RulePart<RuleParams>&>(*this); }
+  const RuleParams& rule_part() const {
+    return static_cast<const detail::RulePart<RuleParams>&>(*this);
+  }
+
+  /// Each of p is a GatedParams.
   template <class Visit, class... P>
   static void for_each(Visit&& visit, P&... p) {
-    GateParams::for_each(visit, p...);
-    RuleParams::for_each(visit, p...);
+    GateParams::for_each(visit, p.gate_part()...);
+    RuleParams::for_each(visit, p.rule_part()...);
   }
 };
 
@@ -57,10 +82,10 @@ class GatedRouter {
   /// as these have any; `name` is the router's.
   void check_params(const ParameterName& name) const {
     if constexpr (requires { gate_.shapes(); }) {
-      check_shapes<typename Gate::Params>(params_, gate_.shapes(), name);
+      check_shapes(params_.gate_part(), gate_.shapes(), name);
     }
     if constexpr (requires { rule_.shapes(); }) {
-      check_shapes<typename Rule::Params>(params_, rule_.shapes(), name);
+      check_shapes(params_.rule_part(), rule_.shapes(), name);
     }
   }
 
@@ -76,7 +101,7 @@ class GatedRouter {
       table.probs_sum_to_one = true;
     }
     detail::with_team(table.num_threads, [&] {
-      gate_.forward(params_, x, call, table);
+      gate_.forward(params_.gate_part(), x, call, table);
       detail::check_shape(table.logits, x.rows(), num_experts(), "Router: logits");
       apply(rule_, call, table);
     });
@@ -102,8 +127,8 @@ class GatedRouter {
     detail::with_team(table.num_threads, [&] {
       gradient.fill_empty(table, table.num_threads);
       apply_backward(rule_, table, gradient);
-      gate_.backward_input(params_, x, table, gradient, dx);
-      gate_.backward_params(params_, x, table, gradient, grads);
+      gate_.backward_input(params_.gate_part(), x, table, gradient, dx);
+      gate_.backward_params(params_.gate_part(), x, table, gradient, grads.gate_part());
     });
   }
 
@@ -147,7 +172,7 @@ class GatedRouter {
                              if (!table.is_padding(token)) {
                                TokenRoute<W> route = token_route<W>(token, worker, table);
                                route.chosen = call.experts != nullptr;
-                               rule.route(params_, route);
+                               rule.route(params_.rule_part(), route);
                              }
                              clear_masked(token, table);
                            }
@@ -159,7 +184,7 @@ class GatedRouter {
     const Index num_tokens = table.logits.rows();
     detail::for_rows(num_tokens, table.num_threads,
                      [&](Index token) { mask_logits(token, table); });
-    rule.route(params_, call, table);
+    rule.route(params_.rule_part(), call, table);
     detail::check_shape(table.expert, num_tokens, table.top_k(), "Router: expert");
     detail::check_shape(table.weight, num_tokens, table.top_k(), "Router: weight");
     detail::check_shape(table.probs, num_tokens, num_experts(), "Router: probs");
@@ -203,7 +228,7 @@ class GatedRouter {
       if (table.is_padding(token)) {
         gradient.clear(token);
       } else {
-        rule.backward(params_, token_gradient<W>(token, table, gradient));
+        rule.backward(params_.rule_part(), token_gradient<W>(token, table, gradient));
         clear_masked_gradient(token, table, gradient);
       }
     });
@@ -218,7 +243,7 @@ class GatedRouter {
     };
     // What came in may be NaN, and the rule may add up tokens.
     detail::for_rows(table.num_tokens(), table.num_threads, clear_padding);
-    rule.backward(params_, table, gradient);
+    rule.backward(params_.rule_part(), table, gradient);
     detail::for_rows(table.num_tokens(), table.num_threads, [&](Index token) {
       clear_padding(token);
       clear_masked_gradient(token, table, gradient);
