@@ -389,5 +389,19 @@ TEST(GatedRouter, TrainsInALayerWithTheSameBitsForAnyThreads) {
   check(layer_of(cosine_top_k()));
 }
 
+TEST(GatedRouter, RefusesACallThatItsRuleCannotObeyBeforeTheTapeIsTouched) {
+  const auto layer = layer_of(cosine_relu());
+  const Matrix<double> x = random_matrix<double>(N, D, 7), dy = random_matrix<double>(N, D, 9);
+  Matrix<double> y(N, D), dx(N, D), want_dx(N, D);
+  auto grads = layer.zero_grads(), want = layer.zero_grads();
+  typename decltype(layer_of(cosine_relu()))::Tape tape;
+  layer.forward(x, y, tape);
+  layer.backward(x, dy, tape, want_dx, want);
+  EXPECT_EQ(message_of([&] { layer.forward(x, y, tape, {.top_k = 1}); }),
+            "Router: the call sets top_k or experts, expected a rule that obeys it");
+  layer.backward(x, dy, tape, dx, grads);
+  EXPECT_TRUE(same_bits(dx, want_dx) && testing::same_grads(layer, grads, want));
+}
+
 }  // namespace
 }  // namespace moe

@@ -206,6 +206,9 @@ class MoELayer {
     }
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     call.validate(x.rows(), num_experts());
+    if constexpr (requires { router_.check_call(call); }) {
+      router_.check_call(call);
+    }
   }
   void check_output(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
     detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");

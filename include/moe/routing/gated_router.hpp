@@ -89,11 +89,20 @@ class GatedRouter {
     }
   }
 
+  /// Throws std::invalid_argument if the call asks for what the rule cannot do. A layer asks before
+  /// it touches a tape.
+  void check_call(const CallOptions& call) const {
+    detail::throw_unless(ObeysCall<Rule> || (!call.top_k && call.experts == nullptr),
+                         "Router: the call sets top_k or experts, expected a rule that obeys it");
+  }
+
   /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the parameters or the
   /// call do not fit.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
     check_params({"Router"});
-    check_call(x, call);
+    detail::check_shape(x, x.rows(), d_model(), "Router: x");
+    call.validate(x.rows(), num_experts());
+    check_call(call);
     keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
       table.probs_sum_to_one = rule_.probs_sum_to_one();
@@ -133,14 +142,6 @@ class GatedRouter {
   }
 
  private:
-  void check_call(const ConstMatrixRef<T>& x, const CallOptions& call) const {
-    const Index num_tokens = x.rows();
-    detail::check_shape(x, num_tokens, d_model(), "Router: x");
-    call.validate(num_tokens, num_experts());
-    detail::throw_unless(ObeysCall<Rule> || (!call.top_k && call.experts == nullptr),
-                         "Router: the call sets top_k or experts, expected a rule that obeys it");
-  }
-
   static void keep_call(const CallOptions& call, double multiply_adds, Table& table) {
     table.num_threads = detail::num_threads(call.num_threads, multiply_adds);
     table.noise_seed = call.noise_seed;
