@@ -329,9 +329,9 @@ class MoELayer {
     });
   }
 
-  template <class Work>
+  template <class Work, class RouterGrads>  // a router that only infers has none
   void router_back(const ConstMatrixRef<T>& x, const TapedRouting<T, RouterT>& routed, Work& work,
-                   MatrixRef<T> dx, GradsOf<RouterT>& grads) const {
+                   MatrixRef<T> dx, RouterGrads& grads) const {
     if constexpr (LeavesOutPadding<RouterT>) {
       router_.backward(x, routed.routing, work.gradient, dx, grads);
     } else {
