@@ -331,7 +331,7 @@ TYPED_TEST(GemmOfNarrow, SumsInFloatAndRoundsOnce) {
   }
 }
 
-TYPED_TEST(Gemm, HasTheSameBitsInTheLittleMemoryOfAStack) {
+TYPED_TEST(Gemm, HasTheSameBitsInLittleMemory) {
   using T = TypeParam;
   if constexpr (Vectorised<T>) {
     const Index cols = detail::spread_width<T>(2 * RegisterTile<T>::cols + 1);
@@ -344,6 +344,10 @@ TYPED_TEST(Gemm, HasTheSameBitsInTheLittleMemoryOfAStack) {
         for (const Update update : {Update::assign, Update::add}) {
           Matrix<T> c = start;
           gemm_on_stack<T>(left, right, c, update);
+          EXPECT_TRUE(same_bits(c, product(a, b, update, start)));
+          GemmMemory<T> little(65536);
+          c = start;
+          gemm<T>(left, right, c, update, little);
           EXPECT_TRUE(same_bits(c, product(a, b, update, start)));
         }
       }

@@ -9,8 +9,8 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Bytes of a tape, for a layer in float or double; without the padding of rows, masks and noise,
-/// and without the 256 KiB of each thread in which the routed experts, and as many in which the
-/// shared one, pack what they multiply. A Tape keeps both from its forward to its backward. A
+/// and without what products pack in: of each thread 64 KiB for the router, and 256 each for the
+/// routed experts and the shared one. A Tape keeps both from its forward to its backward. A
 /// RecomputingTape keeps its routing, and shares the memory of the rows with those of other layers.
 struct TapeBytes {
   double routing = 0;  ///< routing table and plan

@@ -127,8 +127,8 @@ void gemm(View<T> a, View<T> b, Into<C> c, Update update, GemmMemory<T>& memory)
   static_assert(std::same_as<C, T> || std::same_as<C, Wide<T>>);
   if constexpr (Vectorised<T>) {
     using Room = PackingRoom<T>;
-    static_assert(GemmMemory<T>::bytes == Room::most_depth * Room::step_bytes);
-    gemm_in_blocks<T>(a, b, c, update, {reinterpret_cast<T*>(memory.data()), Room::most_depth});
+    const Index depth = memory.bytes() / Room::step_bytes;
+    gemm_in_blocks<T>(a, b, c, update, {reinterpret_cast<T*>(memory.data()), depth});
   } else if constexpr (SixteenBitFloat<T>) {
     gemm_narrow<T, C>(a, b, c, update, memory);
   } else {
@@ -136,7 +136,7 @@ void gemm(View<T> a, View<T> b, Into<C> c, Update update, GemmMemory<T>& memory)
   }
 }
 
-/// The same for small products, which need no more than 16 KiB of stack.
+/// The same in 16 KiB of stack, for products whose k are few or lie apart in memory anyway.
 template <class T>
 void gemm_on_stack(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   if constexpr (Vectorised<T>) {

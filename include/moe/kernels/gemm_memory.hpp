@@ -3,6 +3,8 @@
 // the stack it would be too much for the threads of musl, which have 128 KiB, and of macOS.
 #pragma once
 
+#include <algorithm>
+#include <concepts>
 #include <cstdint>
 
 #include "lanes.hpp"
@@ -15,25 +17,33 @@ class GemmMemory {
  public:
   /// Of float and double a block of a panel; of 16 bits half of one for each operand, and sums.
   /// Scalars without packets pack nothing.
-  static constexpr Index bytes = Vectorised<T> ? 262144 : SixteenBitFloat<T> ? 393216 : 0;
+  static constexpr Index most_bytes = Vectorised<T> ? 262144 : SixteenBitFloat<T> ? 393216 : 0;
+
+  GemmMemory() = default;
+  /// Less, for float and double: small products lose little speed by it, and no bits.
+  explicit GemmMemory(Index bytes) requires std::same_as<T, Wide<T>>
+      : bytes_((std::min)(bytes, most_bytes)) {}
+
+  Index bytes() const { return bytes_; }
 
   /// Allocates it, once. A product does so if nobody has.
   void reserve() {
-    if (memory_.size() == 0 && bytes > 0) {
-      memory_.resize(1, bytes + Index{line});
+    if (memory_.size() == 0 && bytes_ > 0) {
+      memory_.resize(1, bytes_ + line);
     }
   }
 
   /// Begins a cache line; as many bytes.
   std::uint8_t* data() {
     reserve();
-    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
-    return memory_.data() + (line - address % line) % line;
+    const auto in_line = reinterpret_cast<std::uintptr_t>(memory_.data()) % std::uintptr_t{line};
+    return in_line == 0 ? memory_.data() : memory_.data() + (line - static_cast<Index>(in_line));
   }
 
  private:
-  static constexpr std::size_t line = 64;
+  static constexpr Index line = 64;
 
+  Index bytes_ = most_bytes;
   Matrix<std::uint8_t> memory_;  // pages that no product writes to are never there
 };
 

@@ -37,7 +37,7 @@ class NarrowProduct {
         sums_(reinterpret_cast<float*>(packed_a_ + most_depth * Tile::cols)) {
     static_assert((2 * most_depth * Index{sizeof(P)} + most_rows * Index{sizeof(float)}) *
                       Tile::cols <=
-                  GemmMemory<T>::bytes);
+                  GemmMemory<T>::most_bytes);
   }
 
   /// Whether the tile may read A where it is.

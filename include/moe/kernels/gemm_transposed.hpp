@@ -14,7 +14,6 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 template <class T>
 struct PackingRoom {
   static constexpr Index step_bytes = RegisterTile<T>::cols * Index{sizeof(T)};
-  static constexpr Index most_depth = RegisterTile<T>::depth;
 
   T* data;
   Index depth;

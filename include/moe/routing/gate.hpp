@@ -5,6 +5,8 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
+#include <vector>
 
 #include "../detail/parallel.hpp"
 #include "../detail/part.hpp"
@@ -24,7 +26,8 @@ class LinearGate {
   using Params = LinearGateParams<W>;
 
   struct Table : GatedTable<W> {
-    GrowingMatrix<W> input;       ///< (N, D) what was projected, where it was not x itself
+    GrowingMatrix<W> input;  ///< (N, D) what was projected, where it was not x itself
+    std::vector<kernels::GemmMemory<W>> packing;  ///< of each thread
     bool projects_input = false;  ///< x is narrow, has jitter, or padding, which is 0 in input
   };
 
@@ -62,7 +65,8 @@ class LinearGate {
                        const RoutingGradient<W>& gradient, Params& grads) const;
 
  private:
-  static constexpr Index block_size = 64;  // of tokens, columns or experts, in one work item
+  static constexpr Index block_size = 64;        // of tokens, columns or experts, in one work item
+  static constexpr Index packing_bytes = 65536;  // of a thread, in the table of every layer
 
   RouterNoise<W> noise_of(const Table& table) const {
     return RouterNoise<W>(config_, table.noise_seed);
@@ -78,8 +82,12 @@ class LinearGate {
     }
     return table.input;
   }
-  /// For the tokens of input, the first of which is `token`, and the part's share of the experts.
-  void write_logits(const Params& params, ConstMatrixRef<W> input, Index token, detail::Part part,
+  struct Share {
+    detail::Part experts;
+    int worker;
+  };
+  /// For the tokens of input, the first of which is `token`, and a share of the experts.
+  void write_logits(const Params& params, ConstMatrixRef<W> input, Index token, const Share& share,
                     Table& table) const;
 
   /// For the tokens of dx, the first of which is `token`.
@@ -111,11 +119,12 @@ void LinearGate<T>::forward(const Params& params, ConstMatrixRef<T> x, const Cal
   const ConstMatrixRef<W> input = projected(x, table);
   // Many tokens for each reading of the weights, but blocks for every thread.
   const Index size = std::clamp<Index>(num_tokens / (4 * table.num_threads), block_size, 256);
-  detail::for_parts((num_tokens + size - 1) / size, table.num_threads,
-                    [&](Index block, detail::Part part, int) {
-                      const Index begin = block * size, rows = (std::min)(size, num_tokens - begin);
-                      write_logits(params, input.middleRows(begin, rows), begin, part, table);
-                    });
+  detail::for_parts(
+      (num_tokens + size - 1) / size, table.num_threads,
+      [&](Index block, detail::Part part, int worker) {
+        const Index begin = block * size, rows = (std::min)(size, num_tokens - begin);
+        write_logits(params, input.middleRows(begin, rows), begin, {part, worker}, table);
+      });
 }
 
 template <Real T>
@@ -130,6 +139,9 @@ void LinearGate<T>::size_table(Index num_tokens, Table& table) const {
       std::any_of(table.padding.begin(), table.padding.end(), [](auto pad) { return pad != 0; });
   if (table.projects_input) {
     table.input.resize(num_tokens, d_model_);
+  }
+  while (std::ssize(table.packing) < table.num_threads) {
+    table.packing.emplace_back(packing_bytes).reserve();
   }
 }
 
@@ -152,17 +164,18 @@ void LinearGate<T>::write_input(ConstMatrixRef<T> x, Table& table) const {
 
 template <Real T>
 void LinearGate<T>::write_logits(const Params& params, ConstMatrixRef<W> input, Index token,
-                                 detail::Part part, Table& table) const {
+                                 const Share& share, Table& table) const {
   const Index rows = input.rows(), step = kernels::columns_at_once<W>(rows);
-  const Index first = part.begin(num_experts_, step);
-  const Index count = part.end(num_experts_, step) - first;
+  const Index first = share.experts.begin(num_experts_, step);
+  const Index count = share.experts.end(num_experts_, step) - first;
   if (count <= 0) {
     return;
   }
   const auto project = [&](const Matrix<W>& weight, GrowingMatrix<W>& out) {
-    kernels::gemm_on_stack<W>(kernels::view(input),
-                              kernels::view(weight.middleRows(first, count)).transpose(),
-                              out.block(token, first, rows, count), kernels::Update::assign);
+    kernels::gemm<W>(kernels::view(input),
+                     kernels::view(weight.middleRows(first, count)).transpose(),
+                     out.block(token, first, rows, count), kernels::Update::assign,
+                     table.packing[static_cast<std::size_t>(share.worker)]);
   };
   project(params.weight, table.logits);
   if (config_.bias) {
