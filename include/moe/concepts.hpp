@@ -20,6 +20,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <class R, class T>
 concept RouterLike = std::movable<R> &&
     std::derived_from<typename R::Table, RoutingTable<Wide<T>>> &&
+    std::default_initializable<typename R::Table> &&
     requires(const R& router, ConstMatrixRef<T> x, const CallOptions& call,
              typename R::Table& table) {
   { router.num_experts() } -> std::convertible_to<Index>;
@@ -47,6 +48,7 @@ concept TrainableRouter = RouterLike<R, T> && HasParams<R> &&
 /// parts of several experts at once, each thread with its own Scratch.
 template <class E, class T>
 concept ExpertLike = std::movable<E> && std::default_initializable<typename E::Scratch> &&
+    std::movable<typename E::Scratch> &&
     requires(const E& expert, ConstMatrixRef<T> x, MatrixRef<T> y, typename E::Scratch& scratch) {
   { expert.d_in() } -> std::convertible_to<Index>;
   { expert.d_out() } -> std::convertible_to<Index>;

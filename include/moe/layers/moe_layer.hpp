@@ -154,11 +154,13 @@ class MoELayer {
   /// visit(name, parameter, grad...) for each tensor. A name is a ParameterName, and also taken as
   /// a string like "experts.3.up".
   template <class Visit, class... G>
-  void for_each_parameter(Visit&& visit, G&... grads) {
+  void for_each_parameter(Visit&& visit,
+                          G&... grads) requires Parametrised<RouterT> && Parametrised<Set> {
     walk(*this, {}, existing(visit), grads...);
   }
   template <class Visit, class... G>
-  void for_each_parameter(Visit&& visit, G&... grads) const {
+  void for_each_parameter(Visit&& visit,
+                          G&... grads) const requires Parametrised<RouterT> && Parametrised<Set> {
     walk(*this, {}, existing(visit), grads...);
   }
 

@@ -19,6 +19,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <class G, class T>
 concept GateLike = std::movable<G> && ParameterList<typename G::Params> &&
     std::derived_from<typename G::Table, GatedTable<Wide<T>>> &&
+    std::default_initializable<typename G::Table> &&
     requires(const G& gate, const typename G::Params& params, ConstMatrixRef<T> x,
              const CallOptions& call, typename G::Table& table) {
   { gate.d_model() } -> std::convertible_to<Index>;
@@ -66,7 +67,7 @@ concept ObeysCall = requires {
 };
 
 /// A rule whose probs of a token do not sum to 1, as sigmoids, says so: it has a member
-/// bool probs_sum_to_one() const.
+/// bool probs_sum_to_one() const. Of a rule that is both, the router uses the token rule.
 template <class R, class W>
 concept RuleLike = TokenRule<R, W> || TableRule<R, W>;
 

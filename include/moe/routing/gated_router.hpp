@@ -181,7 +181,8 @@ class GatedRouter {
   }
 
   template <TableRule<W> R>
-  void apply(const R& rule, const CallOptions& call, Table& table) const {
+  requires(!TokenRule<R, W>) void apply(const R& rule, const CallOptions& call,
+                                        Table& table) const {
     const Index num_tokens = table.logits.rows();
     detail::for_rows(num_tokens, table.num_threads,
                      [&](Index token) { mask_logits(token, table); });
@@ -236,7 +237,8 @@ class GatedRouter {
   }
 
   template <TableRule<W> R>
-  void apply_backward(const R& rule, const Table& table, RoutingGradient<W>& gradient) const {
+  requires(!TokenRule<R, W>) void apply_backward(const R& rule, const Table& table,
+                                                 RoutingGradient<W>& gradient) const {
     const auto clear_padding = [&](Index token) {
       if (table.is_padding(token)) {
         gradient.clear(token);
