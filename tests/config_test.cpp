@@ -145,50 +145,5 @@ TEST(SharedExpertConfig, WantsAPositiveWidth) {
             "MoEConfig: shared.d_ff = 0, expected at least 1");
 }
 
-std::string broken_tokens(const Tokens& tokens, Index num_tokens) {
-  return testing::message_of([&] { tokens.validate(num_tokens); });
-}
-
-TEST(Tokens, AreOneSequenceOrEqualOnesOrRagged) {
-  const auto is = [](const Sequence& sequence, Index begin, Index end) {
-    return sequence.begin == begin && sequence.end == end;
-  };
-  EXPECT_EQ(Tokens{}.num_sequences(6), 1);
-  EXPECT_TRUE(is(Tokens{}.sequence(0, 6), 0, 6));
-  const Tokens equal{.sequence_length = 3};
-  EXPECT_EQ(equal.num_sequences(6), 2);
-  EXPECT_TRUE(is(equal.sequence(1, 6), 3, 6));
-  const Index offset[] = {0, 4, 4, 6};
-  const Tokens ragged{.sequence_offset = offset};
-  EXPECT_EQ(ragged.num_sequences(6), 3);
-  EXPECT_TRUE(is(ragged.sequence(0, 6), 0, 4));
-  EXPECT_TRUE(is(ragged.sequence(1, 6), 4, 4));
-  EXPECT_TRUE(is(ragged.sequence(2, 6), 4, 6));
-  for (const Tokens& tokens : {Tokens{}, equal, ragged}) {
-    EXPECT_EQ(broken_tokens(tokens, 6), fine);
-  }
-}
-
-TEST(Tokens, HaveToFitTheBatch) {
-  const std::int32_t ids[] = {1, 2, 3};
-  const std::uint8_t padding[] = {0, 1, 0};
-  const Index offset[] = {0, 2, 4}, backwards[] = {0, 3, 2, 4};
-  EXPECT_EQ(broken_tokens({.ids = ids}, 4),
-            "Tokens: ids has 3 elements, expected as many as tokens = 4");
-  EXPECT_EQ(broken_tokens({.padding = padding}, 4),
-            "Tokens: padding has 3 elements, expected as many as tokens = 4");
-  EXPECT_EQ(broken_tokens({.sequence_length = 3}, 4),
-            "Tokens: sequence_length = 3, expected to divide the number of tokens = 4");
-  EXPECT_EQ(broken_tokens({.sequence_length = -1}, 4),
-            "Tokens: sequence_length = -1, expected to divide the number of tokens = 4");
-  EXPECT_EQ(broken_tokens({.sequence_length = 2, .sequence_offset = offset}, 4),
-            "Tokens: sequence_length and sequence_offset are both set, expected one");
-  EXPECT_EQ(
-      broken_tokens({.sequence_offset = offset}, 5),
-      "Tokens: sequence_offset goes from 0 to 4, expected from 0 to the number of tokens = 5");
-  EXPECT_EQ(broken_tokens({.sequence_offset = backwards}, 4),
-            "Tokens: sequence_offset[2] = 2, expected at least 3");
-}
-
 }  // namespace
 }  // namespace moe

@@ -6,7 +6,7 @@
 
 #include <concepts>
 
-#include "config.hpp"
+#include "call_options.hpp"
 #include "parameters.hpp"
 #include "routing_table.hpp"
 #include "row_groups.hpp"

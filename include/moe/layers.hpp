@@ -5,3 +5,4 @@
 #include "layers/layer_tape.hpp"
 #include "layers/moe_layer.hpp"
 #include "layers/packed_layer.hpp"
+#include "layers/padding.hpp"

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <vector>
 
-#include "../config.hpp"
+#include "../call_options.hpp"
 #include "../kernels/topk.hpp"
 #include "../routing_table.hpp"
 

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <vector>
 
+#include "../call_options.hpp"
 #include "../detail/parallel.hpp"
 #include "../detail/part.hpp"
 #include "../kernels/gemm.hpp"

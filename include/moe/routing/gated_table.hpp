@@ -5,7 +5,6 @@
 
 #include <optional>
 
-#include "../config.hpp"
 #include "../routing_table.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {

@@ -3,6 +3,7 @@
 // scores back to the logits.
 #pragma once
 
+#include "../config.hpp"
 #include "../detail/check.hpp"
 #include "../kernels/softmax.hpp"
 #include "gated_table.hpp"

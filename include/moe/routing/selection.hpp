@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "../config.hpp"
 #include "../kernels/topk.hpp"
 #include "gated_table.hpp"
 

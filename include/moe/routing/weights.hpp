@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "../config.hpp"
 #include "../kernels/softmax.hpp"
 #include "gated_table.hpp"
 
