@@ -19,18 +19,107 @@
 
 #include "format_error.hpp"
 
-#if defined(__unix__) || defined(__APPLE__)
-#define MOE_IO_POSIX 1
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
+
+#if defined(_WIN64)
+#include <io.h>
+#include <share.h>
+
+#include <cstdio>
+
+// As windows.h declares them, whose macros (min, max, ERROR, ...) would reach every program.
+extern "C" {
+struct _SECURITY_ATTRIBUTES;
+__declspec(dllimport) void* __stdcall CreateFileMappingW(void* file, _SECURITY_ATTRIBUTES*,
+                                                         unsigned long protection,
+                                                         unsigned long size_high,
+                                                         unsigned long size_low,
+                                                         const wchar_t* name);
+__declspec(dllimport) void* __stdcall MapViewOfFile(void* mapping, unsigned long access,
+                                                    unsigned long offset_high,
+                                                    unsigned long offset_low,
+                                                    unsigned long long size);
+__declspec(dllimport) int __stdcall UnmapViewOfFile(const void* start);
+__declspec(dllimport) int __stdcall CloseHandle(void* handle);
+__declspec(dllimport) unsigned long __stdcall GetLastError();
+}
 #else
-#define MOE_IO_POSIX 0
-#include <fstream>
+#include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
+
+constexpr std::size_t max_read = std::size_t{1} << 30;  // one call moves less than 2 GiB
+
+// What systems differ in. A negative int that a function returns says that errno has the fault.
+#if defined(_WIN64)
+
+inline int open_for_reading(const std::filesystem::path& path) {
+  int fd = -1;
+  errno = ::_wsopen_s(&fd, path.c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT, _SH_DENYNO, 0);
+  return fd;
+}
+
+inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
+  if (::_lseeki64(fd, static_cast<std::int64_t>(offset), SEEK_SET) < 0) {
+    return -1;
+  }
+  return ::_read(fd, to.data(), static_cast<unsigned>(std::min(to.size(), max_read)));
+}
+
+inline void close_file(int fd) { ::_close(fd); }
+
+using FileStatus = struct ::_stat64;
+inline int read_status(int fd, FileStatus& status) { return ::_fstat64(fd, &status); }
+inline bool is_regular(const FileStatus& status) { return (status.st_mode & _S_IFMT) == _S_IFREG; }
+
+inline const void* map_file(int fd, std::size_t size, std::error_code& error) {
+  constexpr unsigned long page_readonly = 2, file_map_read = 4;
+  void* const file = reinterpret_cast<void*>(::_get_osfhandle(fd));
+  void* const mapping = ::CreateFileMappingW(file, nullptr, page_readonly, 0, 0, nullptr);
+  const void* const start =
+      mapping == nullptr ? nullptr : ::MapViewOfFile(mapping, file_map_read, 0, 0, size);
+  error = {static_cast<int>(::GetLastError()), std::system_category()};
+  if (mapping != nullptr) {
+    ::CloseHandle(mapping);  // the view keeps it, and it the file
+  }
+  return start;
+}
+
+inline void unmap_file(const void* start, std::size_t) { ::UnmapViewOfFile(start); }
+
+#else
+
+inline int open_for_reading(const std::filesystem::path& path) {
+  // O_NONBLOCK: opening a FIFO without a writer would otherwise wait for ever. No effect on regular
+  // files.
+  return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+}
+
+inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
+  return static_cast<int>(
+      ::pread(fd, to.data(), std::min(to.size(), max_read), static_cast<::off_t>(offset)));
+}
+
+inline void close_file(int fd) { ::close(fd); }
+
+using FileStatus = struct ::stat;
+inline int read_status(int fd, FileStatus& status) { return ::fstat(fd, &status); }
+inline bool is_regular(const FileStatus& status) { return S_ISREG(status.st_mode); }
+
+inline const void* map_file(int fd, std::size_t size, std::error_code& error) {
+  const void* const start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  error = {errno, std::generic_category()};
+  return start == MAP_FAILED ? nullptr : start;
+}
+
+inline void unmap_file(const void* start, std::size_t size) {
+  ::munmap(const_cast<void*>(start), size);
+}
+
+#endif
 
 /// Read-only bytes and whoever keeps them alive (a buffer or a mapping).
 struct Bytes {
@@ -43,17 +132,12 @@ inline Bytes bytes_of(std::vector<std::byte> buffer) {
   return {owner, {owner->data(), owner->size()}};
 }
 
-/// A regular file open for reading. Every failure throws FormatError naming the path.
+/// A regular file open for reading, by one thread at a time. Every failure throws FormatError
+/// naming the path.
 class InputFile {
  public:
   explicit InputFile(const std::filesystem::path& path);
-#if MOE_IO_POSIX
-  ~InputFile() {
-    if (fd_ >= 0) {
-      ::close(fd_);
-    }
-  }
-#endif
+  ~InputFile() { close_file(fd_); }
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
@@ -65,16 +149,15 @@ class InputFile {
   void read(std::uint64_t offset, std::span<std::byte> to) const;
   /// The whole file in one buffer.
   Bytes load() const;
-  /// The whole file mapped read-only and private. Not for empty files. Where there is no mmap:
-  /// load().
+  /// The whole file mapped read-only and private. Not for empty files.
   Bytes map() const;
 
  private:
   [[noreturn]] void fail(const std::string& fault) const {
     throw FormatError(name_, "", std::nullopt, fault);
   }
-  [[noreturn]] void fail(const std::string& fault, int error) const {
-    fail(joined(fault, ": ", std::generic_category().message(error)));
+  [[noreturn]] void fail(const std::string& fault, const std::error_code& error) const {
+    fail(joined(fault, ": ", error.message()));
   }
   [[noreturn]] void fail_short(std::uint64_t offset) const {
     throw FormatError(name_, "", offset,
@@ -89,59 +172,45 @@ class InputFile {
 
   std::string name_;
   std::uint64_t size_ = 0;
-#if MOE_IO_POSIX
   int fd_ = -1;
-#else
-  mutable std::ifstream stream_;
-#endif
 };
 
-inline Bytes InputFile::load() const {
-  const std::size_t size = size_in_memory();
-  // Not a vector: that would write zeros over all of it first.
-  const std::shared_ptr<std::byte[]> buffer(new std::byte[size]);
-  read(0, {buffer.get(), size});
-  return {buffer, {buffer.get(), size}};
-}
-
-#if MOE_IO_POSIX
-
 inline InputFile::InputFile(const std::filesystem::path& path) : name_(path.string()) {
-  // O_NONBLOCK: opening a FIFO without a writer would otherwise wait for ever. No effect on regular
-  // files.
   do {
-    fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    fd_ = open_for_reading(path);
   } while (fd_ < 0 && errno == EINTR);
   if (fd_ < 0) {
-    fail("cannot open", errno);
+    const std::error_code error(errno, std::generic_category());
+    std::error_code unknown;
+    if (std::filesystem::is_directory(path, unknown)) {  // which Windows does not open
+      fail("not a regular file");
+    }
+    fail("cannot open", error);
   }
 
   // From here on a throw must close the descriptor itself: the destructor of a half-made object
   // does not run.
-  struct ::stat status = {};
-  const int error = ::fstat(fd_, &status) == 0 ? 0 : errno;
-  if (error == 0 && S_ISREG(status.st_mode)) {
+  FileStatus status = {};
+  const int error = read_status(fd_, status) == 0 ? 0 : errno;
+  if (error == 0 && is_regular(status)) {
     size_ = static_cast<std::uint64_t>(status.st_size);
     return;
   }
-  ::close(fd_);
-  fd_ = -1;
+  close_file(fd_);
   if (error != 0) {
-    fail("cannot stat", error);
+    fail("cannot stat", {error, std::generic_category()});
   }
   fail("not a regular file");
 }
 
 inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const {
-  constexpr std::size_t max_step = std::size_t{1} << 30;  // one read() moves at most 2 GiB on Linux
   while (!to.empty()) {
-    const ::ssize_t got =
-        ::pread(fd_, to.data(), (std::min)(to.size(), max_step), static_cast<::off_t>(offset));
+    const int got = read_at(fd_, offset, to);
     if (got < 0 && errno == EINTR) {
       continue;
     }
     if (got < 0) {
-      fail("cannot read", errno);
+      fail("cannot read", {errno, std::generic_category()});
     }
     if (got == 0) {
       fail_short(offset);
@@ -151,43 +220,23 @@ inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const
   }
 }
 
+inline Bytes InputFile::load() const {
+  const std::size_t size = size_in_memory();
+  // Not a vector: that would write zeros over all of it first.
+  const std::shared_ptr<std::byte[]> buffer(new std::byte[size]);
+  read(0, {buffer.get(), size});
+  return {buffer, {buffer.get(), size}};
+}
+
 inline Bytes InputFile::map() const {
   const std::size_t size = size_in_memory();
-  void* const start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd_, 0);
-  if (start == MAP_FAILED) {
-    fail("cannot map", errno);
+  std::error_code error;
+  const void* const start = map_file(fd_, size, error);
+  if (start == nullptr) {
+    fail("cannot map", error);
   }
-  const std::shared_ptr<const void> owner(start, [size](void* mapped) { ::munmap(mapped, size); });
+  const std::shared_ptr<const void> owner(start, [size](const void* p) { unmap_file(p, size); });
   return {owner, {static_cast<const std::byte*>(start), size}};
 }
 
-#else
-
-inline InputFile::InputFile(const std::filesystem::path& path) : name_(path.string()) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) {
-    fail("cannot open: not a regular file");
-  }
-  stream_.open(path, std::ios::binary | std::ios::ate);
-  const auto end = static_cast<std::streamoff>(stream_.tellg());
-  if (!stream_ || end < 0) {
-    fail("cannot open");
-  }
-  size_ = static_cast<std::uint64_t>(end);
-}
-
-inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const {
-  stream_.seekg(static_cast<std::streamoff>(offset));
-  stream_.read(reinterpret_cast<char*>(to.data()), static_cast<std::streamsize>(to.size()));
-  if (!stream_) {
-    fail_short(offset);
-  }
-}
-
-inline Bytes InputFile::map() const { return load(); }
-
-#endif
-
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail
-
-#undef MOE_IO_POSIX
