@@ -1,4 +1,5 @@
-# Finds out what a build needs and this machine lacks, and installs that. POSIX sh, to be sourced:
+# Finds out what a build needs and this machine lacks; installs it by apt, and names it elsewhere.
+# POSIX sh, to be sourced:
 #   . cmake/bootstrap.sh && moe_bootstrap cmake ninja c++ eigen
 # When nothing is missing it needs neither network nor root. MOE_NO_INSTALL=1 forbids installing.
 
@@ -72,12 +73,12 @@ moe_apt_install() {
     apt-get -q install -y --no-install-recommends "$@"
 }
 
-# The line with which a person installs what is missing, for each package manager here.
+# What a person would install: for apt the command, for others names of packages that nobody has tried.
 moe_print_install_lines() {
   if command -v apt-get >/dev/null 2>&1; then echo "  apt-get install -y --no-install-recommends$moe_apt"; fi
-  if command -v dnf >/dev/null 2>&1; then echo "  dnf install$moe_dnf"; fi
-  if command -v pacman >/dev/null 2>&1; then echo "  pacman -S$moe_pacman"; fi
-  if command -v brew >/dev/null 2>&1; then echo "  brew install$moe_brew"; fi
+  if command -v dnf >/dev/null 2>&1; then echo "  packages of dnf, not tried:$moe_dnf"; fi
+  if command -v pacman >/dev/null 2>&1; then echo "  packages of pacman, not tried:$moe_pacman"; fi
+  if command -v brew >/dev/null 2>&1; then echo "  packages of brew, not tried:$moe_brew"; fi
 }
 
 # Makes sure of the given names of the table. Ends the script if a tool cannot be had.
@@ -88,7 +89,7 @@ moe_bootstrap() {
     if moe_apt_install $moe_apt; then moe_probe "$@"; fi
   fi
   if [ -n "$moe_apt" ]; then
-    echo "moe: still missing:$moe_tools$moe_libraries$moe_extras. To install it:"
+    echo "moe: still missing:$moe_tools$moe_libraries$moe_extras. To be installed:"
     moe_print_install_lines
     if [ -n "$moe_tools" ]; then
       echo "moe: cannot go on without:$moe_tools" >&2
