@@ -10,3 +10,4 @@
 #include "io/header_check.hpp"
 #include "io/header_json.hpp"
 #include "io/safetensors.hpp"
+#include "io/system_file.hpp"

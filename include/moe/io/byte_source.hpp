@@ -4,7 +4,6 @@
 // and kind of the very file it opened.
 #pragma once
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -18,108 +17,9 @@
 #include <vector>
 
 #include "format_error.hpp"
-
-#include <fcntl.h>
-#include <sys/stat.h>
-
-#if defined(_WIN64)
-#include <io.h>
-#include <share.h>
-
-#include <cstdio>
-
-// As windows.h declares them, whose macros (min, max, ERROR, ...) would reach every program.
-extern "C" {
-struct _SECURITY_ATTRIBUTES;
-__declspec(dllimport) void* __stdcall CreateFileMappingW(void* file, _SECURITY_ATTRIBUTES*,
-                                                         unsigned long protection,
-                                                         unsigned long size_high,
-                                                         unsigned long size_low,
-                                                         const wchar_t* name);
-__declspec(dllimport) void* __stdcall MapViewOfFile(void* mapping, unsigned long access,
-                                                    unsigned long offset_high,
-                                                    unsigned long offset_low,
-                                                    unsigned long long size);
-__declspec(dllimport) int __stdcall UnmapViewOfFile(const void* start);
-__declspec(dllimport) int __stdcall CloseHandle(void* handle);
-__declspec(dllimport) unsigned long __stdcall GetLastError();
-}
-#else
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
+#include "system_file.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
-
-constexpr std::size_t max_read = std::size_t{1} << 30;  // one call moves less than 2 GiB
-
-// What systems differ in. A negative int that a function returns says that errno has the fault.
-#if defined(_WIN64)
-
-inline int open_for_reading(const std::filesystem::path& path) {
-  int fd = -1;
-  errno = ::_wsopen_s(&fd, path.c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT, _SH_DENYNO, 0);
-  return fd;
-}
-
-inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
-  if (::_lseeki64(fd, static_cast<std::int64_t>(offset), SEEK_SET) < 0) {
-    return -1;
-  }
-  return ::_read(fd, to.data(), static_cast<unsigned>(std::min(to.size(), max_read)));
-}
-
-inline void close_file(int fd) { ::_close(fd); }
-
-using FileStatus = struct ::_stat64;
-inline int read_status(int fd, FileStatus& status) { return ::_fstat64(fd, &status); }
-inline bool is_regular(const FileStatus& status) { return (status.st_mode & _S_IFMT) == _S_IFREG; }
-
-inline const void* map_file(int fd, std::size_t size, std::error_code& error) {
-  constexpr unsigned long page_readonly = 2, file_map_read = 4;
-  void* const file = reinterpret_cast<void*>(::_get_osfhandle(fd));
-  void* const mapping = ::CreateFileMappingW(file, nullptr, page_readonly, 0, 0, nullptr);
-  const void* const start =
-      mapping == nullptr ? nullptr : ::MapViewOfFile(mapping, file_map_read, 0, 0, size);
-  error = {static_cast<int>(::GetLastError()), std::system_category()};
-  if (mapping != nullptr) {
-    ::CloseHandle(mapping);  // the view keeps it, and it the file
-  }
-  return start;
-}
-
-inline void unmap_file(const void* start, std::size_t) { ::UnmapViewOfFile(start); }
-
-#else
-
-inline int open_for_reading(const std::filesystem::path& path) {
-  // O_NONBLOCK: opening a FIFO without a writer would otherwise wait for ever. No effect on regular
-  // files.
-  return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-}
-
-inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
-  return static_cast<int>(
-      ::pread(fd, to.data(), std::min(to.size(), max_read), static_cast<::off_t>(offset)));
-}
-
-inline void close_file(int fd) { ::close(fd); }
-
-using FileStatus = struct ::stat;
-inline int read_status(int fd, FileStatus& status) { return ::fstat(fd, &status); }
-inline bool is_regular(const FileStatus& status) { return S_ISREG(status.st_mode); }
-
-inline const void* map_file(int fd, std::size_t size, std::error_code& error) {
-  const void* const start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  error = {errno, std::generic_category()};
-  return start == MAP_FAILED ? nullptr : start;
-}
-
-inline void unmap_file(const void* start, std::size_t size) {
-  ::munmap(const_cast<void*>(start), size);
-}
-
-#endif
 
 /// Read-only bytes and whoever keeps them alive (a buffer or a mapping).
 struct Bytes {
