@@ -112,7 +112,7 @@ class ProductLoopPeer : public ProductPeer {
 
  private:
   struct Worker {
-    Matrix<float> gate, up;
+    GrowingMatrix<float> gate, up;
   };
 
   /// Room for the largest expert, so that calls of the same routing allocate nothing: ours do not.
@@ -123,8 +123,8 @@ class ProductLoopPeer : public ProductPeer {
     }
     workers_.resize(static_cast<std::size_t>(threads_));
     for (Worker& worker : workers_) {
-      detail::grow(worker.gate, most, params(0).gate.rows());
-      detail::grow(worker.up, most, params(0).up.rows());
+      worker.gate.resize(most, params(0).gate.rows());
+      worker.up.resize(most, params(0).up.rows());
     }
   }
 

@@ -24,7 +24,9 @@ class NarrowProduct {
  public:
   using P = PackedAs<T>;
   using Tile = RegisterTile<P>;
-  static constexpr Index most_depth = Tile::depth / 2;  // as A and the sums want their place in L2
+  // Half a panel's, as A and the sums want their place in L2. Without packets a panel is narrow,
+  // and would be deeper than the rows of A can be.
+  static constexpr Index most_depth = (std::min)(Tile::depth / 2, Index{4096});
   static constexpr Index most_rows = 512;
 
   NarrowProduct(View<T> a, View<T> b, MatrixRef<C> c, Update update, GemmMemory<T>& memory)
@@ -34,9 +36,9 @@ class NarrowProduct {
         update_(update),
         panel_(reinterpret_cast<P*>(memory.data())),
         packed_a_(panel_ + most_depth * Tile::cols),
-        sums_(reinterpret_cast<float*>(packed_a_ + most_depth * Tile::cols)) {
-    static_assert((2 * most_depth * Index{sizeof(P)} + most_rows * Index{sizeof(float)}) *
-                      Tile::cols <=
+        sums_(reinterpret_cast<float*>(packed_a_ + packed_a_size)) {
+    constexpr Index packed = (most_depth * Tile::cols + packed_a_size) * Index{sizeof(P)};
+    static_assert(packed + most_rows * Tile::cols * Index{sizeof(float)} <=
                   GemmMemory<T>::most_bytes);
   }
 
@@ -124,14 +126,15 @@ class NarrowProduct {
 
   // Rows that lie a power of two apart compete for the same places of a cache.
   static constexpr Index widened_stride = detail::spread_width<P>(most_depth);
-  static_assert(Tile::rows * widened_stride <= most_depth * Tile::cols);
+  static constexpr Index packed_a_size =
+      (std::max)(most_depth * Tile::cols, Tile::rows* widened_stride);
 
   const View<T> a_, b_;
   MatrixRef<C> c_;
   const Update update_;
   const bool packs_a_ = !readable(a_) && !widens_rows(a_);
   P* const panel_;     // (most_depth, tile cols)
-  P* const packed_a_;  // (most_depth, tile cols)
+  P* const packed_a_;  // (most_depth, tile cols), or the widened rows of a tile
   float* const sums_;  // (most_rows, tile cols)
 };
 
