@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the configuration of routers: each rule is broken once, and the message is what the user
+// reads.
+#include "moe/router_config.hpp"
+
+#include <gtest/gtest.h>
+
+#include "support/throws.hpp"
+
+namespace moe {
+namespace {
+
+constexpr double inf = std::numeric_limits<double>::infinity();
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+/// The message for the default config after a change.
+template <class Change>
+std::string broken(Change&& change) {
+  RouterConfig config;
+  change(config);
+  return testing::message_of([&] { config.validate(); });
+}
+
+const std::string fine = "(nothing was thrown)";
+
+TEST(RouterConfig, WantsJitterBelowOne) {
+  EXPECT_EQ(broken([](auto& c) { c.logits.input_jitter = -0.5; }),
+            "RouterConfig: logits.input_jitter = -0.5, expected in [0, 1)");
+  EXPECT_EQ(broken([](auto& c) { c.logits.input_jitter = 1.0; }),
+            "RouterConfig: logits.input_jitter = 1, expected in [0, 1)");
+  EXPECT_EQ(broken([](auto& c) { c.logits.input_jitter = nan; }),
+            "RouterConfig: logits.input_jitter = nan, expected in [0, 1)");
+  EXPECT_EQ(broken([](auto& c) { c.logits.input_jitter = 0.99; }), fine);
+}
+
+TEST(RouterConfig, WantsAPositiveScale) {
+  EXPECT_EQ(broken([](auto& c) { c.weight.scale = 0.0; }),
+            "RouterConfig: weight.scale = 0, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.weight.scale = inf; }),
+            "RouterConfig: weight.scale = inf, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.weight.scale = nan; }),
+            "RouterConfig: weight.scale = nan, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.weight.scale = 2.5; }), fine);
+}
+
+TEST(WeightConfig, RenormalisesAsItSaysAndElseWhereThereIsMoreThanOneWeight) {
+  for (const Index top_k : {1, 2, 8}) {
+    EXPECT_EQ(WeightConfig{}.renormalises(top_k), top_k > 1);
+    EXPECT_TRUE(WeightConfig{.renormalise = true}.renormalises(top_k));
+    EXPECT_FALSE(WeightConfig{.renormalise = false}.renormalises(top_k));
+  }
+}
+
+}  // namespace
+}  // namespace moe
