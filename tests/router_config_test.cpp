@@ -33,6 +33,14 @@ TEST(RouterConfig, WantsJitterBelowOne) {
   EXPECT_EQ(broken([](auto& c) { c.logits.input_jitter = 0.99; }), fine);
 }
 
+TEST(RouterConfig, WantsASoftcapOfZeroOrMore) {
+  EXPECT_EQ(broken([](auto& c) { c.logits.softcap = -1.0; }),
+            "RouterConfig: logits.softcap = -1, expected 0 or positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.logits.softcap = inf; }),
+            "RouterConfig: logits.softcap = inf, expected 0 or positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.logits.softcap = 30.0; }), fine);
+}
+
 TEST(RouterConfig, WantsAPositiveScale) {
   EXPECT_EQ(broken([](auto& c) { c.weight.scale = 0.0; }),
             "RouterConfig: weight.scale = 0, expected positive and finite");

@@ -3,6 +3,7 @@
 // weights. What published per-token routers differ in is data here.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <optional>
 
@@ -11,8 +12,11 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// How a logit becomes the score that losses see as a probability.
-enum class Score { softmax, sigmoid };
+/// How a logit becomes the score that losses see as a probability: softmax over the experts,
+/// sigmoid, sqrt(log(1 + exp(z))) (DeepSeek-V4), or the logit as it is, which may be negative.
+enum class Score { softmax, sigmoid, sqrt_softplus, identity };
+inline constexpr std::array all_scores{Score::softmax, Score::sigmoid, Score::sqrt_softplus,
+                                       Score::identity};
 
 /// Where the weight of a chosen expert comes from: its score; a softmax over the logits of the
 /// chosen only (top-k before the softmax, as in GPT-OSS and Shazeer 2017); or 1 for each (hard).
@@ -23,6 +27,9 @@ struct LogitsConfig {
   /// Training: the router's input is multiplied by U[1 - jitter, 1 + jitter] (Fedus 2021).
   double input_jitter = 0.0;
   bool bias = false;
+  /// Not 0: logits become softcap * tanh(logits / softcap) (Gemma 2 2024; Grok-1, Laguna), before
+  /// noise. An infinite logit becomes NaN, not a plausible number.
+  double softcap = 0.0;
   /// Training: logits += N(0, 1) * softplus(x W_noise) (Shazeer 2017, eq. 4).
   bool noisy = false;
 
@@ -30,6 +37,9 @@ struct LogitsConfig {
     detail::throw_unless(input_jitter >= 0.0 && input_jitter < 1.0,
                          "RouterConfig: logits.input_jitter = ", input_jitter,
                          ", expected in [0, 1)");
+    detail::throw_unless(std::isfinite(softcap) && softcap >= 0.0,
+                         "RouterConfig: logits.softcap = ", softcap,
+                         ", expected 0 or positive and finite");
   }
 };
 

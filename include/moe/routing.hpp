@@ -11,5 +11,6 @@
 #include "routing/router.hpp"
 #include "routing/score.hpp"
 #include "routing/selection.hpp"
+#include "routing/softcap.hpp"
 #include "routing/top_k.hpp"
 #include "routing/weights.hpp"

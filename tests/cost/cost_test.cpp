@@ -107,16 +107,17 @@ void expect_exact_flops(const MoEConfig& config, Index num_tokens) {
 MoEConfig small() { return {.d_model = 5, .d_ff = 3, .num_experts = 4, .top_k = 2}; }
 
 TEST(Flops, AreExactForEveryRouter) {
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : all_scores) {
     for (const WeightSource weight :
          {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
       for (int bits = 0; bits < 16; ++bits) {
         MoEConfig config = small();
         config.top_k = (bits & 4) != 0 ? 1 : 3;
-        config.router = {.logits = {.bias = (bits & 1) != 0},
-                         .score = score,
-                         .selection = {.bias = (bits & 8) != 0},
-                         .weight = {weight, (bits & 2) != 0, 2.5}};
+        config.router = {
+            .logits = {.bias = (bits & 1) != 0, .softcap = (bits & 1) != 0 ? 3.0 : 0.0},
+            .score = score,
+            .selection = {.bias = (bits & 8) != 0},
+            .weight = {weight, (bits & 2) != 0, 2.5}};
         SCOPED_TRACE(::testing::Message() << "score " << static_cast<int>(score) << ", weight "
                                           << static_cast<int>(weight) << ", bits " << bits);
         expect_exact_flops(config, 7);

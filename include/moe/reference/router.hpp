@@ -38,14 +38,20 @@ inline Row softmax(const Row& z) {
 }
 
 inline Row score(Score kind, const Row& logits) {
+  Row p = logits;
   switch (kind) {
     case Score::softmax:
       return softmax(logits);
     case Score::sigmoid:
+      std::transform(logits.begin(), logits.end(), p.begin(), sigmoid);
+      break;
+    case Score::sqrt_softplus:
+      std::transform(logits.begin(), logits.end(), p.begin(),
+                     [](double z) { return std::sqrt(z > 40 ? z : std::log1p(std::exp(z))); });
+      break;
+    case Score::identity:
       break;
   }
-  Row p = logits;
-  std::transform(logits.begin(), logits.end(), p.begin(), sigmoid);
   return p;
 }
 
@@ -64,6 +70,11 @@ template <Real W>
 std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, const Asked& asked,
                           const Row& x, Row& probs) {
   Row logits = linear(p.weight, p.bias, x);
+  if (const double cap = config.logits.softcap; cap > 0.0) {
+    for (double& z : logits) {
+      z = std::isinf(z) ? std::nan("") : cap * std::tanh(z / cap);
+    }
+  }
   std::vector<Index> order;
   for (std::size_t e = 0; e < logits.size(); ++e) {
     if (asked.allowed.empty() || asked.allowed[e] != 0) {

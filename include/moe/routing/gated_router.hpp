@@ -117,7 +117,7 @@ class GatedRouter {
   }
 
   /// dx (N, D) = and grads +=, from the gradient of the table. On return gradient.logits is the
-  /// whole gradient of the logits: exactly 0 for padding, and where an expert was masked. dx must
+  /// whole gradient of the logits (before a cap): exactly 0 for padding and masked experts. dx must
   /// not overlap x.
   void backward(ConstMatrixRef<T> x, const Table& table, RoutingGradient<W>& gradient,
                 MatrixRef<T> dx,
