@@ -95,6 +95,8 @@ TEST(MoEConfig, AllowsTheGreatestProductThatFits) {
 TEST(MoEConfig, AsksItsRouter) {
   EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = 0.0; }),
             "RouterConfig: weight.scale = 0, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.router.selection.groups = GroupLimit{.num_groups = 3}; }),
+            "RouterConfig: selection.groups.num_groups = 3, expected to divide num_experts = 4");
 }
 
 TEST(Capacity, WantsOneLimitAtMost) {

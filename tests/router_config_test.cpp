@@ -51,6 +51,41 @@ TEST(RouterConfig, WantsAPositiveScale) {
   EXPECT_EQ(broken([](auto& c) { c.weight.scale = 2.5; }), fine);
 }
 
+/// The message for a router of 8 experts, of which 4 are chosen, with these groups.
+std::string of_groups(const GroupLimit& groups) {
+  const RouterConfig config{.selection = {.groups = groups}};
+  return testing::message_of([&] { config.validate(8, 4); });
+}
+
+TEST(GroupLimit, WantsGroupsOfTheSameSize) {
+  EXPECT_EQ(of_groups({.num_groups = 3}),
+            "RouterConfig: selection.groups.num_groups = 3, expected to divide num_experts = 8");
+  EXPECT_EQ(of_groups({.num_groups = 0}),
+            "RouterConfig: selection.groups.num_groups = 0, expected to divide num_experts = 8");
+  EXPECT_EQ(of_groups({.num_groups = 8, .kept = 4}),
+            "RouterConfig: selection.groups.num_groups = 8 leaves one expert a group, expected two "
+            "or more to add up");
+  EXPECT_EQ(of_groups({.num_groups = 8, .rule = GroupRule::best, .kept = 4}), fine);
+}
+
+TEST(GroupLimit, WantsToKeepGroupsForAllChoices) {
+  EXPECT_EQ(of_groups({.num_groups = 4, .kept = 0}),
+            "RouterConfig: selection.groups.kept = 0, expected in [1, num_groups = 4]");
+  EXPECT_EQ(of_groups({.num_groups = 4, .kept = 5}),
+            "RouterConfig: selection.groups.kept = 5, expected in [1, num_groups = 4]");
+  EXPECT_EQ(
+      of_groups({.num_groups = 4, .kept = 1}),
+      "RouterConfig: selection.groups.kept = 1 of 2 experts each, expected to hold top_k = 4");
+  EXPECT_EQ(of_groups({.num_groups = 4, .kept = 2}), fine);
+  EXPECT_EQ(of_groups({}), fine) << "a single group";
+}
+
+TEST(GroupLimit, WantsAQuotaOfWholeExperts) {
+  EXPECT_EQ(of_groups({.num_groups = 8, .rule = GroupRule::equal_quota}),
+            "RouterConfig: top_k = 4, expected a multiple of selection.groups.num_groups = 8");
+  EXPECT_EQ(of_groups({.num_groups = 2, .rule = GroupRule::equal_quota}), fine);
+}
+
 TEST(WeightConfig, RenormalisesAsItSaysAndElseWhereThereIsMoreThanOneWeight) {
   for (const Index top_k : {1, 2, 8}) {
     EXPECT_EQ(WeightConfig{}.renormalises(top_k), top_k > 1);

@@ -103,7 +103,7 @@ inline void MoEConfig::validate() const {
   fits(d_ff, d_model, "d_ff", "d_model");
   fits(d_ff, output_width(), "d_ff", "d_out");
   fits(num_experts, d_model, "num_experts", "d_model");
-  router.validate();
+  router.validate(num_experts, top_k);
   capacity.validate();
   if (shared) {
     positive(shared->d_ff, "shared.d_ff");

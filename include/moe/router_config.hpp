@@ -43,12 +43,57 @@ struct LogitsConfig {
   }
 };
 
+/// Which groups of experts a token may choose from: those of the best expert (DeepSeek-V2 2024), of
+/// the largest sum of their two best (DeepSeek-V3 2024); or all, but equally many experts of each
+/// (mixture of grouped experts, Pangu Pro 2025).
+enum class GroupRule { best, sum_of_two_best, equal_quota };
+
+/// What the experts of the other groups rank as. Both are published: as 0, one of them is chosen
+/// rather than an expert whose score + bias is negative.
+enum class OtherGroups { minus_infinity, zero };
+
+/// num_groups groups of as many consecutive experts each. Ranks are score + bias, also where there
+/// is no bias; masked experts do not count.
+struct GroupLimit {
+  Index num_groups = 1;
+  GroupRule rule = GroupRule::sum_of_two_best;
+  /// Groups of a token; not read for an equal quota.
+  Index kept = 1;
+  OtherGroups others = OtherGroups::minus_infinity;
+
+  /// top_k is that of the router; a call that asks for more may not find as many in its groups.
+  void validate(Index num_experts, Index top_k) const {
+    detail::throw_unless(num_groups >= 1 && num_experts % num_groups == 0,
+                         "RouterConfig: selection.groups.num_groups = ", num_groups,
+                         ", expected to divide num_experts = ", num_experts);
+    if (rule == GroupRule::equal_quota) {
+      return check_quota(top_k, "top_k");
+    }
+    const Index size = num_experts / num_groups;
+    detail::throw_unless(rule == GroupRule::best || size >= 2,
+                         "RouterConfig: selection.groups.num_groups = ", num_groups,
+                         " leaves one expert a group, expected two or more to add up");
+    detail::throw_unless(kept >= 1 && kept <= num_groups,
+                         "RouterConfig: selection.groups.kept = ", kept,
+                         ", expected in [1, num_groups = ", num_groups, "]");
+    detail::throw_unless(kept * size >= top_k, "RouterConfig: selection.groups.kept = ", kept,
+                         " of ", size, " experts each, expected to hold top_k = ", top_k);
+  }
+
+  void check_quota(Index top_k, const char* name) const {
+    detail::throw_unless(top_k % num_groups == 0, "RouterConfig: ", name, " = ", top_k,
+                         ", expected a multiple of selection.groups.num_groups = ", num_groups);
+  }
+};
+
 /// From the scores to the chosen experts.
 struct SelectionConfig {
   /// The experts of the k largest score + bias (1, E) are chosen (Wang 2024, Auxiliary-Loss-Free
   /// Load Balancing; DeepSeek-V3 2024, eq. 16: e_score_correction_bias). The bias is never in the
   /// weights and has no gradient: whoever balances the load moves it.
   bool bias = false;
+  /// Not set: any expert may be chosen.
+  std::optional<GroupLimit> groups = std::nullopt;
 };
 
 /// From the chosen experts to their weights.
@@ -69,8 +114,8 @@ struct WeightConfig {
   }
 };
 
-/// The router, a group for each step, in the order in which it works. Without a selection bias the
-/// largest logits are chosen, which is the order of the scores without their rounding.
+/// The router, a part for each step, in the order in which it works. Without a selection bias and
+/// groups the largest logits are chosen, which is the order of the scores without their rounding.
 struct RouterConfig {
   LogitsConfig logits = {};
   Score score = Score::softmax;
@@ -80,6 +125,13 @@ struct RouterConfig {
   void validate() const {
     logits.validate();
     weight.validate();
+  }
+  /// The same, and that it fits so many experts.
+  void validate(Index num_experts, Index top_k) const {
+    validate();
+    if (selection.groups) {
+      selection.groups->validate(num_experts, top_k);
+    }
   }
 };
 

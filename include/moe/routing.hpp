@@ -7,6 +7,7 @@
 #include "routing/gate_params.hpp"
 #include "routing/gated_router.hpp"
 #include "routing/gated_table.hpp"
+#include "routing/groups.hpp"
 #include "routing/noise.hpp"
 #include "routing/router.hpp"
 #include "routing/score.hpp"

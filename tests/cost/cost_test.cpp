@@ -126,6 +126,17 @@ TEST(Flops, AreExactForEveryRouter) {
   }
 }
 
+TEST(Flops, AreExactForEveryRuleOfGroups) {
+  for (const GroupRule rule :
+       {GroupRule::best, GroupRule::sum_of_two_best, GroupRule::equal_quota}) {
+    for (const bool bias : {false, true}) {
+      MoEConfig config = small();
+      config.router.selection = {.bias = bias, .groups = GroupLimit{2, rule, 1}};
+      expect_exact_flops(config, 7);
+    }
+  }
+}
+
 TEST(Flops, AreExactForEveryExpert) {
   for (const auto activation : all_activations) {
     for (int bits = 0; bits < 8; ++bits) {

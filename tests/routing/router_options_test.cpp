@@ -21,7 +21,7 @@ using Table = Router<double>::Table;
 using Gradient = RoutingGradient<double>;
 
 constexpr Index N = 3, D = 3, E = 6, K = 3;
-constexpr int draws = 400;
+constexpr int draws = 1000;
 
 /// The values of the options of one draw, one after the other.
 class Draw {
@@ -60,7 +60,12 @@ Options options(int number) {
                    .softcap = draw.of({0.0, 2.0}),
                    .noisy = draw.flag()};
   config.score = draw.of({Score::softmax, Score::sigmoid, Score::sqrt_softplus, Score::identity});
-  config.selection.bias = draw.flag();
+  const GroupRule rule =
+      draw.of({GroupRule::best, GroupRule::sum_of_two_best, GroupRule::equal_quota});
+  const auto others = draw.of({OtherGroups::zero, OtherGroups::minus_infinity});
+  config.selection = {
+      .bias = draw.flag(),
+      .groups = draw.of<std::optional<GroupLimit>>({std::nullopt, GroupLimit{3, rule, 2, others}})};
   config.weight.source =
       draw.of({WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one});
   config.weight.renormalise = draw.flag();

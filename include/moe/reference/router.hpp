@@ -65,6 +65,47 @@ struct Asked {
   std::vector<ExpertId> experts = {};      // those to take, but for `none`; empty: the best
 };
 
+/// The experts of `order`, best first, that stand for the group they are in: of the groups that
+/// are kept, or so many of each. Ranks (E) of the others become 0 where they are to be.
+inline std::vector<Index> limited(const GroupLimit& limit, Index top_k, std::vector<Index> order,
+                                  Row& rank) {
+  const Index size = static_cast<Index>(rank.size()) / limit.num_groups;
+  std::vector<Row> groups(static_cast<std::size_t>(limit.num_groups));  // ranks, best first
+  std::vector<std::size_t> by_score(groups.size());
+  std::vector<Index> left;
+  const auto group_of = [&](Index e) { return static_cast<std::size_t>(e / size); };
+  for (const Index e : order) {
+    Row& group = groups[group_of(e)];
+    group.push_back(rank[static_cast<std::size_t>(e)]);
+    if (static_cast<Index>(group.size()) <= top_k / limit.num_groups) {
+      left.push_back(e);
+    }
+  }
+  if (limit.rule == GroupRule::equal_quota) {
+    return left;
+  }
+  const auto score = [&](std::size_t g) {
+    const bool two = limit.rule == GroupRule::sum_of_two_best && groups[g].size() > 1;
+    return groups[g][0] + (two ? groups[g][1] : 0.0);
+  };
+  std::iota(by_score.begin(), by_score.end(), 0);
+  std::erase_if(by_score, [&](std::size_t g) { return groups[g].empty(); });
+  std::stable_sort(by_score.begin(), by_score.end(),
+                   [&](std::size_t a, std::size_t b) { return is_before(score(a), score(b)); });
+  by_score.resize((std::min)(by_score.size(), static_cast<std::size_t>(limit.kept)));
+  const auto is_out = [&](Index e) {
+    return std::find(by_score.begin(), by_score.end(), group_of(e)) == by_score.end();
+  };
+  if (limit.others == OtherGroups::minus_infinity) {
+    std::erase_if(order, is_out);
+  }
+  for (const Index e : order) {
+    rank[static_cast<std::size_t>(e)] = is_out(e) ? 0.0 : rank[static_cast<std::size_t>(e)];
+  }
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
 /// One token's choices, without noise. Writes the scores of all experts to probs.
 template <Real W>
 std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, const Asked& asked,
@@ -90,13 +131,21 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   probs = score(config.score, logits);
 
   const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
-  const auto rank = [&](Index e) {
-    return config.selection.bias ? at(probs, e) + static_cast<double>(p.selection_bias(0, e))
-                                 : at(logits, e);
+  const auto& selection = config.selection;
+  Row rank = selection.bias || selection.groups ? probs : logits;
+  for (std::size_t e = 0; selection.bias && e < rank.size(); ++e) {
+    rank[e] += static_cast<double>(p.selection_bias(0, static_cast<Index>(e)));
+  }
+  const auto sort = [&] {
+    std::stable_sort(order.begin(), order.end(),
+                     [&](Index a, Index b) { return is_before(at(rank, a), at(rank, b)); });
   };
   if (asked.experts.empty()) {
-    std::stable_sort(order.begin(), order.end(),
-                     [&](Index a, Index b) { return is_before(rank(a), rank(b)); });
+    sort();
+    if (selection.groups) {
+      order = limited(*selection.groups, asked.top_k, order, rank);
+      sort();
+    }
     order.resize((std::min)(order.size(), static_cast<std::size_t>(asked.top_k)));
   } else {
     order.clear();

@@ -91,9 +91,12 @@ class GatedRouter {
 
   /// Throws std::invalid_argument if the call asks for what the rule cannot do. A layer asks before
   /// it touches a tape.
-  void check_call(const CallOptions& call) const {
+  void check_call(const CallOptions& call, Index num_tokens) const {
     detail::throw_unless(ObeysCall<Rule> || (!call.top_k && call.experts == nullptr),
                          "Router: the call sets top_k or experts, expected a rule that obeys it");
+    if constexpr (requires { rule_.check_call(call, num_tokens); }) {
+      rule_.check_call(call, num_tokens);
+    }
   }
 
   /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the parameters or the
@@ -102,7 +105,7 @@ class GatedRouter {
     check_params({"Router"});
     detail::check_shape(x, x.rows(), d_model(), "Router: x");
     call.validate(x.rows(), num_experts());
-    check_call(call);
+    check_call(call, x.rows());
     keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
       table.probs_sum_to_one = rule_.probs_sum_to_one();
@@ -163,7 +166,7 @@ class GatedRouter {
     }
     table.weight.resize(num_tokens, table.top_k());
     table.probs.resize(num_tokens, num_experts());
-    detail::grow_both(table.scratch, table.num_threads, detail::spread_width<W>(num_experts()));
+    detail::grow_both(table.scratch, table.num_threads, detail::spread_width<W>(2 * num_experts()));
     constexpr Index block = 32;
     detail::parallel_for((num_tokens + block - 1) / block, table.num_threads,
                          [&](Index item, int worker) {

@@ -5,6 +5,7 @@
 
 #include <string_view>
 
+#include "../call_options.hpp"
 #include "../parameters.hpp"
 #include "score.hpp"
 #include "selection.hpp"
@@ -34,9 +35,9 @@ class TopK {
   /// Throws std::invalid_argument if top_k or the config is out of its range.
   TopK(Index num_experts, Index top_k, const RouterConfig& config)
       : num_experts_(num_experts), top_k_(top_k), config_(config) {
-    config.validate();
     detail::throw_unless(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
                          ", expected in [1, num_experts = ", num_experts, "]");
+    config.validate(num_experts, top_k);
   }
 
   Index top_k() const { return top_k_; }
@@ -47,6 +48,14 @@ class TopK {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }
 
+  /// Throws std::invalid_argument if the call asks for what the config cannot give.
+  void check_call(const CallOptions& call, Index) const {
+    const auto& groups = config_.selection.groups;
+    if (call.top_k && groups && groups->rule == GroupRule::equal_quota) {
+      groups->check_quota(*call.top_k, "top_k of the call");
+    }
+  }
+
   /// A selection bias of zero, where there is one.
   Params initial_params() const { return {.selection_bias = Matrix<W>::Zero(1, biases())}; }
   /// What each tensor has to be.
@@ -55,7 +64,7 @@ class TopK {
   void route(const Params& params, const TokenRoute<W>& token) const {
     write_scores(config_.score, token);
     const W* bias = config_.selection.bias ? params.selection_bias.data() : nullptr;
-    write_weights(config_.weight, select_experts(bias, token), token);
+    write_weights(config_.weight, select_experts(config_.selection, bias, token), token);
   }
 
   void backward(const Params&, const TokenGradient<W>& token) const {
