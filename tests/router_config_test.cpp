@@ -51,6 +51,24 @@ TEST(RouterConfig, WantsAPositiveScale) {
   EXPECT_EQ(broken([](auto& c) { c.weight.scale = 2.5; }), fine);
 }
 
+TEST(RouterConfig, WantsAnEpsilonOfZeroOrMore) {
+  EXPECT_EQ(broken([](auto& c) { c.weight.epsilon = -1e-9; }),
+            "RouterConfig: weight.epsilon = -1e-09, expected 0 or positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.weight.epsilon = nan; }),
+            "RouterConfig: weight.epsilon = nan, expected 0 or positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.weight.epsilon = 0.0; }), fine);
+}
+
+TEST(RouterConfig, WantsABiasForWeightsOfScoreAndBias) {
+  EXPECT_EQ(broken([](auto& c) { c.weight.source = WeightSource::biased_score; }),
+            "RouterConfig: weight.source = biased_score without selection.bias, expected a bias");
+  EXPECT_EQ(broken([](auto& c) {
+              c.weight.source = WeightSource::biased_score;
+              c.selection.bias = true;
+            }),
+            fine);
+}
+
 /// The message for a router of 8 experts, of which 4 are chosen, with these groups.
 std::string of_groups(const GroupLimit& groups) {
   const RouterConfig config{.selection = {.groups = groups}};

@@ -18,9 +18,16 @@ enum class Score { softmax, sigmoid, sqrt_softplus, identity };
 inline constexpr std::array all_scores{Score::softmax, Score::sigmoid, Score::sqrt_softplus,
                                        Score::identity};
 
-/// Where the weight of a chosen expert comes from: its score; a softmax over the logits of the
-/// chosen only (top-k before the softmax, as in GPT-OSS and Shazeer 2017); or 1 for each (hard).
-enum class WeightSource { score, softmax_of_chosen, one };
+/// Where the weight of a chosen expert comes from: its score; score + selection bias (the first code
+/// of Kimi-Linear); a softmax over the logits of the chosen only (top-k before the softmax, as in
+/// GPT-OSS and Shazeer 2017); or 1 for each (hard).
+enum class WeightSource { score, biased_score, softmax_of_chosen, one };
+
+/// How epsilon keeps the sum that divides weights from 0: sum + epsilon, or max(sum, epsilon).
+enum class EpsilonRule { added, least };
+
+/// A factor for each expert on its weights: none, one that stays as it is, or one that is learned.
+enum class ExpertScale { off, fixed, learned };
 
 /// From a token to a logit for each expert: x W^T, plus what is asked for here.
 struct LogitsConfig {
@@ -89,8 +96,8 @@ struct GroupLimit {
 /// From the scores to the chosen experts.
 struct SelectionConfig {
   /// The experts of the k largest score + bias (1, E) are chosen (Wang 2024, Auxiliary-Loss-Free
-  /// Load Balancing; DeepSeek-V3 2024, eq. 16: e_score_correction_bias). The bias is never in the
-  /// weights and has no gradient: whoever balances the load moves it.
+  /// Load Balancing; DeepSeek-V3 2024, eq. 16: e_score_correction_bias). The bias is not in the
+  /// weights, unless their source says so, and has no gradient: whoever balances the load moves it.
   bool bias = false;
   /// Not set: any expert may be chosen.
   std::optional<GroupLimit> groups = std::nullopt;
@@ -99,11 +106,18 @@ struct SelectionConfig {
 /// From the chosen experts to their weights.
 struct WeightConfig {
   WeightSource source = WeightSource::score;
-  /// Divides the weights of a token by their sum + 1e-20. Not set: for top_k > 1 only. A single
-  /// weight divided by itself is always 1, and a router of such weights learns from losses alone.
+  /// Divides the weights of a token by their sum, by the rule of epsilon. Not set: for top_k > 1
+  /// only. A single weight divided by itself is always 1, and a router of such weights learns from
+  /// losses alone.
   std::optional<bool> renormalise = std::nullopt;
+  /// 1e-20 as in DeepSeek-V3: scores that all underflow make weights of 0. With 0 (Mixtral) they
+  /// make NaN. 1e-6 in LFM2; as the least sum 1e-12 in ERNIE 4.5, and 2^-14 in ggml.
+  double epsilon = 1e-20;
+  EpsilonRule epsilon_rule = EpsilonRule::added;
   /// Multiplies the weights (routed_scaling_factor of DeepSeek).
   double scale = 1.0;
+  /// Multiplies them, too: expert_scale (1, E) (Gemma 4: per_expert_scale).
+  ExpertScale expert_scale = ExpertScale::off;
 
   /// renormalise, or what it is where it is not set.
   constexpr bool renormalises(Index top_k) const { return renormalise.value_or(top_k > 1); }
@@ -111,6 +125,9 @@ struct WeightConfig {
   void validate() const {
     detail::throw_unless(std::isfinite(scale) && scale > 0.0,
                          "RouterConfig: weight.scale = ", scale, ", expected positive and finite");
+    detail::throw_unless(std::isfinite(epsilon) && epsilon >= 0.0,
+                         "RouterConfig: weight.epsilon = ", epsilon,
+                         ", expected 0 or positive and finite");
   }
 };
 
@@ -125,6 +142,9 @@ struct RouterConfig {
   void validate() const {
     logits.validate();
     weight.validate();
+    detail::throw_unless(
+        weight.source != WeightSource::biased_score || selection.bias,
+        "RouterConfig: weight.source = biased_score without selection.bias, expected a bias");
   }
   /// The same, and that it fits so many experts.
   void validate(Index num_experts, Index top_k) const {

@@ -154,19 +154,38 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   }
   Row weight;
   for (const Index e : order) {
-    weight.push_back(config.weight.source == WeightSource::score ? at(probs, e)
-                     : config.weight.source == WeightSource::one ? 1.0
-                                                                 : at(logits, e));
+    switch (config.weight.source) {
+      case WeightSource::score:
+        weight.push_back(at(probs, e));
+        break;
+      case WeightSource::biased_score:
+        weight.push_back(at(probs, e) + static_cast<double>(p.selection_bias(0, e)));
+        break;
+      case WeightSource::softmax_of_chosen:
+        weight.push_back(at(logits, e));
+        break;
+      case WeightSource::one:
+        weight.push_back(1.0);
+    }
   }
   if (config.weight.source == WeightSource::softmax_of_chosen) {
     weight = softmax(weight);
   }
-  const double sum = config.weight.renormalises(asked.top_k)
-                         ? std::accumulate(weight.begin(), weight.end(), 1e-20)
-                         : 1.0;
+  double sum = 1.0;
+  const double epsilon = config.weight.epsilon;
+  if (config.weight.renormalises(asked.top_k) &&
+      config.weight.source != WeightSource::softmax_of_chosen) {
+    sum = std::accumulate(weight.begin(), weight.end(), 0.0);
+    sum = config.weight.epsilon_rule == EpsilonRule::added ? sum + epsilon
+          : sum < epsilon                                  ? epsilon
+                                                           : sum;
+  }
   std::vector<Choice> choices;
   for (std::size_t k = 0; k < order.size(); ++k) {
-    choices.push_back({order[k], config.weight.scale * weight[k] / sum});
+    const double scale = config.weight.expert_scale == ExpertScale::off
+                             ? 1.0
+                             : static_cast<double>(p.expert_scale(0, order[k]));
+    choices.push_back({order[k], config.weight.scale * weight[k] / sum * scale});
   }
   return choices;
 }

@@ -73,8 +73,8 @@ template <class R, class W>
 concept RuleLike = TokenRule<R, W> || TableRule<R, W>;
 
 /// Adds to the gradient of the logits what those of weights and probs make of it: token by token,
-/// or once, as route(). The parameters of a rule have no gradient: what is learned belongs to the
-/// gate.
+/// or once, as route(). Most parameters of rules have no gradient. A rule that learns some has
+/// backward_params(params, table, gradient, grads), grads +=, which is called before.
 template <class R, class W>
 concept TrainableRule =
     (TokenRule<R, W> &&

@@ -138,6 +138,11 @@ class GatedRouter {
     gradient.validate(table);
     detail::with_team(table.num_threads, [&] {
       gradient.fill_empty(table, table.num_threads);
+      if constexpr (requires(typename Rule::Params & of_rule) {
+                      rule_.backward_params(of_rule, table, gradient, of_rule);
+                    }) {
+        rule_.backward_params(params_.rule_part(), table, gradient, grads.rule_part());
+      }
       apply_backward(rule_, table, gradient);
       gate_.backward_input(params_.gate_part(), x, table, gradient, dx);
       gate_.backward_params(params_.gate_part(), x, table, gradient, grads.gate_part());

@@ -10,7 +10,8 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// weight (E, D), bias (1, E), noise (E, D), selection_bias (1, E); empty what the router has not.
+/// weight (E, D), bias (1, E), noise (E, D), selection_bias (1, E), expert_scale (1, E); empty what
+/// the router has not.
 template <Real W>
 using RouterParams = GatedParams<LinearGateParams<W>, TopKParams<W>>;
 
@@ -21,7 +22,7 @@ class Router : public GatedRouter<T, LinearGate<T>, TopK<Wide<T>>> {
  public:
   using typename Base::Params;
 
-  /// Weights from N(0, 1 / d_model), biases and noise projection zero.
+  /// Weights from N(0, 1 / d_model), biases and noise projection zero, scales one.
   Router(Index d_model, Index num_experts, Index top_k, const RouterConfig& config,
          std::uint64_t seed)
       : Router(LinearGate<T>(d_model, num_experts, config.logits),
