@@ -92,32 +92,11 @@ TEST(MoEConfig, AllowsTheGreatestProductThatFits) {
   EXPECT_EQ(broken([](auto& c) { c.d_ff = (Index(1) << 57) - 1; }), fine);
 }
 
-TEST(RouterConfig, WantsJitterBelowOne) {
-  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = -0.5; }),
-            "RouterConfig: logits.input_jitter = -0.5, expected in [0, 1)");
-  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = 1.0; }),
-            "RouterConfig: logits.input_jitter = 1, expected in [0, 1)");
-  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = nan; }),
-            "RouterConfig: logits.input_jitter = nan, expected in [0, 1)");
-  EXPECT_EQ(broken([](auto& c) { c.router.logits.input_jitter = 0.99; }), fine);
-}
-
-TEST(RouterConfig, WantsAPositiveScale) {
+TEST(MoEConfig, AsksItsRouter) {
   EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = 0.0; }),
             "RouterConfig: weight.scale = 0, expected positive and finite");
-  EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = inf; }),
-            "RouterConfig: weight.scale = inf, expected positive and finite");
-  EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = nan; }),
-            "RouterConfig: weight.scale = nan, expected positive and finite");
-  EXPECT_EQ(broken([](auto& c) { c.router.weight.scale = 2.5; }), fine);
-}
-
-TEST(WeightConfig, RenormalisesAsItSaysAndElseWhereThereIsMoreThanOneWeight) {
-  for (const Index top_k : {1, 2, 8}) {
-    EXPECT_EQ(WeightConfig{}.renormalises(top_k), top_k > 1);
-    EXPECT_TRUE(WeightConfig{.renormalise = true}.renormalises(top_k));
-    EXPECT_FALSE(WeightConfig{.renormalise = false}.renormalises(top_k));
-  }
+  EXPECT_EQ(broken([](auto& c) { c.router.selection.groups = GroupLimit{.num_groups = 3}; }),
+            "RouterConfig: selection.groups.num_groups = 3, expected to divide num_experts = 4");
 }
 
 TEST(Capacity, WantsOneLimitAtMost) {

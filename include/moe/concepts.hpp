@@ -16,7 +16,8 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// Chooses experts for tokens. route() is const, runs on one thread of the layer's parallel region,
 /// and writes the whole table: expert, weight, and probs and logits if losses are to be taken of
 /// it. It honours what CallOptions asks for; padding the layer leaves out by itself. A router that
-/// cannot honour a call may have check_call(call), which throws: a tape is as before then.
+/// cannot honour a call may have check_call(call, num_tokens), which throws: a tape is as before
+/// then.
 template <class R, class T>
 concept RouterLike = std::movable<R> &&
     std::derived_from<typename R::Table, RoutingTable<Wide<T>>> &&

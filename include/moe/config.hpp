@@ -9,71 +9,10 @@
 #include <optional>
 
 #include "detail/check.hpp"
+#include "router_config.hpp"
 #include "types.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
-
-/// How a logit becomes the score that losses see as a probability.
-enum class Score { softmax, sigmoid };
-
-/// Where the weight of a chosen expert comes from: its score; a softmax over the logits of the
-/// chosen only (top-k before the softmax, as in GPT-OSS and Shazeer 2017); or 1 for each (hard).
-enum class WeightSource { score, softmax_of_chosen, one };
-
-/// From a token to a logit for each expert: x W^T, plus what is asked for here.
-struct LogitsConfig {
-  /// Training: the router's input is multiplied by U[1 - jitter, 1 + jitter] (Fedus 2021).
-  double input_jitter = 0.0;
-  bool bias = false;
-  /// Training: logits += N(0, 1) * softplus(x W_noise) (Shazeer 2017, eq. 4).
-  bool noisy = false;
-
-  void validate() const {
-    detail::throw_unless(input_jitter >= 0.0 && input_jitter < 1.0,
-                         "RouterConfig: logits.input_jitter = ", input_jitter,
-                         ", expected in [0, 1)");
-  }
-};
-
-/// From the scores to the chosen experts.
-struct SelectionConfig {
-  /// The experts of the k largest score + bias (1, E) are chosen (Wang 2024, Auxiliary-Loss-Free
-  /// Load Balancing; DeepSeek-V3 2024, eq. 16: e_score_correction_bias). The bias is never in the
-  /// weights and has no gradient: whoever balances the load moves it.
-  bool bias = false;
-};
-
-/// From the chosen experts to their weights.
-struct WeightConfig {
-  WeightSource source = WeightSource::score;
-  /// Divides the weights of a token by their sum + 1e-20. Not set: for top_k > 1 only. A single
-  /// weight divided by itself is always 1, and a router of such weights learns from losses alone.
-  std::optional<bool> renormalise = std::nullopt;
-  /// Multiplies the weights (routed_scaling_factor of DeepSeek).
-  double scale = 1.0;
-
-  /// renormalise, or what it is where it is not set.
-  constexpr bool renormalises(Index top_k) const { return renormalise.value_or(top_k > 1); }
-
-  void validate() const {
-    detail::throw_unless(std::isfinite(scale) && scale > 0.0,
-                         "RouterConfig: weight.scale = ", scale, ", expected positive and finite");
-  }
-};
-
-/// The router, a group for each step, in the order in which it works. Without a selection bias the
-/// largest logits are chosen, which is the order of the scores without their rounding.
-struct RouterConfig {
-  LogitsConfig logits = {};
-  Score score = Score::softmax;
-  SelectionConfig selection = {};
-  WeightConfig weight = {};
-
-  void validate() const {
-    logits.validate();
-    weight.validate();
-  }
-};
 
 enum class Activation { relu, relu_squared, gelu_erf, gelu_tanh, silu };
 inline constexpr std::array all_activations{Activation::relu, Activation::relu_squared,
@@ -164,7 +103,7 @@ inline void MoEConfig::validate() const {
   fits(d_ff, d_model, "d_ff", "d_model");
   fits(d_ff, output_width(), "d_ff", "d_out");
   fits(num_experts, d_model, "num_experts", "d_model");
-  router.validate();
+  router.validate(num_experts, top_k);
   capacity.validate();
   if (shared) {
     positive(shared->d_ff, "shared.d_ff");

@@ -107,20 +107,52 @@ void expect_exact_flops(const MoEConfig& config, Index num_tokens) {
 MoEConfig small() { return {.d_model = 5, .d_ff = 3, .num_experts = 4, .top_k = 2}; }
 
 TEST(Flops, AreExactForEveryRouter) {
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : all_scores) {
     for (const WeightSource weight :
          {WeightSource::score, WeightSource::softmax_of_chosen, WeightSource::one}) {
       for (int bits = 0; bits < 16; ++bits) {
         MoEConfig config = small();
         config.top_k = (bits & 4) != 0 ? 1 : 3;
-        config.router = {.logits = {.bias = (bits & 1) != 0},
-                         .score = score,
-                         .selection = {.bias = (bits & 8) != 0},
-                         .weight = {weight, (bits & 2) != 0, 2.5}};
+        config.router = {
+            .logits = {.bias = (bits & 1) != 0, .softcap = (bits & 1) != 0 ? 3.0 : 0.0},
+            .score = score,
+            .selection = {.bias = (bits & 8) != 0},
+            .weight = {.source = weight, .renormalise = (bits & 2) != 0, .scale = 2.5}};
         SCOPED_TRACE(::testing::Message() << "score " << static_cast<int>(score) << ", weight "
                                           << static_cast<int>(weight) << ", bits " << bits);
         expect_exact_flops(config, 7);
       }
+    }
+  }
+}
+
+TEST(Flops, AreExactForEveryKindOfWeight) {
+  for (const auto source : {WeightSource::score, WeightSource::biased_score,
+                            WeightSource::softmax_of_chosen, WeightSource::one}) {
+    for (const auto kind : {ExpertScale::off, ExpertScale::fixed, ExpertScale::learned}) {
+      for (int bits = 0; bits < 4; ++bits) {
+        MoEConfig config = small();
+        config.router.selection.bias = true;
+        config.router.weight = {
+            .source = source,
+            .renormalise = (bits & 1) != 0,
+            .epsilon_rule = (bits & 2) != 0 ? EpsilonRule::least : EpsilonRule::added,
+            .expert_scale = kind};
+        SCOPED_TRACE(::testing::Message() << "weight " << static_cast<int>(source) << ", scale "
+                                          << static_cast<int>(kind) << ", bits " << bits);
+        expect_exact_flops(config, 7);
+      }
+    }
+  }
+}
+
+TEST(Flops, AreExactForEveryRuleOfGroups) {
+  for (const GroupRule rule :
+       {GroupRule::best, GroupRule::sum_of_two_best, GroupRule::equal_quota}) {
+    for (const bool bias : {false, true}) {
+      MoEConfig config = small();
+      config.router.selection = {.bias = bias, .groups = GroupLimit{2, rule, 1}};
+      expect_exact_flops(config, 7);
     }
   }
 }

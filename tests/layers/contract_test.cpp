@@ -145,7 +145,7 @@ TYPED_TEST(Contract, BitsDoNotDependOnWhereTheRowsOfAnExpertAreCutIntoParts) {
 
 TYPED_TEST(Contract, NaNAndInfReachTheirOwnRowAndNeverMoveAnotherTokensRow) {
   using T = TypeParam;
-  for (const auto score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : all_scores) {
     MoEConfig config = small_config();
     config.router.score = score;
     const MoELayer<T> layer = make_layer<T>(config, 6);

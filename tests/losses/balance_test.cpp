@@ -83,7 +83,7 @@ struct Shifted {
 };
 
 TEST(LoadBalancingLoss, IsOneWhenBalancedAndDrawsNoLogitsDownWhateverTheScore) {
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
     for (const double shift : {0.0, 3.0, -10.0, -30.0}) {
       const Shifted balanced(score, shift);
       EXPECT_EQ(balanced.table.expert, (Matrix<ExpertId>(4, 1) << 0, 1, 2, 3).finished());

@@ -101,7 +101,7 @@ void expect_loss_of_counted(const Table& table, const std::vector<std::uint8_t>&
 
 TEST(Loss, WithAMaskIsThatOfTheOtherTokensAndGivesMaskedOnesNoGradient) {
   const std::vector<std::uint8_t> mask = {1, 0, 1, 1, 0, 0, 1, 1, 0};
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
     expect_loss_of_counted(random_table(9, score), mask, mask);
   }
 }
@@ -223,7 +223,7 @@ void expect_derivatives(Table table) {
 }
 
 TEST(Loss, HasTheDerivativesOfItsTable) {
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
     expect_derivatives(random_table(7, score));
   }
 }
@@ -253,7 +253,7 @@ TEST(Loss, HasTheRightGradientThroughTheRouter) {
   token_mask.row(4) << 1, 0, 1, 0, 0;  // as many
   const ExpertMask* masks[] = {nullptr, &layer_mask, &token_mask};
   for (const auto& [name, function] : all_losses) {
-    for (const Score score : {Score::softmax, Score::sigmoid}) {
+    for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
       for (const ExpertMask* mask : masks) {
         for (const auto& padding :
              {std::vector<std::uint8_t>{}, std::vector<std::uint8_t>{1, 1, 1, 0, 1, 1}}) {
@@ -280,7 +280,7 @@ TEST(Loss, IsScaledAndAddedLikeANumber) {
 }
 
 TEST(Loss, IsNaNWhereTheRoutingIs) {
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
     Table table = random_table(4, score);
     table.probs(2, 1) = table.logits(2, 1) = table.weight(2, 0) = std::nan("");
     for (const auto& [name, function] : all_losses) {

@@ -28,8 +28,10 @@ Gate::Params random_params(const Gate& gate) {
   return params;
 }
 
-TEST(LinearGate, WritesLogitsAndTakesTheirGradientBackToItsInputAndParameters) {
-  const Gate gate(D, E, {.input_jitter = 0.3, .bias = true, .noisy = true});
+class LinearGateGradient : public ::testing::TestWithParam<LogitsConfig> {};
+
+TEST_P(LinearGateGradient, IsTakenBackFromTheLogitsToInputAndParameters) {
+  const Gate gate(D, E, GetParam());
   Gate::Params params = random_params(gate);
   Matrix<double> x = random_matrix<double>(N, D, 3), dx(N, D);
   const Matrix<double> slope = random_matrix<double>(N, E, 4);
@@ -41,12 +43,33 @@ TEST(LinearGate, WritesLogitsAndTakesTheirGradientBackToItsInputAndParameters) {
   };
   f();
   RoutingGradient<double> gradient{.logits = slope};
-  gradient.noise_scale.setZero(N, E);
+  gradient.noise_scale.setZero(table.noise_scale.rows(), table.noise_scale.cols());
   Gate::Params grads = zeros_like(params);
   gate.backward_input(params, x, table, gradient, dx);
   gate.backward_params(params, x, table, gradient, grads);
   EXPECT_LT(testing::gradient_error(f, x, dx), 1e-7);
   EXPECT_LT(testing::gradient_error_of_list(f, params, grads), 1e-7);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Options, LinearGateGradient,
+    ::testing::Values(LogitsConfig{.input_jitter = 0.3, .bias = true, .noisy = true},
+                      LogitsConfig{.bias = true, .softcap = 2.0},
+                      LogitsConfig{.input_jitter = 0.3, .softcap = 1.5, .noisy = true}));
+
+TEST(LinearGate, CapsWhatIsProjectedAndPutsTheNoiseOnTop) {
+  const LogitsConfig capped{.bias = true, .softcap = 0.5, .noisy = true};
+  const Gate gate(D, E, capped), plain(D, E, {.bias = true, .noisy = true});
+  const Gate::Params params = random_params(gate);
+  const Matrix<double> x = random_matrix<double>(N, D, 3);
+  Gate::Table table, uncapped;
+  table.noise_seed = uncapped.noise_seed = 7;
+  gate.forward(params, x, {}, table);
+  plain.forward(params, x, {}, uncapped);
+  const Matrix<double> want = 0.5 * (uncapped.clean_logits.array() / 0.5).tanh();
+  EXPECT_TRUE(matrix_near(table.clean_logits, want, 1e-15));
+  const Matrix<double> noise = uncapped.logits - uncapped.clean_logits;
+  EXPECT_TRUE(matrix_near(table.logits - table.clean_logits, noise, 1e-14));
 }
 
 TEST(LinearGate, ProjectsXItselfUnlessThereIsJitterPaddingOrANarrowScalar) {

@@ -170,6 +170,28 @@ TEST(RouterGradient, OfHardWeightsIsZeroUnlessALossAsksForMore) {
   EXPECT_TRUE(grads.weight.isZero(0));
 }
 
+TEST(RouterGradient, OfTheScalesOfExpertsIsThereWhereTheyAreLearned) {
+  for (const ExpertScale kind : {ExpertScale::fixed, ExpertScale::learned}) {
+    Router<double> router = make_router({.weight = {.scale = 2.5, .expert_scale = kind}}, 3);
+    router.params().expert_scale.setConstant(0.5);
+    router.params().expert_scale(0, 1) = 0.0;
+    Matrix<double> x = random_matrix<double>(N, D, 4);
+    x.row(1).setConstant(std::nan(""));
+    const std::vector<std::uint8_t> padding{0, 1, 0, 0};
+    Table table;
+    router.route(x, {.tokens = {.padding = padding}}, table);
+    Gradient gradient;
+    gradient.weight = Matrix<double>::Ones(N, K);
+    gradient.weight.row(1).setConstant(std::nan(""));
+    Matrix<double> dx(N, D);
+    auto grads = zeros_like(router.params());
+    router.backward(x, table, gradient, dx, grads);
+    // The weights of the three tokens add up to 2.5 each, before the scales.
+    EXPECT_NEAR(grads.expert_scale.sum(), kind == ExpertScale::learned ? 7.5 : 0.0, 1e-14);
+    EXPECT_TRUE(dx.allFinite());
+  }
+}
+
 TEST(RouterGradient, OfASingleChoiceIsNotZeroUnlessItsWeightIsDividedByItself) {
   const auto norm_of = [](const WeightConfig& weight) {
     const Router<double> router(D, E, 1, {.weight = weight}, 3);

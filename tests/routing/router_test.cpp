@@ -245,7 +245,9 @@ TEST(Router, TakesAllExpertsOneExpertOneTokenOrNone) {
 }
 
 TEST(Router, CastToAnotherScalarHasEveryTensorAndTheConfig) {
-  const RouterConfig config{.logits = {.bias = true, .noisy = true}, .selection = {.bias = true}};
+  const RouterConfig config{.logits = {.bias = true, .noisy = true},
+                            .selection = {.bias = true},
+                            .weight = {.expert_scale = ExpertScale::fixed}};
   Router<double> router(5, 6, 2, config, 1);
   testing::randomise(router.params(), 2);
   const Router<float> narrow = router.cast<float>();
@@ -259,7 +261,7 @@ TEST(Router, CastToAnotherScalarHasEveryTensorAndTheConfig) {
         ++tensors;
       },
       router.params(), narrow.params());
-  EXPECT_EQ(tensors, 4);
+  EXPECT_EQ(tensors, 5);
   EXPECT_TRUE(same_bits(router.cast<Eigen::bfloat16>().params().noise, narrow.params().noise))
       << "a router of narrow tokens computes in float";
 }
@@ -317,6 +319,10 @@ TEST(Router, ThrowsOnShapesThatDoNotFitAndNamesThem) {
             "parameter Router.selection_bias is (1, 0), expected (1, 4)");
   EXPECT_EQ(message_of([&] { Router<double>(router.params(), 5, {}); }),
             "Router: top_k = 5, expected in [1, num_experts = 4]");
+  EXPECT_EQ(message_of([&] {
+              Router<double>(router.params(), 2, {.weight = {.expert_scale = ExpertScale::fixed}});
+            }),
+            "parameter Router.expert_scale is (1, 0), expected (1, 4)");
   const std::vector<std::uint8_t> padding(3, 0);
   EXPECT_EQ(message_of([&] {
               router.route(Matrix<double>::Zero(2, 3), {.tokens = {.padding = padding}}, table);

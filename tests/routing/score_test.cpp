@@ -31,13 +31,49 @@ TEST(Score, OfAMaskedLogitIsExactlyZeroAndTheOthersAreThoseOfTheRest) {
   EXPECT_TRUE(matrix_near(scores(Score::softmax, logits), powers / powers.sum(), 1e-15));
   EXPECT_TRUE(
       matrix_near(scores(Score::sigmoid, logits), powers.array() / (1.0 + powers.array()), 1e-15));
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  EXPECT_TRUE(matrix_near(scores(Score::sqrt_softplus, logits),
+                          Matrix<double>((1.0 + powers.array()).log().sqrt()), 1e-15));
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
     EXPECT_EQ(scores(score, logits)(0, 2), 0.0);
+  }
+  EXPECT_TRUE(testing::same_bits(scores(Score::identity, logits), logits));
+}
+
+TEST(Score, SumsToOneOverTheExpertsForASoftmaxOnly) {
+  for (const Score score : all_scores) {
+    EXPECT_EQ(sums_to_one(score), score == Score::softmax);
   }
 }
 
+TEST(SqrtSoftplus, HasItsLimitsAndNoPlausibleNumberForNaN) {
+  const double inf = std::numeric_limits<double>::infinity();
+  Matrix<double> logits(1, E);
+  logits << 0.0, 900.0, -20.0, -900.0, inf, std::nan(""), std::log(std::exp(4.0) - 1.0);
+  const Matrix<double> s = scores(Score::sqrt_softplus, logits);
+  EXPECT_NEAR(s(0, 0), std::sqrt(std::log(2.0)), 1e-16);
+  EXPECT_EQ(s(0, 1), 30.0) << "exp(900) overflows";
+  EXPECT_NEAR(s(0, 2), std::exp(-10.0), 1e-13) << "sqrt(exp(z)) far down";
+  EXPECT_EQ(s(0, 3), 0.0) << "exp(-900) underflows";
+  EXPECT_EQ(s(0, 4), inf);
+  EXPECT_TRUE(std::isnan(s(0, 5)));
+  EXPECT_NEAR(s(0, 6), 2.0, 1e-15);
+
+  Matrix<double> dprobs = Matrix<double>::Ones(1, E), dlogits = Matrix<double>::Zero(1, E);
+  add_score_gradient<double>(Score::sqrt_softplus, {.num_experts = E,
+                                                    .logits = logits.data(),
+                                                    .probs = s.data(),
+                                                    .dprobs = dprobs.data(),
+                                                    .dlogits = dlogits.data()});
+  EXPECT_NEAR(dlogits(0, 0), 0.25 / std::sqrt(std::log(2.0)), 1e-16);
+  EXPECT_NEAR(dlogits(0, 1), 1.0 / 60.0, 1e-16);
+  EXPECT_NEAR(dlogits(0, 2), 0.5 * std::exp(-10.0), 1e-13);
+  EXPECT_EQ(dlogits(0, 3), 0.0) << "where 0 / 0 would stand";
+  EXPECT_TRUE(std::isnan(dlogits(0, 5)));
+  EXPECT_NEAR(dlogits(0, 6), (1.0 - std::exp(-4.0)) / 4.0, 1e-15);
+}
+
 TEST(ScoreGradient, IsAddedToThatOfTheLogits) {
-  for (const Score score : {Score::softmax, Score::sigmoid}) {
+  for (const Score score : all_scores) {
     Matrix<double> logits = random_matrix<double>(1, E, 2);
     const Matrix<double> slope = random_matrix<double>(1, E, 3), probs = scores(score, logits);
     Matrix<double> dprobs = slope, dlogits = Matrix<double>::Ones(1, E);

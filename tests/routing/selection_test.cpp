@@ -78,7 +78,7 @@ TEST(SelectExperts, LeavesThoseThatTheCallGave) {
   const double logits[] = {3.0, 2.0, 1.0};
   ExpertId expert[] = {2, none};
   EXPECT_EQ(select_experts<double>(
-                nullptr,
+                {}, nullptr,
                 {.num_experts = 3, .top_k = 2, .logits = logits, .expert = expert, .chosen = true}),
             2);
   EXPECT_EQ(expert[0], 2);

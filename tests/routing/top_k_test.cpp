@@ -50,6 +50,15 @@ TEST(TopK, HasASelectionBiasOfZeroOnlyIfAskedFor) {
             "parameter Router.selection_bias is (4, 1), expected (1, 4)");
 }
 
+TEST(TopK, HasScalesOfOneOnlyIfAskedFor) {
+  EXPECT_EQ(TopK<float>(4, 2, {}).initial_params().expert_scale.size(), 0);
+  for (const ExpertScale kind : {ExpertScale::fixed, ExpertScale::learned}) {
+    const TopK<float> scaled(4, 2, {.weight = {.expert_scale = kind}});
+    EXPECT_TRUE(testing::same_bits(scaled.initial_params().expert_scale,
+                                   Matrix<float>(Matrix<float>::Ones(1, 4))));
+  }
+}
+
 TEST(TopK, ThrowsOnValuesOutOfRangeAndNamesThem) {
   EXPECT_EQ(message_of([] { TopK<float>(4, 0, {}); }),
             "Router: top_k = 0, expected in [1, num_experts = 4]");

@@ -168,7 +168,7 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
   flops.router =
-      work.tokens * detail::flops_of_one(4 * d * e, gate_flops(c.router.logits, e) +
+      work.tokens * detail::flops_of_one(4 * d * e, gate_gradient_flops(c.router.logits, e) +
                                                         top_k_gradient_flops(c.router, e, k));
   flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
   // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.

@@ -19,23 +19,30 @@ bool ranks_above(const T& a, const T& b) {
   return a > b || (isnan(b) && !isnan(a));
 }
 
+/// Puts an expert in its place among the `count` best so far, of which k are kept. Returns how many
+/// there are then. Of equals, the one that came first stays ahead.
+template <class T>
+Index insert_best(const T* value, Index expert, Index count, Index k, ExpertId* chosen) {
+  if (count == k && !ranks_above(value[expert], value[chosen[k - 1]])) {
+    return count;
+  }
+  Index place = count < k ? count++ : k - 1;
+  for (; place > 0 && ranks_above(value[expert], value[chosen[place - 1]]); --place) {
+    chosen[place] = chosen[place - 1];
+  }
+  chosen[place] = static_cast<ExpertId>(expert);
+  return count;
+}
+
 /// top_k by insertion: for short rows, and for scalars without lanes.
 template <class T>
 Index insert_top_k(const T* value, const std::uint8_t* allowed, Index num_experts, Index k,
                    ExpertId* chosen) {
   Index count = 0;
   for (Index expert = 0; expert < num_experts; ++expert) {
-    if (allowed != nullptr && allowed[expert] == 0) {
-      continue;
+    if (allowed == nullptr || allowed[expert] != 0) {
+      count = insert_best(value, expert, count, k, chosen);
     }
-    if (count == k && !ranks_above(value[expert], value[chosen[k - 1]])) {
-      continue;
-    }
-    Index place = count < k ? count++ : k - 1;
-    for (; place > 0 && ranks_above(value[expert], value[chosen[place - 1]]); --place) {
-      chosen[place] = chosen[place - 1];
-    }
-    chosen[place] = static_cast<ExpertId>(expert);
   }
   return count;
 }

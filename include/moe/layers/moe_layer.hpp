@@ -208,8 +208,8 @@ class MoELayer {
     }
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     call.validate(x.rows(), num_experts());
-    if constexpr (requires { router_.check_call(call); }) {
-      router_.check_call(call);
+    if constexpr (requires { router_.check_call(call, x.rows()); }) {
+      router_.check_call(call, x.rows());
     }
   }
   void check_output(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {

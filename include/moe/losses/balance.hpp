@@ -47,8 +47,9 @@ T weighted_probability(const RoutingTable<T>& table, Index token, const std::vec
   if (table.probs_sum_to_one) {
     return share;
   }
-  const T sum = renormalising_sum<T>(num_experts, [&](Index e) { return probs[e]; });
-  const bool nothing = sum <= renormalising_sum<T>(0, [](Index) { return T(0); });
+  constexpr WeightConfig rule = {};
+  const T sum = Divisor<T>(rule, num_experts, [&](Index e) { return probs[e]; }).value;
+  const bool nothing = sum <= T(rule.epsilon);
   share = nothing ? T(0) : share / sum;
   for (Index e = 0; e < num_experts; ++e) {
     dprobs[e] = nothing ? T(0) : (dprobs[e] - share) / sum;

@@ -38,14 +38,20 @@ inline Row softmax(const Row& z) {
 }
 
 inline Row score(Score kind, const Row& logits) {
+  Row p = logits;
   switch (kind) {
     case Score::softmax:
       return softmax(logits);
     case Score::sigmoid:
+      std::transform(logits.begin(), logits.end(), p.begin(), sigmoid);
+      break;
+    case Score::sqrt_softplus:
+      std::transform(logits.begin(), logits.end(), p.begin(),
+                     [](double z) { return std::sqrt(z > 40 ? z : std::log1p(std::exp(z))); });
+      break;
+    case Score::identity:
       break;
   }
-  Row p = logits;
-  std::transform(logits.begin(), logits.end(), p.begin(), sigmoid);
   return p;
 }
 
@@ -59,11 +65,57 @@ struct Asked {
   std::vector<ExpertId> experts = {};      // those to take, but for `none`; empty: the best
 };
 
+/// The experts of `order`, best first, that stand for the group they are in: of the groups that
+/// are kept, or so many of each. Ranks (E) of the others become 0 where they are to be.
+inline std::vector<Index> limited(const GroupLimit& limit, Index top_k, std::vector<Index> order,
+                                  Row& rank) {
+  const Index size = static_cast<Index>(rank.size()) / limit.num_groups;
+  std::vector<Row> groups(static_cast<std::size_t>(limit.num_groups));  // ranks, best first
+  std::vector<std::size_t> by_score(groups.size());
+  std::vector<Index> left;
+  const auto group_of = [&](Index e) { return static_cast<std::size_t>(e / size); };
+  for (const Index e : order) {
+    Row& group = groups[group_of(e)];
+    group.push_back(rank[static_cast<std::size_t>(e)]);
+    if (static_cast<Index>(group.size()) <= top_k / limit.num_groups) {
+      left.push_back(e);
+    }
+  }
+  if (limit.rule == GroupRule::equal_quota) {
+    return left;
+  }
+  const auto score = [&](std::size_t g) {
+    const bool two = limit.rule == GroupRule::sum_of_two_best && groups[g].size() > 1;
+    return groups[g][0] + (two ? groups[g][1] : 0.0);
+  };
+  std::iota(by_score.begin(), by_score.end(), 0);
+  std::erase_if(by_score, [&](std::size_t g) { return groups[g].empty(); });
+  std::stable_sort(by_score.begin(), by_score.end(),
+                   [&](std::size_t a, std::size_t b) { return is_before(score(a), score(b)); });
+  by_score.resize((std::min)(by_score.size(), static_cast<std::size_t>(limit.kept)));
+  const auto is_out = [&](Index e) {
+    return std::find(by_score.begin(), by_score.end(), group_of(e)) == by_score.end();
+  };
+  if (limit.others == OtherGroups::minus_infinity) {
+    std::erase_if(order, is_out);
+  }
+  for (const Index e : order) {
+    rank[static_cast<std::size_t>(e)] = is_out(e) ? 0.0 : rank[static_cast<std::size_t>(e)];
+  }
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
 /// One token's choices, without noise. Writes the scores of all experts to probs.
 template <Real W>
 std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, const Asked& asked,
                           const Row& x, Row& probs) {
   Row logits = linear(p.weight, p.bias, x);
+  if (const double cap = config.logits.softcap; cap > 0.0) {
+    for (double& z : logits) {
+      z = std::isinf(z) ? std::nan("") : cap * std::tanh(z / cap);
+    }
+  }
   std::vector<Index> order;
   for (std::size_t e = 0; e < logits.size(); ++e) {
     if (asked.allowed.empty() || asked.allowed[e] != 0) {
@@ -79,13 +131,21 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   probs = score(config.score, logits);
 
   const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
-  const auto rank = [&](Index e) {
-    return config.selection.bias ? at(probs, e) + static_cast<double>(p.selection_bias(0, e))
-                                 : at(logits, e);
+  const auto& selection = config.selection;
+  Row rank = selection.bias || selection.groups ? probs : logits;
+  for (std::size_t e = 0; selection.bias && e < rank.size(); ++e) {
+    rank[e] += static_cast<double>(p.selection_bias(0, static_cast<Index>(e)));
+  }
+  const auto sort = [&] {
+    std::stable_sort(order.begin(), order.end(),
+                     [&](Index a, Index b) { return is_before(at(rank, a), at(rank, b)); });
   };
   if (asked.experts.empty()) {
-    std::stable_sort(order.begin(), order.end(),
-                     [&](Index a, Index b) { return is_before(rank(a), rank(b)); });
+    sort();
+    if (selection.groups) {
+      order = limited(*selection.groups, asked.top_k, order, rank);
+      sort();
+    }
     order.resize((std::min)(order.size(), static_cast<std::size_t>(asked.top_k)));
   } else {
     order.clear();
@@ -94,19 +154,38 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   }
   Row weight;
   for (const Index e : order) {
-    weight.push_back(config.weight.source == WeightSource::score ? at(probs, e)
-                     : config.weight.source == WeightSource::one ? 1.0
-                                                                 : at(logits, e));
+    switch (config.weight.source) {
+      case WeightSource::score:
+        weight.push_back(at(probs, e));
+        break;
+      case WeightSource::biased_score:
+        weight.push_back(at(probs, e) + static_cast<double>(p.selection_bias(0, e)));
+        break;
+      case WeightSource::softmax_of_chosen:
+        weight.push_back(at(logits, e));
+        break;
+      case WeightSource::one:
+        weight.push_back(1.0);
+    }
   }
   if (config.weight.source == WeightSource::softmax_of_chosen) {
     weight = softmax(weight);
   }
-  const double sum = config.weight.renormalises(asked.top_k)
-                         ? std::accumulate(weight.begin(), weight.end(), 1e-20)
-                         : 1.0;
+  double sum = 1.0;
+  const double epsilon = config.weight.epsilon;
+  if (config.weight.renormalises(asked.top_k) &&
+      config.weight.source != WeightSource::softmax_of_chosen) {
+    sum = std::accumulate(weight.begin(), weight.end(), 0.0);
+    sum = config.weight.epsilon_rule == EpsilonRule::added ? sum + epsilon
+          : sum < epsilon                                  ? epsilon
+                                                           : sum;
+  }
   std::vector<Choice> choices;
   for (std::size_t k = 0; k < order.size(); ++k) {
-    choices.push_back({order[k], config.weight.scale * weight[k] / sum});
+    const double scale = config.weight.expert_scale == ExpertScale::off
+                             ? 1.0
+                             : static_cast<double>(p.expert_scale(0, order[k]));
+    choices.push_back({order[k], config.weight.scale * weight[k] / sum * scale});
   }
   return choices;
 }

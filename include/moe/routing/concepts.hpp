@@ -60,7 +60,8 @@ concept TableRule = std::movable<R> && ParameterList<typename R::Params> &&
 /// A rule that says `static constexpr bool obeys_call = true`: it chooses as many experts as the
 /// call asks for, whatever its own top_k is, or takes those that the call gives. A token rule finds
 /// both in TokenRoute (select_experts does so), a table rule in CallOptions. Behind another rule, a
-/// call that asks throws std::invalid_argument.
+/// call that asks throws std::invalid_argument. Any rule may have check_call(call, num_tokens),
+/// which throws where the call does not fit it.
 template <class R>
 concept ObeysCall = requires {
   requires R::obeys_call;
@@ -72,8 +73,8 @@ template <class R, class W>
 concept RuleLike = TokenRule<R, W> || TableRule<R, W>;
 
 /// Adds to the gradient of the logits what those of weights and probs make of it: token by token,
-/// or once, as route(). The parameters of a rule have no gradient: what is learned belongs to the
-/// gate.
+/// or once, as route(). Most parameters of rules have no gradient. A rule that learns some has
+/// backward_params(params, table, gradient, grads), grads +=, which is called before.
 template <class R, class W>
 concept TrainableRule =
     (TokenRule<R, W> &&

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // LinearGate: from tokens to logits and back, by a projection with an optional bias, jitter on its
-// input and noise on its result. The one step of routing that is a matrix product, so most of the
-// threads' work on routing is shared out here.
+// input, a cap and noise on its result. The one step of routing that is a matrix product, so most
+// of the threads' work on routing is shared out here.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +16,7 @@
 #include "gate_params.hpp"
 #include "gated_table.hpp"
 #include "noise.hpp"
+#include "softcap.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -57,7 +58,8 @@ class LinearGate {
   void forward(const Params& params, ConstMatrixRef<T> x, const CallOptions&, Table& table) const;
 
   /// dx = from gradient.logits, to which the noise must have been added; of padding exactly 0. On
-  /// return gradient.noise_scale is the gradient of x W_noise.
+  /// return gradient.logits is that of the projection, before a cap, and gradient.noise_scale that
+  /// of x W_noise.
   void backward_input(const Params& params, ConstMatrixRef<T> x, const Table& table,
                       RoutingGradient<W>& gradient, MatrixRef<T> dx) const;
 
@@ -90,6 +92,15 @@ class LinearGate {
   /// For the tokens of input, the first of which is `token`, and a share of the experts.
   void write_logits(const Params& params, ConstMatrixRef<W> input, Index token, const Share& share,
                     Table& table) const;
+
+  /// Nothing for padding, whose gradient is 0 and whose logits are -inf.
+  void uncap_gradient(Index token, const Table& table, RoutingGradient<W>& gradient) const {
+    if (!table.is_padding(token)) {
+      const auto& capped = table.clean_logits.size() > 0 ? table.clean_logits : table.logits;
+      cap_logits_backward(W(config_.softcap), &capped.coeffRef(token, 0), table.allowed(token),
+                          num_experts_, &gradient.logits.coeffRef(token, 0));
+    }
+  }
 
   /// For the tokens of dx, the first of which is `token`.
   void write_dx(const Params& params, Index token, const Table& table,
@@ -183,6 +194,9 @@ void LinearGate<T>::write_logits(const Params& params, ConstMatrixRef<W> input, 
     table.logits.block(token, first, rows, count).rowwise() +=
         params.bias.row(0).segment(first, count);
   }
+  for (Index row = 0; config_.softcap > 0.0 && row < rows; ++row) {
+    cap_logits(W(config_.softcap), &table.logits.coeffRef(token + row, first), count);
+  }
   if (table.noise_scale.size() > 0) {
     project(params.noise, table.noise_scale);
     const RouterNoise<W> noise = noise_of(table);
@@ -202,6 +216,9 @@ void LinearGate<T>::backward_input(const Params& params, ConstMatrixRef<T>, cons
     const Index begin = block * block_size, rows = (std::min)(block_size, num_tokens - begin);
     for (Index row = 0; table.noise_scale.size() > 0 && row < rows; ++row) {
       add_noise_gradient(noise, begin + row, table, gradient);
+    }
+    for (Index row = 0; config_.softcap > 0.0 && row < rows; ++row) {
+      uncap_gradient(begin + row, table, gradient);
     }
     write_dx(params, begin, table, gradient, dx.middleRows(begin, rows));
   });
@@ -268,9 +285,12 @@ void LinearGate<T>::backward_params(const Params&, ConstMatrixRef<T> x, const Ta
   });
 }
 
-/// FLOPs of a token beside the products, by the rule of cost.hpp; forward and as many backward.
+/// FLOPs of a token beside the products, by the rule of cost.hpp.
 constexpr Index gate_flops(const LogitsConfig& config, Index num_experts) {
-  return config.bias ? num_experts : 0;
+  return (config.bias ? num_experts : 0) + softcap_flops(config, num_experts);
+}
+constexpr Index gate_gradient_flops(const LogitsConfig& config, Index num_experts) {
+  return (config.bias ? num_experts : 0) + softcap_gradient_flops(config, num_experts);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

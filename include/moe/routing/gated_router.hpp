@@ -91,9 +91,12 @@ class GatedRouter {
 
   /// Throws std::invalid_argument if the call asks for what the rule cannot do. A layer asks before
   /// it touches a tape.
-  void check_call(const CallOptions& call) const {
+  void check_call(const CallOptions& call, Index num_tokens) const {
     detail::throw_unless(ObeysCall<Rule> || (!call.top_k && call.experts == nullptr),
                          "Router: the call sets top_k or experts, expected a rule that obeys it");
+    if constexpr (requires { rule_.check_call(call, num_tokens); }) {
+      rule_.check_call(call, num_tokens);
+    }
   }
 
   /// Writes the whole table for x (N, D). Throws std::invalid_argument if x, the parameters or the
@@ -102,7 +105,7 @@ class GatedRouter {
     check_params({"Router"});
     detail::check_shape(x, x.rows(), d_model(), "Router: x");
     call.validate(x.rows(), num_experts());
-    check_call(call);
+    check_call(call, x.rows());
     keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
       table.probs_sum_to_one = rule_.probs_sum_to_one();
@@ -117,7 +120,7 @@ class GatedRouter {
   }
 
   /// dx (N, D) = and grads +=, from the gradient of the table. On return gradient.logits is the
-  /// whole gradient of the logits: exactly 0 for padding, and where an expert was masked. dx must
+  /// whole gradient of the logits (before a cap): exactly 0 for padding and masked experts. dx must
   /// not overlap x.
   void backward(ConstMatrixRef<T> x, const Table& table, RoutingGradient<W>& gradient,
                 MatrixRef<T> dx,
@@ -135,6 +138,11 @@ class GatedRouter {
     gradient.validate(table);
     detail::with_team(table.num_threads, [&] {
       gradient.fill_empty(table, table.num_threads);
+      if constexpr (requires(typename Rule::Params & of_rule) {
+                      rule_.backward_params(of_rule, table, gradient, of_rule);
+                    }) {
+        rule_.backward_params(params_.rule_part(), table, gradient, grads.rule_part());
+      }
       apply_backward(rule_, table, gradient);
       gate_.backward_input(params_.gate_part(), x, table, gradient, dx);
       gate_.backward_params(params_.gate_part(), x, table, gradient, grads.gate_part());
@@ -163,7 +171,7 @@ class GatedRouter {
     }
     table.weight.resize(num_tokens, table.top_k());
     table.probs.resize(num_tokens, num_experts());
-    detail::grow_both(table.scratch, table.num_threads, detail::spread_width<W>(num_experts()));
+    detail::grow_both(table.scratch, table.num_threads, detail::spread_width<W>(2 * num_experts()));
     constexpr Index block = 32;
     detail::parallel_for((num_tokens + block - 1) / block, table.num_threads,
                          [&](Index item, int worker) {
@@ -173,6 +181,9 @@ class GatedRouter {
                              if (!table.is_padding(token)) {
                                TokenRoute<W> route = token_route<W>(token, worker, table);
                                route.chosen = call.experts != nullptr;
+                               if (!call.tokens.ids.empty()) {
+                                 route.id = call.tokens.ids[static_cast<std::size_t>(token)];
+                               }
                                rule.route(params_.rule_part(), route);
                              }
                              clear_masked(token, table);

@@ -16,7 +16,7 @@ struct GatedTable : RoutingTable<W> {
   GrowingMatrix<std::uint8_t> mask;  ///< as asked for by the call; empty: all allowed
   std::optional<std::uint64_t> noise_seed;
   int num_threads = 1;  ///< of the call, for its backward
-  Matrix<W> scratch;    ///< (num_threads, at least E), for token rules
+  Matrix<W> scratch;    ///< (num_threads, at least 2 E), for token rules
 
   /// (E), 0: the token may not have the expert; null: it may have all. Padding has a row, too.
   const std::uint8_t* allowed(Index token) const {
@@ -36,8 +36,9 @@ struct TokenRoute {
   W* probs = nullptr;                     ///< (E), of a masked expert 0 whatever is written here
   ExpertId* expert = nullptr;             ///< (K), best first, `none` where a choice is not used
   W* weight = nullptr;                    ///< (K), 0 where a choice is not used
-  W* scratch = nullptr;                   ///< (E), for what is computed on the way
+  W* scratch = nullptr;                   ///< (2 E), for what is computed on the way
   bool chosen = false;                    ///< the call gave the experts: they stand in `expert`
+  std::int32_t id = -1;                   ///< in the vocabulary, -1 where the call gives no ids
 };
 
 /// One token backwards: a rule adds to dlogits what dweight and dprobs make of it.

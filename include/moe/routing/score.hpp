@@ -3,6 +3,9 @@
 // scores back to the logits.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "../config.hpp"
 #include "../detail/check.hpp"
 #include "../kernels/softmax.hpp"
@@ -21,7 +24,7 @@ struct SoftmaxScore {
   }
   /// Makes the gradient of the scores that of the logits.
   template <class W>
-  static void backward(const W* prob, Index num_experts, W* dprob) {
+  static void backward(const W*, const W* prob, Index num_experts, W* dprob) {
     kernels::softmax_backward(prob, num_experts, dprob);
   }
 };
@@ -35,9 +38,43 @@ struct SigmoidScore {
     kernels::sigmoid(logit, num_experts, prob);
   }
   template <class W>
-  static void backward(const W* prob, Index num_experts, W* dprob) {
+  static void backward(const W*, const W* prob, Index num_experts, W* dprob) {
     kernels::sigmoid_backward(prob, num_experts, dprob);
   }
+};
+
+struct SqrtSoftplusScore {
+  static constexpr bool sums_to_one = false;
+  static constexpr Index flops = 4, gradient_flops = 7;
+
+  template <class W>
+  static void write(const W* logit, Index num_experts, W* prob) {
+    using std::abs, std::exp, std::log1p, std::sqrt;
+    for (Index e = 0; e < num_experts; ++e) {
+      const W positive = logit[e] > W(0) ? logit[e] : W(0);
+      prob[e] = sqrt(positive + log1p(exp(-abs(logit[e]))));
+    }
+  }
+  /// ds/dz = sigmoid(z) / (2 s), which goes to 0 with s: as s / 2 where s does not underflow.
+  template <class W>
+  static void backward(const W* logit, const W* prob, Index num_experts, W* dprob) {
+    for (Index e = 0; e < num_experts; ++e) {
+      const W& s = prob[e];
+      dprob[e] *= s > W(0) ? kernels::sigmoid(logit[e]) / (W(2) * s) : s;
+    }
+  }
+};
+
+struct IdentityScore {
+  static constexpr bool sums_to_one = false;
+  static constexpr Index flops = 0, gradient_flops = 1;
+
+  template <class W>
+  static void write(const W* logit, Index num_experts, W* prob) {
+    std::copy_n(logit, num_experts, prob);
+  }
+  template <class W>
+  static void backward(const W*, const W*, Index, W*) {}
 };
 
 /// Calls f(Kind{}) with the type of the score.
@@ -48,6 +85,10 @@ constexpr decltype(auto) with_score(Score score, F&& f) {
       return f(SoftmaxScore{});
     case Score::sigmoid:
       return f(SigmoidScore{});
+    case Score::sqrt_softplus:
+      return f(SqrtSoftplusScore{});
+    case Score::identity:
+      return f(IdentityScore{});
   }
   detail::fail("Score: value = ", static_cast<int>(score), ", expected one of the enum");
 }
@@ -58,7 +99,7 @@ constexpr bool sums_to_one(Score score) {
 }
 
 /// probs = the scores. Exactly 0 for a logit of -inf, as of a masked expert, unless the softmax of
-/// the row is NaN.
+/// the row is NaN or the score is the logit.
 template <Real W>
 void write_scores(Score score, const TokenRoute<W>& token) {
   with_score(score, [&](auto kind) { kind.write(token.logits, token.num_experts, token.probs); });
@@ -67,8 +108,9 @@ void write_scores(Score score, const TokenRoute<W>& token) {
 /// dlogits += what dprobs makes of it; dprobs is used up.
 template <Real W>
 void add_score_gradient(Score score, const TokenGradient<W>& token) {
-  with_score(score,
-             [&](auto kind) { kind.backward(token.probs, token.num_experts, token.dprobs); });
+  with_score(score, [&](auto kind) {
+    kind.backward(token.logits, token.probs, token.num_experts, token.dprobs);
+  });
   for (Index e = 0; e < token.num_experts; ++e) {
     token.dlogits[e] += token.dprobs[e];
   }

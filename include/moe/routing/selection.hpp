@@ -8,31 +8,37 @@
 #include "../config.hpp"
 #include "../kernels/topk.hpp"
 #include "gated_table.hpp"
+#include "groups.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Writes the token's top_k best allowed experts, best first, and `none` where fewer are allowed;
 /// returns how many of the choices may be used. They are the best by logits, or, with a bias (E)
-/// and not null, by score + bias, for which probs must have been written. Leaves those that the
-/// call gave.
+/// and not null, or with groups, by score + bias, for which probs must have been written. Leaves
+/// those that the call gave.
 template <Real W>
-Index select_experts(const std::type_identity_t<W>* bias, const TokenRoute<W>& token) {
+Index select_experts(const SelectionConfig& config, const std::type_identity_t<W>* bias,
+                     const TokenRoute<W>& token) {
   if (token.chosen) {
     return token.top_k;
   }
   const W* rank = token.logits;
-  if (bias != nullptr) {
+  if (bias != nullptr || config.groups) {
     for (Index e = 0; e < token.num_experts; ++e) {
-      token.scratch[e] = token.probs[e] + bias[e];
+      token.scratch[e] = bias == nullptr ? token.probs[e] : token.probs[e] + bias[e];
     }
     rank = token.scratch;
+  }
+  if (config.groups) {
+    return TokenGroups<W>(*config.groups, token, token.scratch, token.scratch + token.num_experts)
+        .select();
   }
   return kernels::top_k(rank, token.allowed, token.num_experts, token.top_k, token.expert);
 }
 
 /// FLOPs of a token, by the rule of cost.hpp; comparisons are none.
 constexpr Index selection_flops(const SelectionConfig& config, Index num_experts) {
-  return config.bias ? num_experts : 0;
+  return (config.bias ? num_experts : 0) + (config.groups ? group_flops(*config.groups) : 0);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <string_view>
+#include <utility>
 
 #include "../parameters.hpp"
+#include "expert_table.hpp"
 #include "score.hpp"
 #include "selection.hpp"
 #include "weights.hpp"
@@ -16,10 +18,12 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <class Tensor>
 struct TopKTensors {
   Tensor selection_bias = {};  ///< (1, E), or empty without selection.bias
+  Tensor expert_scale = {};    ///< (1, E), or empty without weight.expert_scale
 
   template <class Visit, class... P>
   static void for_each(Visit&& visit, P&... p) {
     visit(std::string_view("selection_bias"), p.selection_bias...);
+    visit(std::string_view("expert_scale"), p.expert_scale...);
   }
 };
 template <Real W>
@@ -31,47 +35,91 @@ class TopK {
   using Params = TopKParams<W>;
   static constexpr bool obeys_call = true;
 
-  /// Throws std::invalid_argument if top_k or the config is out of its range.
-  TopK(Index num_experts, Index top_k, const RouterConfig& config)
-      : num_experts_(num_experts), top_k_(top_k), config_(config) {
-    config.validate();
+  /// Throws std::invalid_argument if top_k or the config is out of its range, or the table, which a
+  /// config with selection.vocabulary needs, does not fit.
+  TopK(Index num_experts, Index top_k, const RouterConfig& config, ExpertTable table = {})
+      : num_experts_(num_experts), top_k_(top_k), config_(config), table_(std::move(table)) {
     detail::throw_unless(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
                          ", expected in [1, num_experts = ", num_experts, "]");
+    config.validate(num_experts, top_k);
+    check_expert_table(table_, config.selection.vocabulary, num_experts, top_k);
   }
 
   Index top_k() const { return top_k_; }
   const RouterConfig& config() const { return config_; }
+  /// (vocabulary, k), empty without selection by table.
+  const ExpertTable& table() const { return table_; }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   /// A score takes as long as some eight of them.
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }
 
-  /// A selection bias of zero, where there is one.
-  Params initial_params() const { return {.selection_bias = Matrix<W>::Zero(1, biases())}; }
+  /// Throws std::invalid_argument if the call asks for what the config cannot give.
+  void check_call(const CallOptions& call, Index num_tokens) const {
+    if (table_.size() > 0) {
+      check_token_ids(table_, call, num_tokens);
+    }
+    const auto& groups = config_.selection.groups;
+    if (call.top_k && groups && groups->rule == GroupRule::equal_quota) {
+      groups->check_quota(*call.top_k, "top_k of the call");
+    }
+  }
+
+  /// A selection bias of zero and scales of one, where there are any.
+  Params initial_params() const {
+    return {.selection_bias = Matrix<W>::Zero(1, biases()),
+            .expert_scale = Matrix<W>::Ones(1, scales())};
+  }
   /// What each tensor has to be.
-  TopKTensors<Shape> shapes() const { return {.selection_bias = {1, biases()}}; }
+  TopKTensors<Shape> shapes() const {
+    return {.selection_bias = {1, biases()}, .expert_scale = {1, scales()}};
+  }
 
   void route(const Params& params, const TokenRoute<W>& token) const {
     write_scores(config_.score, token);
-    const W* bias = config_.selection.bias ? params.selection_bias.data() : nullptr;
-    write_weights(config_.weight, select_experts(bias, token), token);
+    const WeightTensors<W> tensors = weight_tensors(params);
+    const Index chosen =
+        table_.size() > 0 ? select_from_table(table_, token)
+                          : select_experts(config_.selection, tensors.selection_bias, token);
+    write_weights(config_.weight, chosen, token, tensors);
   }
 
-  void backward(const Params&, const TokenGradient<W>& token) const {
-    add_weight_gradient(config_.weight, token);
+  void backward(const Params& params, const TokenGradient<W>& token) const {
+    add_weight_gradient(config_.weight, token, weight_tensors(params));
     add_score_gradient(config_.score, token);
+  }
+
+  /// grads +=, of what is learned: the scales of the experts.
+  void backward_params(const Params& params, const GatedTable<W>& table,
+                       RoutingGradient<W>& gradient, Params& grads) const {
+    const bool learned = config_.weight.expert_scale == ExpertScale::learned;
+    for (Index token = 0; learned && token < table.num_tokens(); ++token) {
+      if (!table.is_padding(token)) {
+        add_expert_scale_gradient(config_.weight, token_gradient(token, table, gradient),
+                                  weight_tensors(params), grads.expert_scale.data());
+      }
+    }
   }
 
  private:
   Index biases() const { return config_.selection.bias ? num_experts_ : 0; }
+  Index scales() const {
+    return config_.weight.expert_scale == ExpertScale::off ? 0 : num_experts_;
+  }
+  WeightTensors<W> weight_tensors(const Params& params) const {
+    return {.selection_bias = biases() > 0 ? params.selection_bias.data() : nullptr,
+            .expert_scale = scales() > 0 ? params.expert_scale.data() : nullptr};
+  }
 
   Index num_experts_, top_k_;
   RouterConfig config_;
+  ExpertTable table_;
 };
 
 constexpr Index top_k_parameters(const RouterConfig& config, Index num_experts) {
-  return config.selection.bias ? num_experts : 0;
+  return (config.selection.bias ? num_experts : 0) +
+         (config.weight.expert_scale == ExpertScale::off ? 0 : num_experts);
 }
 
 /// FLOPs of a token, by the rule of cost.hpp.
