@@ -8,6 +8,7 @@
 
 #include "../support/counting_scalar.hpp"
 #include "../support/laid_rows.hpp"
+#include "../support/pairs.hpp"
 #include "../support/random_matrix.hpp"
 #include "moe/cost/models.hpp"
 #include "moe/layers/moe_layer.hpp"
@@ -138,6 +139,20 @@ TEST(Flops, AreExactForEveryExpert) {
       expect_exact_flops(config, 6);
     }
   }
+}
+
+TEST(Flops, AreExactForEveryPair) {
+  testing::for_each_pair([](const ExpertConfig& pair) {
+    MoEConfig config = small();
+    config.expert = pair;
+    config.expert.bias = true;
+    config.shared = SharedExpertConfig{.d_ff = 6};
+    expect_exact_flops(config, 6);
+    if (pair.limit) {
+      config.shared->limit = 3.0;
+      expect_exact_flops(config, 6);
+    }
+  });
 }
 
 TEST(Flops, AreExactForEveryLayerAroundThem) {
