@@ -162,10 +162,29 @@ struct SharedExpertConfig {
   bool output_gate = false;
   /// ExpertConfig::limit of this expert; that of the routed ones is theirs alone.
   std::optional<double> limit = std::nullopt;
+  /// Multiplies its output; not its part of a token's weights, which a router may give it.
+  double scale = 1.0;
 };
 
 /// The weight multiplies the expert's output, or its input (Llama 4).
 enum class WeightOn { output, input };
+
+/// How a layer uses its parts: y = routed_scale * (sum of the routed outputs) + shared_scale *
+/// (shared output), summed in float at least and rounded once. An average has 0.5 twice
+/// (Cohere2), Grok-2 sqrt(0.5); routed_scale alone is that of MiniMax-M3, Laguna and Step.
+struct LayerOptions {
+  Capacity capacity = {};
+  WeightOn weight_on = WeightOn::output;
+  double routed_scale = 1.0, shared_scale = 1.0;
+
+  void validate() const {
+    capacity.validate();
+    for (const double scale : {routed_scale, shared_scale}) {
+      detail::throw_unless(std::isfinite(scale) && scale > 0.0, "LayerOptions: a scale is ", scale,
+                           ", expected positive and finite");
+    }
+  }
+};
 
 struct MoEConfig {
   Index d_model = 0;
@@ -179,6 +198,8 @@ struct MoEConfig {
   Capacity capacity = {};
   std::optional<SharedExpertConfig> shared = std::nullopt;
   WeightOn weight_on = WeightOn::output;
+  /// Multiplies the sum of the routed outputs; RouterConfig's scale is on the weights themselves.
+  double routed_scale = 1.0;
 
   Index output_width() const { return d_out.value_or(d_model); }
   /// The kind of the shared expert, which there is.
@@ -187,6 +208,9 @@ struct MoEConfig {
     kind.output_gate = shared->output_gate;
     kind.limit = shared->limit;
     return kind;
+  }
+  LayerOptions options() const {
+    return {capacity, weight_on, routed_scale, shared ? shared->scale : 1.0};
   }
 
   /// Throws std::invalid_argument naming the first value that breaks a rule.
@@ -217,7 +241,7 @@ inline void MoEConfig::validate() const {
   fits(num_experts, d_model, "num_experts", "d_model");
   expert.validate();
   router.validate();
-  capacity.validate();
+  options().validate();
   if (shared) {
     shared_expert().validate();
     positive(shared->d_ff, "shared.d_ff");

@@ -177,6 +177,18 @@ TEST(Flops, AreExactForEveryLayerAroundThem) {
   }
 }
 
+TEST(Flops, AreExactForScalesOfTheRoutedAndTheSharedOutput) {
+  for (const auto& [routed, shared] : {std::pair{2.5, 1.0}, {1.0, 0.25}, {0.5, 0.5}}) {
+    MoEConfig config = small();
+    config.routed_scale = routed;
+    if (shared == 1.0) {
+      expect_exact_flops(config, 6);
+    }
+    config.shared = SharedExpertConfig{.d_ff = 6, .scale = shared};
+    expect_exact_flops(config, 6);
+  }
+}
+
 TEST(Flops, AreExactForOneExpertOneChoiceAndAll) {
   MoEConfig config = small();
   config.top_k = 4;

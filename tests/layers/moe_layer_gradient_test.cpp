@@ -180,6 +180,21 @@ TEST(MoELayerGradient, MatchesCentralDifferencesWithASharedExpert) {
   }
 }
 
+TEST(MoELayerGradient, MatchesCentralDifferencesWithScalesOfTheRoutedAndTheSharedOutput) {
+  for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
+    for (const auto& [routed, shared] : {std::pair{2.5, 1.0}, {1.0, 0.25}, {0.5, 0.5}}) {
+      Problem problem;
+      problem.config.shared = SharedExpertConfig{.d_ff = 2, .output_gate = true, .scale = shared};
+      problem.config.weight_on = weight_on;
+      problem.config.routed_scale = routed;
+      EXPECT_LT(worst_error(problem), 1e-7) << routed << ' ' << shared;
+    }
+  }
+  Problem alone;
+  alone.config.routed_scale = 1.7;
+  EXPECT_LT(worst_error(alone), 1e-7);
+}
+
 TEST(MoELayerGradient, MatchesCentralDifferencesWithMasksLossesAndNoise) {
   ExpertMask layer_mask = ExpertMask::Ones(1, E), token_mask = ExpertMask::Ones(N, E);
   layer_mask(0, 1) = 0;

@@ -45,6 +45,10 @@ std::vector<MoEConfig> configs() {
         SharedExpertConfig{.d_ff = 13, .limit = pair.limit ? std::optional(0.3) : std::nullopt};
     all.push_back(paired);
   }
+  MoEConfig scaled = shared;
+  scaled.routed_scale = 2.5;
+  scaled.shared->scale = 0.5;
+  all.push_back(scaled);
   return all;
 }
 
