@@ -120,6 +120,12 @@ TEST(Capacity, WantsAPositiveFactorOrRowsNotNegative) {
 }
 
 TEST(SharedExpertConfig, WantsAPositiveWidth) {
+  EXPECT_EQ(broken([](auto& c) { c.routed_scale = 0.0; }),
+            "LayerOptions: a scale is 0, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.shared = SharedExpertConfig{.d_ff = 2, .scale = -1.0}; }),
+            "LayerOptions: a scale is -1, expected positive and finite");
+  EXPECT_EQ(broken([](auto& c) { c.shared = SharedExpertConfig{.d_ff = 2, .limit = -1.0}; }),
+            "ExpertConfig: limit = -1, expected positive and finite");
   EXPECT_EQ(broken([](auto& c) { c.shared = SharedExpertConfig{}; }),
             "MoEConfig: shared.d_ff = 0, expected at least 1");
 }

@@ -3,6 +3,7 @@
 // choices, checked by validate() when a layer is made.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -14,19 +15,60 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-enum class Activation { relu, relu_squared, gelu_erf, gelu_tanh, silu };
-inline constexpr std::array all_activations{Activation::relu, Activation::relu_squared,
-                                            Activation::gelu_erf, Activation::gelu_tanh,
-                                            Activation::silu};
+enum class Activation { relu, relu_squared, gelu_erf, gelu_tanh, gelu_quick, silu, situ };
+inline constexpr std::array all_activations{
+    Activation::relu,       Activation::relu_squared, Activation::gelu_erf, Activation::gelu_tanh,
+    Activation::gelu_quick, Activation::silu,         Activation::situ};
+
+/// Which side of the activation a limit L cuts: act(min(gate, L)), as DeepSeek-V4 and gpt-oss, or
+/// min(act(gate), L), as Step-3.7 and Ling-3. Either way up is cut to [-L, L].
+enum class Clamp { before, after };
 
 /// A feed-forward: y = act(x W_up^T) W_down^T, or gated y = (act(x W_gate^T) * x W_up^T) W_down^T.
+/// SwiGLU-OAI of gpt-oss: {.activation = gelu_quick, .limit = 7.0, .up_offset = 1.0}.
 struct ExpertConfig {
   Activation activation = Activation::silu;
   bool gated = true;
   bool bias = false;
   /// Multiplies y by sigmoid(x . output_gate), as the shared expert of Qwen2-MoE.
   bool output_gate = false;
+  /// The L of a gated pair; not set: no limit.
+  std::optional<double> limit = std::nullopt;
+  Clamp clamp = Clamp::before;
+  /// Of a gated pair: added to up behind its limit.
+  double up_offset = 0.0;
+  /// gelu_quick: z sigmoid(alpha z).
+  double alpha = 1.702;
+  /// situ: the bounds of gate and up, in the order of Kimi-K3's beta and linear_beta.
+  double gate_bound = 4.0, up_bound = 25.0;
+
+  void validate() const;
 };
+
+inline void ExpertConfig::validate() const {
+  const auto positive = [](double value, const char* name) {
+    detail::throw_unless(std::isfinite(value) && value > 0.0, "ExpertConfig: ", name, " = ", value,
+                         ", expected positive and finite");
+  };
+  detail::throw_unless(std::find(all_activations.begin(), all_activations.end(), activation) !=
+                           all_activations.end(),
+                       "ExpertConfig: activation = ", static_cast<int>(activation),
+                       ", expected one of the enum");
+  positive(alpha, "alpha");
+  positive(gate_bound, "gate_bound");
+  positive(up_bound, "up_bound");
+  detail::throw_unless(std::isfinite(up_offset), "ExpertConfig: up_offset = ", up_offset,
+                       ", expected finite");
+  if (limit) {
+    positive(*limit, "limit");
+  }
+  const bool cut = limit || up_offset != 0.0;
+  detail::throw_unless(!cut || gated,
+                       "ExpertConfig: limit or up_offset is set without a gate, expected gated");
+  detail::throw_unless(!cut || activation != Activation::situ,
+                       "ExpertConfig: limit or up_offset is set with situ, which has bounds of its "
+                       "own, expected neither");
+}
 
 /// Which tokens an expert over capacity gives up: the last ones, or those with the lowest
 /// probability (ties: the last).
@@ -53,14 +95,35 @@ struct Capacity {
   }
 };
 
-/// An expert that every token takes beside the routed ones, of the same kind but its own width.
+/// An expert that every token takes beside the routed ones, of the same kind but for what is here.
 struct SharedExpertConfig {
   Index d_ff = 0;
   bool output_gate = false;
+  /// ExpertConfig::limit of this expert; that of the routed ones is theirs alone.
+  std::optional<double> limit = std::nullopt;
+  /// Multiplies its output; not its part of a token's weights, which a router may give it.
+  double scale = 1.0;
 };
 
 /// The weight multiplies the expert's output, or its input (Llama 4).
 enum class WeightOn { output, input };
+
+/// How a layer uses its parts: y = routed_scale * (sum of the routed outputs) + shared_scale *
+/// (shared output), summed in float at least and rounded once. An average has 0.5 twice
+/// (Cohere2), Grok-2 sqrt(0.5); routed_scale alone is that of MiniMax-M3, Laguna and Step.
+struct LayerOptions {
+  Capacity capacity = {};
+  WeightOn weight_on = WeightOn::output;
+  double routed_scale = 1.0, shared_scale = 1.0;
+
+  void validate() const {
+    capacity.validate();
+    for (const double scale : {routed_scale, shared_scale}) {
+      detail::throw_unless(std::isfinite(scale) && scale > 0.0, "LayerOptions: a scale is ", scale,
+                           ", expected positive and finite");
+    }
+  }
+};
 
 struct MoEConfig {
   Index d_model = 0;
@@ -74,8 +137,20 @@ struct MoEConfig {
   Capacity capacity = {};
   std::optional<SharedExpertConfig> shared = std::nullopt;
   WeightOn weight_on = WeightOn::output;
+  /// Multiplies the sum of the routed outputs; RouterConfig's scale is on the weights themselves.
+  double routed_scale = 1.0;
 
   Index output_width() const { return d_out.value_or(d_model); }
+  /// The kind of the shared expert, which there is.
+  ExpertConfig shared_expert() const {
+    ExpertConfig kind = expert;
+    kind.output_gate = shared->output_gate;
+    kind.limit = shared->limit;
+    return kind;
+  }
+  LayerOptions options() const {
+    return {capacity, weight_on, routed_scale, shared ? shared->scale : 1.0};
+  }
 
   /// Throws std::invalid_argument naming the first value that breaks a rule.
   void validate() const;
@@ -103,9 +178,11 @@ inline void MoEConfig::validate() const {
   fits(d_ff, d_model, "d_ff", "d_model");
   fits(d_ff, output_width(), "d_ff", "d_out");
   fits(num_experts, d_model, "num_experts", "d_model");
+  expert.validate();
   router.validate(num_experts, top_k);
-  capacity.validate();
+  options().validate();
   if (shared) {
+    shared_expert().validate();
     positive(shared->d_ff, "shared.d_ff");
     fits(shared->d_ff, d_model, "shared.d_ff", "d_model");
     fits(shared->d_ff, output_width(), "shared.d_ff", "d_out");

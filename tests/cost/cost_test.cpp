@@ -8,6 +8,7 @@
 
 #include "../support/counting_scalar.hpp"
 #include "../support/laid_rows.hpp"
+#include "../support/pairs.hpp"
 #include "../support/random_matrix.hpp"
 #include "moe/cost/models.hpp"
 #include "moe/layers/moe_layer.hpp"
@@ -172,6 +173,20 @@ TEST(Flops, AreExactForEveryExpert) {
   }
 }
 
+TEST(Flops, AreExactForEveryPair) {
+  testing::for_each_pair([](const ExpertConfig& pair) {
+    MoEConfig config = small();
+    config.expert = pair;
+    config.expert.bias = true;
+    config.shared = SharedExpertConfig{.d_ff = 6};
+    expect_exact_flops(config, 6);
+    if (pair.limit) {
+      config.shared->limit = 3.0;
+      expect_exact_flops(config, 6);
+    }
+  });
+}
+
 TEST(Flops, AreExactForEveryLayerAroundThem) {
   for (int shared = 0; shared < 3; ++shared) {
     for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
@@ -191,6 +206,18 @@ TEST(Flops, AreExactForEveryLayerAroundThem) {
         }
       }
     }
+  }
+}
+
+TEST(Flops, AreExactForScalesOfTheRoutedAndTheSharedOutput) {
+  for (const auto& [routed, shared] : {std::pair{2.5, 1.0}, {1.0, 0.25}, {0.5, 0.5}}) {
+    MoEConfig config = small();
+    config.routed_scale = routed;
+    if (shared == 1.0) {
+      expect_exact_flops(config, 6);
+    }
+    config.shared = SharedExpertConfig{.d_ff = 6, .scale = shared};
+    expect_exact_flops(config, 6);
   }
 }
 

@@ -21,36 +21,36 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 template <class Kind>
 class ActivationOf : public ::testing::Test {};
-using Kinds = ::testing::Types<Relu, ReluSquared, GeluErf, GeluTanh, Silu>;
+using Kinds = ::testing::Types<Relu, ReluSquared, GeluErf, GeluTanh, GeluQuick, Silu, Situ>;
 TYPED_TEST_SUITE(ActivationOf, Kinds);
 
 TYPED_TEST(ActivationOf, HasItsDerivative) {
   for (double z = -6.05; z < 6.0; z += 0.1) {  // never near the kink at 0
     double x = z;
-    const double difference = testing::derivative([&] { return TypeParam::value(x); }, x);
-    EXPECT_NEAR(TypeParam::derivative(z), difference, 1e-9) << z;
+    const double difference = testing::derivative([&] { return TypeParam().value(x); }, x);
+    EXPECT_NEAR(TypeParam().derivative(z), difference, 1e-9) << z;
   }
 }
 
 TYPED_TEST(ActivationOf, KeepsNan) {
-  EXPECT_TRUE(std::isnan(TypeParam::value(nan)));
-  EXPECT_TRUE(std::isnan(TypeParam::derivative(nan)));
-  EXPECT_TRUE(std::isnan(TypeParam::value(static_cast<float>(nan))));
-  EXPECT_TRUE(std::isnan(TypeParam::derivative(static_cast<float>(nan))));
+  EXPECT_TRUE(std::isnan(TypeParam().value(nan)));
+  EXPECT_TRUE(std::isnan(TypeParam().derivative(nan)));
+  EXPECT_TRUE(std::isnan(TypeParam().value(static_cast<float>(nan))));
+  EXPECT_TRUE(std::isnan(TypeParam().derivative(static_cast<float>(nan))));
 }
 
 TYPED_TEST(ActivationOf, IsZeroAtZero) {
-  EXPECT_EQ(TypeParam::value(0.0), 0.0);
-  EXPECT_EQ(TypeParam::value(-0.0), 0.0);
+  EXPECT_EQ(TypeParam().value(0.0), 0.0);
+  EXPECT_EQ(TypeParam().value(-0.0), 0.0);
 }
 
-TYPED_TEST(ActivationOf, PassesInfinityOn) { EXPECT_EQ(TypeParam::value(inf), inf); }
+TYPED_TEST(ActivationOf, PassesInfinityOn) { EXPECT_EQ(TypeParam().value(inf), inf); }
 
 TYPED_TEST(ActivationOf, CostsTheFlopsItClaims) {
   for (const double z : {-1.5, 0.0, 2.5}) {
     const testing::Counting counting(z);
-    EXPECT_EQ(testing::count_flops([&] { TypeParam::value(counting); }), TypeParam::value_flops);
-    EXPECT_EQ(testing::count_flops([&] { TypeParam::derivative(counting); }),
+    EXPECT_EQ(testing::count_flops([&] { TypeParam().value(counting); }), TypeParam::value_flops);
+    EXPECT_EQ(testing::count_flops([&] { TypeParam().derivative(counting); }),
               TypeParam::derivative_flops);
   }
 }
@@ -58,9 +58,9 @@ TYPED_TEST(ActivationOf, CostsTheFlopsItClaims) {
 TYPED_TEST(ActivationOf, IsTheSameInFloatAndDouble) {
   for (float z = -8.0f; z < 8.0f; z += 0.25f) {
     const double wide = z;
-    EXPECT_NEAR(static_cast<double>(TypeParam::value(z)), TypeParam::value(wide),
-                1e-6 * (1.0 + TypeParam::value(std::abs(wide))));
-    EXPECT_NEAR(static_cast<double>(TypeParam::derivative(z)), TypeParam::derivative(wide), 4e-6);
+    EXPECT_NEAR(static_cast<double>(TypeParam().value(z)), TypeParam().value(wide),
+                1e-6 * (1.0 + TypeParam().value(std::abs(wide))));
+    EXPECT_NEAR(static_cast<double>(TypeParam().derivative(z)), TypeParam().derivative(wide), 4e-6);
   }
 }
 
@@ -69,8 +69,8 @@ template <class Kind, class T>
 Matrix<T> along_a_row(const Matrix<T>& z) {
   Matrix<T> result(2, z.cols());
   kernels::for_lanes<T>(z.cols(), [&](auto at) {
-    at.store(&result(0, 0), Kind::value(at.load(z.data())));
-    at.store(&result(1, 0), Kind::derivative(at.load(z.data())));
+    at.store(&result(0, 0), Kind().value(at.load(z.data())));
+    at.store(&result(1, 0), Kind().derivative(at.load(z.data())));
   });
   return result;
 }
@@ -84,7 +84,7 @@ void expect_lanes_like_scalars(double tolerance) {
   for (Index i = 0; i < size; ++i) {
     const Matrix<T> alone = along_a_row<Kind>(Matrix<T>(z.col(i)));
     ASSERT_TRUE(testing::same_bits(row.col(i), alone)) << "the bits depend on place " << i;
-    const T value = Kind::value(z(0, i)), derivative = Kind::derivative(z(0, i));
+    const T value = Kind().value(z(0, i)), derivative = Kind().derivative(z(0, i));
     for (const auto& [got, want] : {std::pair{row(0, i), value}, {row(1, i), derivative}}) {
       if (std::isfinite(want)) {
         ASSERT_NEAR(got, want, tolerance * std::max(T(1), std::abs(z(0, i)))) << z(0, i);
@@ -111,6 +111,15 @@ TEST(Activations, HaveKnownValues) {
   EXPECT_NEAR(GeluTanh::value(1.0), 0.841191990608276, 1e-14);
   EXPECT_NEAR(Silu::value(1.0), 0.731058578630005, 1e-15);
   EXPECT_NEAR(Silu::value(-1.0), -0.268941421369995, 1e-15);
+}
+
+// By hand from tanh(1/4) = 0.244918662403709, sigmoid(1.702) = 0.845795765932827.
+TEST(Activations, HaveKnownValuesOfTheirParameters) {
+  EXPECT_NEAR(GeluQuick{}.value(1.0), 0.845795765932827, 1e-14);
+  EXPECT_NEAR(GeluQuick{1.0}.value(-1.0), Silu::value(-1.0), 1e-15);
+  EXPECT_NEAR(Situ{}.value(1.0), 4.0 * 0.244918662403709 * 0.731058578630005, 1e-14);
+  EXPECT_NEAR(Situ{4.0}.value(100.0), 4.0, 1e-14);
+  EXPECT_NEAR(Situ{1e6}.value(2.0), Silu::value(2.0), 1e-11);
 }
 
 TEST(Activations, HaveKnownSlopes) {
@@ -153,14 +162,15 @@ TEST(Activations, TurnMinusInfinityIntoZeroOrNan) {
 TEST(WithActivation, FindsTheTypeOfEachValueAndAgreesWithTheReference) {
   for (const auto kind : all_activations) {
     for (double z = -3.0; z <= 3.0; z += 0.25) {
-      const double value = with_activation(kind, [&](auto act) { return act.value(z); });
-      EXPECT_NEAR(value, reference::activate(kind, z), 1e-14);
+      const double value =
+          with_activation({.activation = kind}, [&](auto act) { return act.value(z); });
+      EXPECT_NEAR(value, reference::activate({.activation = kind}, z), 1e-14);
     }
   }
 }
 
 TEST(WithActivation, RejectsAValueOutsideTheEnum) {
-  EXPECT_THROW(with_activation(static_cast<Activation>(99), [](auto) { return 0; }),
+  EXPECT_THROW(with_activation({.activation = static_cast<Activation>(99)}, [](auto) { return 0; }),
                std::invalid_argument);
 }
 

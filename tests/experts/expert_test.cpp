@@ -8,6 +8,7 @@
 #include "../support/count_allocations.hpp"
 #include "../support/finite_difference.hpp"
 #include "../support/matrix_near.hpp"
+#include "../support/pairs.hpp"
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
 #include "moe/reference.hpp"
@@ -22,15 +23,19 @@ using testing::same_bits;
 /// Calls f(config) for every kind of expert.
 template <class F>
 void for_each_kind(F&& f) {
+  std::vector<ExpertConfig> kinds = testing::pair_configs();
   for (const auto activation : all_activations) {
-    for (int bits = 0; bits < 8; ++bits) {
-      const ExpertConfig config{.activation = activation,
-                                .gated = (bits & 1) != 0,
-                                .bias = (bits & 2) != 0,
-                                .output_gate = (bits & 4) != 0};
+    kinds.push_back({.activation = activation, .gated = false});
+  }
+  for (ExpertConfig config : kinds) {
+    for (int bits = 0; bits < 4; ++bits) {
+      config.bias = (bits & 1) != 0;
+      config.output_gate = (bits & 2) != 0;
       SCOPED_TRACE(::testing::Message()
-                   << "activation " << static_cast<int>(activation) << ", gated " << config.gated
-                   << ", bias " << config.bias << ", output gate " << config.output_gate);
+                   << "activation " << static_cast<int>(config.activation) << ", gated "
+                   << config.gated << ", limit " << config.limit.value_or(0.0) << ", clamp "
+                   << static_cast<int>(config.clamp) << ", bias " << config.bias << ", output gate "
+                   << config.output_gate);
       f(config);
     }
   }

@@ -125,7 +125,7 @@ TYPED_TEST(LanesOf, GiveAnElementTheSameBitsInAnyRow) {
   }
   for (Activation kind : all_activations) {
     for (bool slope : {false, true}) {
-      with_activation(kind, [&](auto act) {
+      with_activation({.activation = kind}, [&](auto act) {
         const auto apply = [&](Index begin, Index n, T* to) {
           const T* from = x.data() + begin;
           for_lanes<T>(n, [&](auto at) {

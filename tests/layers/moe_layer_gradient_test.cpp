@@ -7,8 +7,10 @@
 
 #include "../support/finite_difference.hpp"
 #include "../support/layer_step.hpp"
+#include "../support/pairs.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "moe/losses.hpp"
+#include "moe/reference.hpp"
 
 namespace moe {
 namespace {
@@ -61,18 +63,32 @@ bool is_smooth(const Layer& layer, const Matrix<double>& x, const RoutingTable<d
       }
     }
   }
+  const auto projected = [&](const Matrix<double>& weight, const Matrix<double>& bias) {
+    Matrix<double> z = x * weight.transpose();
+    if (bias.size() > 0) {
+      z.rowwise() += bias.row(0);
+    }
+    return z;
+  };
+  const auto near = [](const auto& z, double kink) {
+    return (z.array() - kink).abs().minCoeff() < 2e-3;
+  };
   const auto kinks = [&](const Expert<double>& expert) {
     const auto& p = expert.params();
-    Matrix<double> z = x * (expert.config().gated ? p.gate : p.up).transpose();
-    if (p.up_bias.size() > 0) {
-      z.rowwise() += (expert.config().gated ? p.gate_bias : p.up_bias).row(0);
+    const ExpertConfig& kind = expert.config();
+    const bool relu =
+        kind.activation == Activation::relu || kind.activation == Activation::relu_squared;
+    const Matrix<double> up = projected(p.up, p.up_bias);
+    const Matrix<double> gate = kind.gated ? projected(p.gate, p.gate_bias) : up;
+    if (!kind.limit) {
+      return relu && near(gate, 0.0);
     }
-    return z.cwiseAbs().minCoeff() < 2e-3;
+    const Matrix<double> cut = gate.unaryExpr(
+        [&](double z) { return kind.clamp == Clamp::before ? z : reference::activate(kind, z); });
+    return near(cut, *kind.limit) || near(up, *kind.limit) || near(up, -*kind.limit);
   };
-  const bool relu = layer.experts()[0].config().activation == Activation::relu ||
-                    layer.experts()[0].config().activation == Activation::relu_squared;
-  return !relu || !(std::any_of(layer.experts().begin(), layer.experts().end(), kinks) ||
-                    (layer.shared() && kinks(layer.shared()->expert())));
+  return !(std::any_of(layer.experts().begin(), layer.experts().end(), kinks) ||
+           (layer.shared() && kinks(layer.shared()->expert())));
 }
 
 /// The worst relative error of x and all parameters.
@@ -117,6 +133,22 @@ TEST(MoELayerGradient, MatchesCentralDifferencesForEveryExpertKind) {
   }
 }
 
+TEST(MoELayerGradient, MatchesCentralDifferencesForEveryPairAndLimitOfTheSharedExpert) {
+  for (const ExpertConfig& pair : testing::pair_configs()) {
+    if (pair.activation == Activation::relu || pair.activation == Activation::relu_squared) {
+      continue;  // is_smooth() does not see two kinks
+    }
+    Problem problem;
+    problem.config.expert = pair;
+    problem.config.expert.bias = true;
+    problem.config.shared = SharedExpertConfig{.d_ff = 2};
+    if (pair.limit) {
+      problem.config.shared->limit = 0.3;
+    }
+    EXPECT_LT(worst_error(problem), 1e-7) << static_cast<int>(pair.activation);
+  }
+}
+
 TEST(MoELayerGradient, MatchesCentralDifferencesForEveryDropPolicyAndPlaceOfTheWeight) {
   for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
     for (const Capacity& capacity : {Capacity{}, Capacity{.factor = 0.9}, Capacity{.rows = 1},
@@ -146,6 +178,21 @@ TEST(MoELayerGradient, MatchesCentralDifferencesWithASharedExpert) {
       EXPECT_LT(worst_error(problem), 1e-7) << output_gate;
     }
   }
+}
+
+TEST(MoELayerGradient, MatchesCentralDifferencesWithScalesOfTheRoutedAndTheSharedOutput) {
+  for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
+    for (const auto& [routed, shared] : {std::pair{2.5, 1.0}, {1.0, 0.25}, {0.5, 0.5}}) {
+      Problem problem;
+      problem.config.shared = SharedExpertConfig{.d_ff = 2, .output_gate = true, .scale = shared};
+      problem.config.weight_on = weight_on;
+      problem.config.routed_scale = routed;
+      EXPECT_LT(worst_error(problem), 1e-7) << routed << ' ' << shared;
+    }
+  }
+  Problem alone;
+  alone.config.routed_scale = 1.7;
+  EXPECT_LT(worst_error(alone), 1e-7);
 }
 
 TEST(MoELayerGradient, MatchesCentralDifferencesWithMasksLossesAndNoise) {

@@ -123,6 +123,18 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryCapacityAndSharedExpert) {
   }
 }
 
+TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryScaleOfTheRoutedAndTheSharedOutput) {
+  for (const double routed : {1.0, 0.5, 2.5}) {
+    for (const double shared : {1.0, 0.5}) {
+      MoEConfig config = small_config();
+      config.routed_scale = routed;
+      this->check(config, 17);
+      config.shared = SharedExpertConfig{.d_ff = 4, .scale = shared};
+      this->check(config, 17);
+    }
+  }
+}
+
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForPaddingAndSequencesOfAnyLengths) {
   std::vector<std::uint8_t> padding(36, 0);
   for (const std::size_t token : {3U, 4U, 11U, 20U, 35U}) {

@@ -33,7 +33,23 @@ std::vector<MoEConfig> configs() {
   on_input.weight_on = WeightOn::input;
   on_input.shared = SharedExpertConfig{.d_ff = 13};
   dropping.capacity.factor = 0.6;
-  return {plain, biased, ungated, shared, on_input, dropping, selecting};
+  std::vector<MoEConfig> all{plain, biased, ungated, shared, on_input, dropping, selecting};
+  for (const ExpertConfig& pair :
+       {ExpertConfig{.limit = 0.5}, ExpertConfig{.limit = 0.4, .clamp = Clamp::after},
+        ExpertConfig{
+            .activation = Activation::gelu_quick, .bias = true, .limit = 0.7, .up_offset = 1.0},
+        ExpertConfig{.activation = Activation::situ, .gate_bound = 0.5, .up_bound = 0.7}}) {
+    MoEConfig paired = plain;
+    paired.expert = pair;
+    paired.shared =
+        SharedExpertConfig{.d_ff = 13, .limit = pair.limit ? std::optional(0.3) : std::nullopt};
+    all.push_back(paired);
+  }
+  MoEConfig scaled = shared;
+  scaled.routed_scale = 2.5;
+  scaled.shared->scale = 0.5;
+  all.push_back(scaled);
+  return all;
 }
 
 template <class S>

@@ -212,6 +212,20 @@ TEST(Reference, LayerMixesItsExperts) {
       matrix_near(reference::forward(layer_by_hand(1, plain, {}, true), x), with_shared, 1e-15));
 }
 
+TEST(Reference, LayerScalesTheRoutedAndTheSharedOutput) {
+  const Matrix<double> x = matrix(2, {L, 0, 1, 1 + L});
+  const RouterConfig plain{.weight = {.renormalise = false}};
+  const auto y = [&](const LayerOptions& options, bool shared) {
+    return reference::forward(layer_by_hand(1, plain, options, shared), x);
+  };
+  const Matrix<double> routed = matrix(2, {0.75 * L, 0, 1.5, 0.75});
+  const Matrix<double> shared = matrix(2, {2 * L, L, 2, 1});
+  const Matrix<double> average = (routed + shared) / 2;
+  EXPECT_TRUE(matrix_near(y({.routed_scale = 0.5, .shared_scale = 0.5}, true), average, 1e-15));
+  EXPECT_TRUE(matrix_near(y({.routed_scale = 4.0}, true), 4 * routed + shared, 1e-15));
+  EXPECT_TRUE(matrix_near(y({.routed_scale = 4.0}, false), 4 * routed, 1e-15));
+}
+
 TEST(Reference, LayerPutsTheWeightOnTheInput) {
   // An activation that is not linear tells the places apart: (3/4 L)^2 and not 3/4 L^2.
   RouterParams<double> router;

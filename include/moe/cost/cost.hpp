@@ -12,7 +12,7 @@
 
 #include "../config.hpp"
 #include "../dispatch/plan.hpp"
-#include "../experts/activation.hpp"
+#include "../experts/pair.hpp"
 #include "../routing/gate.hpp"
 #include "../routing/top_k.hpp"
 
@@ -87,9 +87,7 @@ inline FfnShape expert_shape(const MoEConfig& c) {
 }
 
 inline FfnShape shared_shape(const MoEConfig& c) {
-  ExpertConfig kind = c.expert;
-  kind.output_gate = c.shared->output_gate;
-  return {c.d_model, c.shared->d_ff, c.output_width(), kind};
+  return {c.d_model, c.shared->d_ff, c.output_width(), c.shared_expert()};
 }
 
 inline Index parameters(const FfnShape& s) {
@@ -99,23 +97,20 @@ inline Index parameters(const FfnShape& s) {
 
 /// One row through a feed-forward.
 inline Flops forward_flops(const FfnShape& s) {
-  return with_activation(s.kind.activation, [&](auto act) -> Flops {
+  return with_pair(s.kind, [&](auto pair) -> Flops {
     const Index up = s.up_projections();
     return flops_of_one(2 * s.d_ff * (up * s.d_in + s.d_out),
-                        up * s.bias(s.d_ff) + s.bias(s.d_out) +
-                            s.d_ff * (act.value_flops + (up - 1)) +
+                        up * s.bias(s.d_ff) + s.bias(s.d_out) + s.d_ff * pair.value_flops +
                             s.gate(2 * s.d_in + 3 + s.d_out));
   });
 }
 
 inline Flops backward_flops(const FfnShape& s) {
-  return with_activation(s.kind.activation, [&](auto act) -> Flops {
+  return with_pair(s.kind, [&](auto pair) -> Flops {
     const Index up = s.up_projections();
-    const Index slopes =
-        s.kind.gated ? 3 + act.value_flops + act.derivative_flops : 1 + act.derivative_flops;
     // Each forward product comes back twice: for its input and for its weight.
     return 2 * Flops{forward_flops(s).matmul, 0.0} +
-           flops_of_one(0, s.d_ff * slopes + up * s.bias(s.d_ff) + s.bias(s.d_out) +
+           flops_of_one(0, s.d_ff * pair.gradient_flops + up * s.bias(s.d_ff) + s.bias(s.d_out) +
                                s.gate(3 * s.d_out + 3 + 4 * s.d_in));
   });
 }
@@ -160,6 +155,9 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
     flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
     flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
+  if (c.routed_scale != 1.0 || c.options().shared_scale != 1.0) {
+    flops.combine += work.tokens * detail::flops_of_one(0, c.shared ? 2 * d_out : d_out);
+  }
   return flops;
 }
 
@@ -177,6 +175,9 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   if (c.shared) {
     flops.shared = work.tokens * detail::backward_flops(detail::shared_shape(c));
     flops.combine += work.tokens * detail::flops_of_one(0, d);
+  }
+  for (const double scale : {c.routed_scale, c.options().shared_scale}) {
+    flops.combine += work.tokens * detail::flops_of_one(0, scale != 1.0 ? d_out : 0);
   }
   return flops;
 }

@@ -3,6 +3,7 @@
 // order of its choices, so nothing is ever scattered and one thread owns each output row.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -25,11 +26,12 @@ void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
 }
 
 /// y (N, D) = base (N, D), or zero if null, + the sum of each token's rows, each times its weight
-/// (S), or as it is if empty. rows is in expert order. base may be y. Throws std::invalid_argument
-/// on other shapes.
+/// (S), or as it is if empty; base and sum each times its scale. rows is in expert order. base may
+/// be y. Throws std::invalid_argument on other shapes.
 template <Real T>
 void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
-                  const MatrixRef<T>* base, MatrixRef<T> y, int num_threads) {
+                  const MatrixRef<T>* base, MatrixRef<T> y, int num_threads,
+                  const kernels::SumScales& scales = {}) {
   detail::check_shape(y, plan.num_tokens(), y.cols(), "combine_rows: y");
   detail::throw_unless(
       plan.num_rows() == 0 || (rows.rows() >= plan.num_rows() && rows.cols() == y.cols()),
@@ -44,8 +46,23 @@ void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<co
   detail::for_rows(y.rows(), num_threads, [&](Index token) {
     kernels::combine_row<T>(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
                             base == nullptr ? nullptr : &base->coeffRef(token, 0),
-                            &y.coeffRef(token, 0));
+                            &y.coeffRef(token, 0), scales);
   });
+}
+
+/// The rows times a scale: themselves if it is 1, else in `memory`.
+template <Real T>
+ConstMatrixRef<T> scaled_rows(ConstMatrixRef<T> rows, double scale, GrowingMatrix<T>& memory,
+                              int num_threads) {
+  if (scale == 1.0) {
+    return rows;
+  }
+  memory.resize(rows.rows(), rows.cols());
+  detail::for_rows(rows.rows(), num_threads, [&](Index row) {
+    std::copy_n(&rows.coeffRef(row, 0), rows.cols(), &memory.coeffRef(row, 0));
+    kernels::scale_row(static_cast<Wide<T>>(scale), rows.cols(), &memory.coeffRef(row, 0));
+  });
+  return memory;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "../config.hpp"
@@ -109,10 +110,53 @@ struct Silu {
   }
 };
 
+/// z * sigmoid(alpha z), the sigmoid approximation of GELU of the same paper; the gate of gpt-oss.
+struct GeluQuick {
+  static constexpr int value_flops = 5, derivative_flops = 8;
+
+  double alpha = ExpertConfig{}.alpha;
+
+  template <class T>
+  EIGEN_ALWAYS_INLINE T value(const T& z) const {
+    return z * kernels::sigmoid(T(alpha) * z);
+  }
+  template <class T>
+  EIGEN_ALWAYS_INLINE T derivative(const T& z) const {
+    const T scaled = T(alpha) * z, s = kernels::sigmoid(scaled);
+    return s * kernels::madd(scaled, T(1) - s, T(1));
+  }
+};
+
+/// What a bounded function has of z: an infinity stays one, as nothing plausible may come of it.
+template <class T>
+EIGEN_ALWAYS_INLINE T unless_infinite(const T& z, const T& bounded) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  return kernels::where(z < T(infinity), kernels::where(z > T(-infinity), bounded, z), z);
+}
+
+/// b tanh(z / b) sigmoid(z): a SiLU that is never above b (Kimi-K3).
+struct Situ {
+  static constexpr int value_flops = 7, derivative_flops = 12;
+
+  double bound = ExpertConfig{}.gate_bound;
+
+  template <class T>
+  EIGEN_ALWAYS_INLINE T value(const T& z) const {
+    using std::tanh;
+    return unless_infinite<T>(z, T(bound) * tanh(z / T(bound)) * kernels::sigmoid(z));
+  }
+  template <class T>
+  EIGEN_ALWAYS_INLINE T derivative(const T& z) const {
+    using std::tanh;
+    const T t = tanh(z / T(bound)), s = kernels::sigmoid(z);
+    return s * kernels::madd(T(bound) * t, T(1) - s, kernels::madd(-t, t, T(1)));
+  }
+};
+
 /// Calls f(Kind{}) with the type of the activation: one branch per matrix, none per element.
 template <class F>
-decltype(auto) with_activation(Activation activation, F&& f) {
-  switch (activation) {
+decltype(auto) with_activation(const ExpertConfig& config, F&& f) {
+  switch (config.activation) {
     case Activation::relu:
       return f(Relu{});
     case Activation::relu_squared:
@@ -121,10 +165,15 @@ decltype(auto) with_activation(Activation activation, F&& f) {
       return f(GeluErf{});
     case Activation::gelu_tanh:
       return f(GeluTanh{});
+    case Activation::gelu_quick:
+      return f(GeluQuick{config.alpha});
     case Activation::silu:
       return f(Silu{});
+    case Activation::situ:
+      return f(Situ{config.gate_bound});
   }
-  detail::fail("Activation: value = ", static_cast<int>(activation), ", expected one of the enum");
+  detail::fail("Activation: value = ", static_cast<int>(config.activation),
+               ", expected one of the enum");
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

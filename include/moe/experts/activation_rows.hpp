@@ -6,23 +6,28 @@
 #include <algorithm>
 
 #include "../kernels/register_tile.hpp"
-#include "activation.hpp"
+#include "pair.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// hidden = act(gate) * up, or act(up) where there is no gate, which is then empty. hidden may be
-/// up.
+/// hidden = the pair of gate and up, or act(up) where there is no gate, which is then empty. hidden
+/// may be up.
 template <Real T>
 void activate_rows(const ExpertConfig& config, ConstMatrixRef<T> gate, ConstMatrixRef<T> up,
                    MatrixRef<T> hidden) {
-  with_activation(config.activation, [&](auto act) {
+  with_pair(config, [&](auto pair) {
+    constexpr bool gated = decltype(pair)::gated;
     for (Index row = 0; row < up.rows(); ++row) {
-      const T* gate_row = config.gated ? &gate.coeffRef(row, 0) : nullptr;
+      const T* gate_row = gated ? &gate.coeffRef(row, 0) : nullptr;
       const T* up_row = &up.coeffRef(row, 0);
       T* hidden_row = &hidden.coeffRef(row, 0);
       kernels::for_lanes<Wide<T>>(up.cols(), [&](auto at) {
         const auto u = at.load(up_row);
-        at.store(hidden_row, config.gated ? act.value(at.load(gate_row)) * u : act.value(u));
+        if constexpr (gated) {
+          at.store(hidden_row, pair.value(at.load(gate_row), u));
+        } else {
+          at.store(hidden_row, pair.value(u));
+        }
       });
     }
   });
@@ -32,26 +37,27 @@ void activate_rows(const ExpertConfig& config, ConstMatrixRef<T> gate, ConstMatr
 template <Real T>
 void activate_rows_backward(const ExpertConfig& config, ConstMatrixRef<T> gate,
                             ConstMatrixRef<T> up, MatrixRef<T> dgate, MatrixRef<T> dup) {
-  with_activation(config.activation, [&](auto act) {
+  with_pair(config, [&](auto pair) {
+    constexpr bool gated = decltype(pair)::gated;
     for (Index row = 0; row < up.rows(); ++row) {
       const T* up_row = &up.coeffRef(row, 0);
-      const T* gate_row = config.gated ? &gate.coeffRef(row, 0) : nullptr;
-      T* dgate_row = config.gated ? &dgate.coeffRef(row, 0) : nullptr;
+      const T* gate_row = gated ? &gate.coeffRef(row, 0) : nullptr;
+      T* dgate_row = gated ? &dgate.coeffRef(row, 0) : nullptr;
       T* dup_row = &dup.coeffRef(row, 0);
       // The forward wrote them long ago: fetch a row from memory while others are computed.
       const Index later = (std::min)(row + 4, up.rows() - 1);
       kernels::prefetch_rows(&up.coeffRef(later, 0), 1, up.cols(), 0);
-      if (config.gated) {
+      if (gated) {
         kernels::prefetch_rows(&gate.coeffRef(later, 0), 1, up.cols(), 0);
       }
       kernels::for_lanes<Wide<T>>(up.cols(), [&](auto at) {
         const auto dhidden = at.load(dup_row), u = at.load(up_row);
-        if (config.gated) {
-          const auto g = at.load(gate_row);
-          at.store(dgate_row, dhidden * u * act.derivative(g));
-          at.store(dup_row, dhidden * act.value(g));
+        if constexpr (gated) {
+          const auto d = pair.gradient(at.load(gate_row), u, dhidden);
+          at.store(dgate_row, d.gate);
+          at.store(dup_row, d.up);
         } else {
-          at.store(dup_row, dhidden * act.derivative(u));
+          at.store(dup_row, pair.gradient(u, dhidden));
         }
       });
     }

@@ -105,10 +105,8 @@ std::optional<DenseFfn<T>> make_shared_expert(const MoEConfig& config, std::uint
   if (!config.shared) {
     return std::nullopt;
   }
-  ExpertConfig expert = config.expert;
-  expert.output_gate = config.shared->output_gate;
-  return DenseFfn<T>({config.d_model, config.shared->d_ff, config.output_width()}, expert,
-                     detail::seed_of(seed, 1));
+  return DenseFfn<T>({config.d_model, config.shared->d_ff, config.output_width()},
+                     config.shared_expert(), detail::seed_of(seed, 1));
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -3,7 +3,7 @@
 // routing.
 //
 //   h = act(x W_up^T + b_up)                            plain
-//   h = act(x W_gate^T + b_gate) * (x W_up^T + b_up)    gated (Shazeer 2020, GLU variants)
+//   h = pair(x W_gate^T + b_gate, x W_up^T + b_up)      gated: act(gate) * up, or see pair.hpp
 //   y = h W_down^T + b_down, times sigmoid(x . output_gate) where there is one
 #pragma once
 
@@ -54,6 +54,7 @@ class Expert {
       : config_(config), sizes_(sizes) {
     detail::throw_unless(sizes.d_in > 0 && sizes.d_ff > 0 && sizes.d_out > 0, "Expert: sizes (",
                          sizes.d_in, ", ", sizes.d_ff, ", ", sizes.d_out, "), expected at least 1");
+    config.validate();
     const ExpertTensors<Shape> all = shapes();
     Params::for_each([](std::string_view, Matrix<T>& tensor,
                         const Shape& shape) { tensor.setZero(shape.rows, shape.cols); },
@@ -72,6 +73,7 @@ class Expert {
         params_(std::move(params)) {
     detail::throw_unless(d_in() > 0 && d_ff() > 0 && d_out() > 0, "Expert: up is (", d_ff(), ", ",
                          d_in(), ") and down has ", d_out(), " rows, expected at least 1 of each");
+    config.validate();
     check_params({"Expert"});
   }
 

@@ -104,22 +104,23 @@ void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
   Input* hidden = rows.first_hidden + tile.row * down.depth();
   kernels::prefetch_rows(hidden + tile.count * down.depth() + begin, tile.next_count, size,
                          down.depth());
-  with_activation(config.activation, [&](auto act) {
+  with_pair(config, [&](auto pair) {
+    constexpr bool gated = decltype(pair)::gated;
     for (Index row = 0; row < tile.count; ++row, sums += up.cols, hidden += down.depth()) {
-      const W* up_sums = config.gated ? sums + share : sums;
+      const W* up_sums = gated ? sums + share : sums;
       kernels::for_lanes<W>(size, [&](auto at) {
         auto u = at.load(up_sums);
         if (config.bias) {
           u = u + at.load(up_bias.data() + begin);
         }
-        if (config.gated) {
+        if constexpr (gated) {
           auto gate = at.load(sums);
           if (config.bias) {
             gate = gate + at.load(gate_bias.data() + begin);
           }
-          at.store(hidden + begin, kernels::rounded_to<Precision>(act.value(gate) * u));
+          at.store(hidden + begin, kernels::rounded_to<Precision>(pair.value(gate, u)));
         } else {
-          at.store(hidden + begin, kernels::rounded_to<Precision>(act.value(u)));
+          at.store(hidden + begin, kernels::rounded_to<Precision>(pair.value(u)));
         }
       });
       if (begin + size == up.num_outputs()) {

@@ -16,20 +16,34 @@ void scale_row(Wide<T> weight, Index size, T* row) {
   for_lanes<W>(size, [&](auto at) { at.store(row, LanesOr<W>(weight) * at.load(row)); });
 }
 
+/// What a sum of rows and its base are multiplied with.
+struct SumScales {
+  double sum = 1.0, base = 1.0;
+
+  bool none() const { return sum == 1.0 && base == 1.0; }
+};
+
 /// y (D) = base (D, or null for zero) + the sum of weight[slot] * rows.row(slot) over the slots in
 /// their order; weight, one for each row, may be null for ones. The sum is made first, then the
-/// base is added, all in Wide<T>.
+/// base is added, each times its scale, all in Wide<T>.
 template <class T>
 void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, const Wide<T>* weight,
-                 const T* base, T* y) {
+                 const T* base, T* y, const SumScales& scales = {}) {
   using W = Wide<T>;
+  const bool scaled = !scales.none();
   for_lanes<W>(rows.cols(), [&](auto at) {
     LanesOr<W> sum(W(0));
     for (const Index slot : slots) {
       const auto value = at.load(&rows.coeffRef(slot, 0));
       sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[slot]), value, sum);
     }
-    at.store(y, base == nullptr ? sum : at.load(base) + sum);
+    if (!scaled) {
+      at.store(y, base == nullptr ? sum : at.load(base) + sum);
+    } else if (base == nullptr) {
+      at.store(y, LanesOr<W>(scales.sum) * sum);
+    } else {
+      at.store(y, madd(LanesOr<W>(scales.sum), sum, LanesOr<W>(scales.base) * at.load(base)));
+    }
   });
 }
 

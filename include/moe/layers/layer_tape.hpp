@@ -84,8 +84,9 @@ struct LayerWork {
   GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Tape shared;
   RoutingGradient<Wide<T>> gradient;
-  GrowingMatrix<T> drows, dx_rows;  ///< (S, D_out), (S, D_in) gradients of the rows
-  GrowingMatrix<T> shared_dx;       ///< (N, D_in)
+  GrowingMatrix<T> drows, dx_rows;        ///< (S, D_out), (S, D_in) gradients of the rows
+  GrowingMatrix<T> shared_dx;             ///< (N, D_in)
+  GrowingMatrix<T> routed_dy, shared_dy;  ///< (N, D_out), where they are not dy itself
   GrowingMatrix<T> router_x;  ///< (N, D_in), where there is padding that the router may look at
   detail::Owner owner;        ///< the layer whose forward it holds
 };

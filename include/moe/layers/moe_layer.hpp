@@ -13,12 +13,6 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// How a layer uses its parts.
-struct LayerOptions {
-  Capacity capacity = {};
-  WeightOn weight_on = WeightOn::output;
-};
-
 /// T is the scalar of the tokens; E an expert, of which the layer has several, or a set of experts.
 template <Real T, RouterLike<T> RouterT = Router<T>, class E = Expert<T>>
 requires ExpertLike<ExpertIn<E, T>, T>
@@ -36,8 +30,8 @@ class MoELayer {
   /// Router, experts and shared expert of the config, with random weights from the seed.
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
       std::same_as<Set, FfnExperts<T>>
-      : MoELayer(make_router<T>(config, seed), Set(make_experts<T>(config, seed)),
-                 {config.capacity, config.weight_on}, make_shared_expert<T>(config, seed)) {}
+      : MoELayer(make_router<T>(config, seed), Set(make_experts<T>(config, seed)), config.options(),
+                 make_shared_expert<T>(config, seed)) {}
 
   /// Takes ready parts. Throws std::invalid_argument if their sizes disagree.
   MoELayer(RouterT router, std::vector<E> experts, const LayerOptions& options = {},
@@ -49,7 +43,7 @@ class MoELayer {
         experts_(std::move(experts)),
         options_(options),
         shared_(std::move(shared)) {
-    options_.capacity.validate();
+    options_.validate();
     check_params({});
   }
 
@@ -240,7 +234,8 @@ class MoELayer {
       compute(x, routed, memory, threads);
       MatrixRef<T> shared_out = memory.shared_out;
       combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory),
-                      shared_ ? &shared_out : nullptr, y, threads);
+                      shared_ ? &shared_out : nullptr, y, threads,
+                      {options_.routed_scale, options_.shared_scale});
     });
   }
 
@@ -310,15 +305,18 @@ class MoELayer {
     const int threads = routed.num_threads;
     const Index num_rows = routed.plan.num_rows();
     work.dx_rows.resize(num_rows, d_in());
+    const ConstMatrixRef<T> routed_dy =
+        scaled_rows<T>(dy, options_.routed_scale, work.routed_dy, threads);
     const ConstMatrixRef<T> drows = gather_rows<T>(
-        {dy, routed.plan.groups(), weight_on(WeightOn::output, work)}, work.drows, threads);
+        {routed_dy, routed.plan.groups(), weight_on(WeightOn::output, work)}, work.drows, threads);
     experts_.backward(input(x, routed, work), drows, work.experts, work.dx_rows, grads.experts,
                       threads);
-    weights_back(x, dy, routed, work);
+    weights_back(x, routed_dy, routed, work);
     router_back(x, routed, work, dx, grads.router);
     if (shared_) {
       work.shared_dx.resize(x.rows(), d_in());
-      shared_->backward(x, dy, work.shared, work.shared_dx, grads.shared);
+      shared_->backward(x, scaled_rows<T>(dy, options_.shared_scale, work.shared_dy, threads),
+                        work.shared, work.shared_dx, grads.shared);
       detail::for_rows(x.rows(), threads,
                        [&](Index row) { dx.row(row) += work.shared_dx.row(row); });
     }

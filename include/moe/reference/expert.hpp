@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "../experts/expert.hpp"
@@ -37,9 +38,9 @@ Row linear(const M& w, const M& bias, const Row& x) {
 
 inline double sigmoid(double z) { return 1.0 / (1.0 + std::exp(-z)); }
 
-inline double activate(Activation activation, double z) {
+inline double activate(const ExpertConfig& config, double z) {
   const double pi = 3.14159265358979323846;
-  switch (activation) {
+  switch (config.activation) {
     case Activation::relu:
       return z < 0 ? 0.0 : z;
     case Activation::relu_squared:
@@ -48,10 +49,37 @@ inline double activate(Activation activation, double z) {
       return 0.5 * z * (1.0 + std::erf(z / std::sqrt(2.0)));
     case Activation::gelu_tanh:
       return 0.5 * z * (1.0 + std::tanh(std::sqrt(2.0 / pi) * (z + 0.044715 * z * z * z)));
+    case Activation::gelu_quick:
+      return z * sigmoid(config.alpha * z);
     case Activation::silu:
       return z * sigmoid(z);
+    case Activation::situ:
+      return config.gate_bound * std::tanh(z / config.gate_bound) * sigmoid(z);
   }
   return std::nan("");
+}
+
+/// One hidden number from its gate and up.
+inline double gated_pair(const ExpertConfig& config, double gate, double up) {
+  if (config.activation == Activation::situ) {
+    return activate(config, gate) * config.up_bound * std::tanh(up / config.up_bound);
+  }
+  const double limit = config.limit.value_or(std::numeric_limits<double>::infinity());
+  const bool before = config.clamp == Clamp::before;
+  if (before && gate > limit) {
+    gate = limit;
+  }
+  double value = activate(config, gate);
+  if (!before && value > limit) {
+    value = limit;
+  }
+  if (up > limit) {
+    up = limit;
+  }
+  if (up < -limit) {
+    up = -limit;
+  }
+  return value * (up + config.up_offset);
 }
 
 /// One row through a feed-forward.
@@ -61,11 +89,11 @@ Row expert(const ExpertParams<T>& p, const ExpertConfig& config, const Row& x) {
   if (config.gated) {
     const Row gate = linear(p.gate, p.gate_bias, x);
     for (std::size_t i = 0; i < hidden.size(); ++i) {
-      hidden[i] *= activate(config.activation, gate[i]);
+      hidden[i] = gated_pair(config, gate[i], hidden[i]);
     }
   } else {
     for (double& h : hidden) {
-      h = activate(config.activation, h);
+      h = activate(config, h);
     }
   }
   Row y = linear(p.down, p.down_bias, hidden);

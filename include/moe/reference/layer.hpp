@@ -58,11 +58,12 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
       for (double& value : input) {
         value *= on_input ? choice.weight : 1.0;
       }
-      add(on_input ? 1.0 : choice.weight, expert(e.params(), e.config(), input));
+      add(layer.options().routed_scale * (on_input ? 1.0 : choice.weight),
+          expert(e.params(), e.config(), input));
     }
     if (layer.shared() && !call.tokens.is_padding(t)) {
       const Expert<T>& e = layer.shared()->expert();
-      add(1.0, expert(e.params(), e.config(), row_of(x, t)));
+      add(layer.options().shared_scale, expert(e.params(), e.config(), row_of(x, t)));
     }
   }
   return y;
