@@ -18,6 +18,7 @@ set(tested_by
   "experts/packed_experts.hpp  experts/sets_test.cpp"
   "io/byte_source.hpp          io/safetensors_test.cpp"
   "io/header.hpp               io/header_json_test.cpp"
+  "io/json_text.hpp            io/header_json_test.cpp"
   "io/system_file.hpp          io/safetensors_test.cpp"
   "kernels/few_rows.hpp        kernels/gemm_test.cpp"
   "kernels/gemm_memory.hpp     kernels/gemm_test.cpp"

@@ -9,5 +9,8 @@
 #include "io/header.hpp"
 #include "io/header_check.hpp"
 #include "io/header_json.hpp"
+#include "io/json_facts.hpp"
+#include "io/json_text.hpp"
+#include "io/model_config.hpp"
 #include "io/safetensors.hpp"
 #include "io/system_file.hpp"
