@@ -14,3 +14,4 @@
 #include "io/model_config.hpp"
 #include "io/safetensors.hpp"
 #include "io/system_file.hpp"
+#include "io/tensor_files.hpp"
