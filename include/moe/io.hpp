@@ -3,6 +3,7 @@
 #pragma once
 
 #include "io/byte_source.hpp"
+#include "io/checkpoint.hpp"
 #include "io/dtype.hpp"
 #include "io/elements.hpp"
 #include "io/families.hpp"
@@ -13,8 +14,12 @@
 #include "io/header_json.hpp"
 #include "io/json_facts.hpp"
 #include "io/json_text.hpp"
+#include "io/layer_names.hpp"
+#include "io/layer_reader.hpp"
 #include "io/layouts.hpp"
+#include "io/load_layer.hpp"
 #include "io/model_config.hpp"
+#include "io/place.hpp"
 #include "io/safetensors.hpp"
 #include "io/system_file.hpp"
 #include "io/tensor_files.hpp"
