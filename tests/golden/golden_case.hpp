@@ -3,14 +3,16 @@
 // MoELayer and measures how far every recorded tensor is off.
 #pragma once
 
-#include <moe/io/safetensors.hpp>
+#include <moe/io/families.hpp>
+#include <moe/io/layer_names.hpp>
+#include <moe/io/place.hpp>
 #include <moe/moe.hpp>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace moe::golden {
@@ -67,81 +69,58 @@ double relative_error(const A& got, const B& want) {
   return size > 0.0 ? difference / size : difference;
 }
 
-/// Our config of a file's, and HF's name of each of our parameters.
-class Family {
+/// What a file's metadata say: our config, and where each of our parameters is in its weights.
+class Facts {
  public:
-  explicit Family(const io::SafeTensors& file) : name_(meta(file, "family")) {
-    if (name_ != "mixtral" && name_ != "qwen2_moe" && name_ != "switch_transformers") {
-      throw std::invalid_argument(file.file() + ": family \"" + name_ +
-                                  "\" is unknown, expected mixtral, qwen2_moe or "
-                                  "switch_transformers");
-    }
-    const auto hf = nlohmann::json::parse(meta(file, "config"));
-    const auto shape = nlohmann::json::parse(meta(file, "shape"));
-    sequence_ = shape.at("seq");
-    tokens_ = shape.at("tokens");
-    config_.d_model = hf.at("hidden_size");
-    config_.d_ff = hf.at(name_ == "mixtral"     ? "intermediate_size"
-                         : name_ == "qwen2_moe" ? "moe_intermediate_size"
-                                                : "d_ff");
-    config_.num_experts = hf.at(name_ == "mixtral" ? "num_local_experts" : "num_experts");
-    if (name_ == "mixtral") {
-      config_.top_k = hf.at("num_experts_per_tok");
-    } else if (name_ == "qwen2_moe") {
-      config_.top_k = hf.at("num_experts_per_tok");
-      config_.router.weight.renormalise = hf.at("norm_topk_prob").get<bool>();
-      config_.shared =
-          SharedExpertConfig{.d_ff = hf.at("shared_expert_intermediate_size"), .output_gate = true};
-    } else {
-      config_.top_k = 1;
-      config_.router.weight.renormalise = false;
-      config_.router.logits.bias = hf.at("router_bias");
-      config_.expert.gated = false;
-      config_.expert.activation =
-          hf.at("dense_act_fn") == "relu" ? Activation::relu : Activation::gelu_erf;
-      config_.capacity.rows = hf.at("expert_capacity").get<Index>();
-    }
+  explicit Facts(const io::SafeTensors& file)
+      : config_(io::layer_config(facts_of(file),
+                                 io::ModelConfig::parse(meta(file, "config"), file.file()), 0)),
+        names_(facts_of(file), "weights.", config_.num_experts,
+               [&](const std::string& name) { return file.contains(name); }),
+        unordered_(meta(file, "semantics").find("sorted=False") != std::string::npos) {
+    const auto shape = io::ModelConfig::parse(meta(file, "shape"), file.file());
+    sequence_ = shape.size("seq");
+    tokens_ = shape.size("tokens");
   }
 
   const MoEConfig& config() const { return config_; }
   Index tokens() const { return tokens_; }
   Index sequence() const { return sequence_; }
   bool drops() const { return config_.capacity.limited(); }
+  /// Whether the choices of a token are recorded in no order.
+  bool unordered() const { return unordered_; }
 
-  /// "experts.3.up" -> "experts.3.w3.weight".
-  std::string hf_name(const std::string& name) const {
-    const bool is_switch = drops();
-    if (name.starts_with("router.")) {
-      return (is_switch ? "router.classifier" : "gate") + name.substr(name.find('.'));
-    }
-    if (name == "shared.output_gate") {
-      return "shared_expert_gate.weight";
-    }
-    const std::size_t dot = name.rfind('.');
-    const std::string tensor = name.substr(dot + 1);
-    if (name.starts_with("shared.")) {
-      return "shared_expert." + tensor + "_proj.weight";
-    }
-    const std::string number = name.substr(8, dot - 8);  // after "experts."
-    if (is_switch) {
-      return "experts.expert_" + number + (tensor == "up" ? ".wi" : ".wo") + ".weight";
-    }
-    const std::string mixtral = tensor == "gate" ? "w1" : tensor == "up" ? "w3" : "w2";
-    return "experts." + number + "." + (name_ == "mixtral" ? mixtral : tensor + "_proj") +
-           ".weight";
+  /// Of a parameter's weights; under `prefix` of its gradients, which lie in the same way.
+  template <class M>
+  io::Place place(const std::string& name, const M& parameter,
+                  const std::string& prefix = "weights") const {
+    io::Place place = names_.place(name, {parameter.rows(), parameter.cols()});
+    place.tensor.replace(0, std::string("weights").size(), prefix);
+    return place;
   }
 
  private:
-  static std::string meta(const io::SafeTensors& file, const std::string& key) {
+  static const std::string& meta(const io::SafeTensors& file, const std::string& key) {
     const auto found = file.metadata().find(key);
     if (found == file.metadata().end()) {
       throw std::invalid_argument(file.file() + ": no " + key + " in its metadata");
     }
     return found->second;
   }
+  static const io::Family& facts_of(const io::SafeTensors& file) {
+    const std::string& name = meta(file, "family");
+    // The same family, recorded once more to tell two ways to mask its groups apart.
+    const io::Family* const family =
+        io::find_family(name == "deepseek_v3_minf" ? "deepseek_v3" : name);
+    if (family == nullptr) {
+      throw std::invalid_argument(file.file() + ": family \"" + name + "\" is unknown");
+    }
+    return *family;
+  }
 
-  std::string name_;
   MoEConfig config_;
+  io::LayerNames names_;
+  bool unordered_;
   Index tokens_ = 0, sequence_ = 0;
 };
 
@@ -152,14 +131,14 @@ class Case {
   using Layer = MoELayer<T>;
 
   explicit Case(const io::SafeTensors& file)
-      : file_(file), family_(file), layer_(family_.config(), 0) {
+      : file_(file), facts_(file), layer_(facts_.config(), 0) {
     layer_.for_each_parameter([&](const std::string& name, auto& parameter) {
-      parameter = read<T>("weights." + family_.hf_name(name), parameter.rows(), parameter.cols());
+      read(facts_.place(name, parameter), parameter);
     });
-    x_ = read<T>("input.x", family_.tokens(), width());
-    r_ = read<T>("input.r", family_.tokens(), width());
+    x_ = read<T>("input.x", facts_.tokens(), width());
+    r_ = read<T>("input.r", facts_.tokens(), width());
     call_.num_threads = 1;  // some 20 tokens
-    call_.tokens.sequence_length = family_.sequence();
+    call_.tokens.sequence_length = facts_.sequence();
   }
 
   std::vector<Error> run() {
@@ -169,6 +148,7 @@ class Case {
     if (std::is_same_v<T, float>) {
       compare("output.y", Kind::output, y_);
     }
+    compare_packed();
     used_.insert("output.y");  // HF's own rounding: nothing for double to be measured by
     compare_router();
     compare_losses();
@@ -184,7 +164,7 @@ class Case {
   using TensorView_ = io::TensorView;
   using Loss = RoutingLoss<T>;
 
-  Index width() const { return family_.config().d_model; }
+  Index width() const { return facts_.config().d_model; }
 
   template <class S>
   Matrix<S> read(const std::string& name, Index rows, Index cols) {
@@ -192,49 +172,94 @@ class Case {
     return io::read_matrix<S>(file_, name, rows, cols);
   }
 
-  void compare(const std::string& name, Kind kind, const Matrix<T>& got) {
-    errors_.push_back({name, kind, relative_error(got, read<double>(name, got.rows(), got.cols())),
-                       bound_of<T>(kind)});
+  template <class S>
+  void read(const io::Place& place, Matrix<S>& to) {
+    used_.insert(place.tensor);
+    io::read_place<S>({file_.at(place.tensor), file_.file()}, place, to);
   }
 
+  void compare(const std::string& name, Kind kind, const Matrix<T>& got) {
+    compare(name, kind, got, read<double>(name, got.rows(), got.cols()));
+  }
+  void compare(const std::string& name, Kind kind, const Matrix<T>& got,
+               const Matrix<double>& want) {
+    errors_.push_back({name, kind, relative_error(got, want), bound_of<T>(kind)});
+  }
   /// Integers must be equal: the error is the number of those that are not.
-  void compare_exactly(const std::string& name, const Matrix<std::int64_t>& got) {
-    const auto want = read<std::int64_t>(name, got.rows(), got.cols());
+  void compare_exactly(const std::string& name, const Matrix<std::int64_t>& got,
+                       const Matrix<std::int64_t>& want) {
     const auto wrong = (got.array() != want.array()).count();
     errors_.push_back({name, Kind::router, static_cast<double>(wrong), 0.0});
+  }
+
+  void compare_packed() {
+    const auto packed = pack<T>(layer_);
+    typename std::remove_const_t<decltype(packed)>::Scratch scratch;
+    Matrix<T> y(x_.rows(), width());
+    packed.forward(x_, y, scratch, call_);
+    compare("output.y64", Kind::output, y);
+  }
+
+  /// A token's choices by their experts.
+  template <class S>
+  static void sort_choices(Matrix<std::int64_t>& expert, Matrix<S>& weight) {
+    for (Index token = 0; token < expert.rows(); ++token) {
+      std::vector<std::pair<std::int64_t, S>> row;
+      for (Index k = 0; k < expert.cols(); ++k) {
+        row.emplace_back(expert(token, k), weight(token, k));
+      }
+      std::sort(row.begin(), row.end(), [](auto& a, auto& b) { return a.first < b.first; });
+      for (Index k = 0; k < expert.cols(); ++k) {
+        std::tie(expert(token, k), weight(token, k)) = row[static_cast<std::size_t>(k)];
+      }
+    }
   }
 
   void compare_router() {
     const auto& table = tape_.routing;
     compare("router.logits", Kind::router, table.logits);
-    compare("router.weights", Kind::router, table.weight);
-    compare_exactly("router.indices", table.expert.template cast<std::int64_t>());
-    if (family_.drops()) {
+    Matrix<std::int64_t> expert = table.expert.template cast<std::int64_t>();
+    Matrix<T> weight = table.weight;
+    auto want_expert = read<std::int64_t>("router.indices", expert.rows(), expert.cols());
+    auto want_weight = read<double>("router.weights", expert.rows(), expert.cols());
+    if (facts_.unordered()) {
+      sort_choices(expert, weight);
+      sort_choices(want_expert, want_weight);
+    }
+    compare_exactly("router.indices", expert, want_expert);
+    compare("router.weights", Kind::router, weight, want_weight);
+    if (facts_.drops()) {
       Matrix<std::int64_t> kept(table.num_tokens(), table.top_k());
       for (Index choice = 0; choice < kept.size(); ++choice) {
         kept.data()[choice] = tape_.kept[choice] ? 1 : 0;
       }
-      compare_exactly("router.kept", kept);
+      compare_exactly("router.kept", kept,
+                      read<std::int64_t>("router.kept", kept.rows(), kept.cols()));
     }
   }
 
   void compare_losses() {
     const Loss none_at_all;
     compare_gradients("grad", r_, none_at_all);
-    if (!family_.drops()) {
+    if (facts_.drops()) {
+      return compare_switch_losses();
+    }
+    if (file_.contains("aux.load_balancing")) {
       const Loss aux = hugging_face_load_balancing_loss(tape_.routing);
       compare_loss("aux.load_balancing", aux);
       compare_aux_gradients(aux);
-      if (file_.contains("input.attention_mask")) {
-        const Matrix<std::uint8_t> mask = read<std::uint8_t>(
-            "input.attention_mask", family_.tokens() / family_.sequence(), family_.sequence());
-        const Loss masked = hugging_face_load_balancing_loss(
-            tape_.routing, {mask.data(), static_cast<std::size_t>(mask.size())});
-        compare_loss("aux.load_balancing_masked", masked);
-        compare_gradients("grad_aux_masked", r_, T(0.01) * masked);
-      }
-      return;
     }
+    if (file_.contains("aux.load_balancing_masked")) {
+      const Matrix<std::uint8_t> mask = read<std::uint8_t>(
+          "input.attention_mask", facts_.tokens() / facts_.sequence(), facts_.sequence());
+      const Loss masked = hugging_face_load_balancing_loss(
+          tape_.routing, {mask.data(), static_cast<std::size_t>(mask.size())});
+      compare_loss("aux.load_balancing_masked", masked);
+      compare_aux_gradients(masked, "_masked");
+    }
+  }
+
+  void compare_switch_losses() {
     compare_loss("aux.load_balancing_predrop", switch_loss(tape_.routing));
     RoutingTable<T> table = tape_.routing;
     for (Index t = 0; t < table.num_tokens(); ++t) {
@@ -252,10 +277,10 @@ class Case {
   /// HF wires Switch's loss as the mean of the losses of the sequences.
   Loss switch_loss(const RoutingTable<T>& table) const {
     Loss sum;
-    const Index sequences = family_.tokens() / family_.sequence();
+    const Index sequences = facts_.tokens() / facts_.sequence();
     for (Index s = 0; s < sequences; ++s) {
-      std::vector<std::uint8_t> mask(static_cast<std::size_t>(family_.tokens()), 0);
-      std::fill_n(mask.begin() + s * family_.sequence(), family_.sequence(), std::uint8_t{1});
+      std::vector<std::uint8_t> mask(static_cast<std::size_t>(facts_.tokens()), 0);
+      std::fill_n(mask.begin() + s * facts_.sequence(), facts_.sequence(), std::uint8_t{1});
       sum += T(1.0 / static_cast<double>(sequences)) * load_balancing_loss(table, mask);
     }
     return sum;
@@ -265,39 +290,44 @@ class Case {
     compare(name, Kind::loss, Matrix<T>::Constant(1, 1, loss.value));
   }
 
-  void compare_aux_gradients(const Loss& aux) {
-    compare_gradients("grad_auxonly", Matrix<T>::Zero(r_.rows(), r_.cols()), aux);
-    compare_gradients("grad_aux", r_, T(0.01) * aux);
+  /// Of the loss alone, and with the layer's own: what the file has.
+  void compare_aux_gradients(const Loss& aux, const std::string& end = "") {
+    if (file_.contains("grad_auxonly" + end + ".x")) {
+      compare_gradients("grad_auxonly" + end, Matrix<T>::Zero(r_.rows(), r_.cols()), aux);
+    }
+    if (file_.contains("grad_aux" + end + ".x")) {
+      compare_gradients("grad_aux" + end, r_, T(0.01) * aux);
+    }
   }
 
   /// All gradients with this dy and these losses. What a file leaves out is 0 where only a loss is
-  /// derived (dy = 0), and as without the loss elsewhere.
+  /// derived (dy = 0), and as without the loss elsewhere; a selection bias has none.
   void compare_gradients(const std::string& prefix, const Matrix<T>& dy, const Loss& losses) {
     auto grads = layer_.zero_grads();
     Matrix<T> dx(x_.rows(), width());
     layer_.backward(x_, dy, tape_, dx, grads, losses.gradient);
-    const auto compare_one = [&](const std::string& name, const Matrix<T>& grad) {
-      const std::string full = prefix + "." + name;
-      if (file_.contains(full)) {
-        compare(full, Kind::gradient, grad);
-      } else if (dy.isZero(0)) {
-        errors_.push_back({full, Kind::gradient,
-                           relative_error(grad, Matrix<T>::Zero(grad.rows(), grad.cols())), 0.0});
-      } else {
-        errors_.push_back(
-            {full, Kind::gradient,
-             relative_error(grad, read<double>("grad." + name, grad.rows(), grad.cols())),
-             bound_of<T>(Kind::gradient)});
-      }
-    };
-    compare_one("x", dx);
-    layer_.for_each_parameter([&](const std::string& name, const auto&,
-                                  const auto& grad) { compare_one(family_.hf_name(name), grad); },
-                              grads);
+    compare(prefix + ".x", Kind::gradient, dx);
+    layer_.for_each_parameter(
+        [&](const std::string& name, const auto&, const auto& grad) {
+          const io::Place here = facts_.place(name, grad, prefix);
+          const io::Place plain = facts_.place(name, grad, "grad");
+          Matrix<double> want = Matrix<double>::Zero(grad.rows(), grad.cols());
+          double bound = bound_of<T>(Kind::gradient);
+          if (file_.contains(here.tensor)) {
+            read(here, want);
+          } else if (!dy.isZero(0) && file_.contains(plain.tensor)) {
+            read(plain, want);
+          } else {
+            bound = 0.0;
+          }
+          errors_.push_back(
+              {prefix + "." + name, Kind::gradient, relative_error(grad, want), bound});
+        },
+        grads);
   }
 
   const io::SafeTensors& file_;
-  Family family_;
+  Facts facts_;
   Layer layer_;
   Matrix<T> x_, r_, y_;
   CallOptions call_;

@@ -91,15 +91,7 @@ class Expert {
 
   /// What each tensor has to be, by the config and the sizes with which the expert was made.
   ExpertTensors<Shape> shapes() const {
-    const auto [d_in, d_ff, d_out] = sizes_;
-    const Index gated = config_.gated ? d_ff : 0;
-    return {.gate = {gated, d_in},
-            .up = {d_ff, d_in},
-            .down = {d_out, d_ff},
-            .gate_bias = {1, config_.bias ? gated : 0},
-            .up_bias = {1, config_.bias ? d_ff : 0},
-            .down_bias = {1, config_.bias ? d_out : 0},
-            .output_gate = {config_.output_gate ? 1 : 0, d_in}};
+    return expert_shapes(config_, sizes_.d_in, sizes_.d_ff, sizes_.d_out);
   }
   /// Throws std::invalid_argument unless each tensor is that; `name` is the expert's.
   void check_params(const ParameterName& name) const { check_shapes(params_, shapes(), name); }

@@ -4,7 +4,8 @@
 
 #include <string_view>
 
-#include "../types.hpp"
+#include "../config.hpp"
+#include "../parameters.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -30,5 +31,18 @@ struct ExpertTensors {
 /// Weights are (out, in), as in PyTorch; a tensor that the expert does not have is empty.
 template <Real T>
 using ExpertParams = ExpertTensors<Matrix<T>>;
+
+/// What each tensor of an expert of these sizes has to be.
+inline ExpertTensors<Shape> expert_shapes(const ExpertConfig& config, Index d_in, Index d_ff,
+                                          Index d_out) {
+  const Index gated = config.gated ? d_ff : 0;
+  return {.gate = {gated, d_in},
+          .up = {d_ff, d_in},
+          .down = {d_out, d_ff},
+          .gate_bias = {1, config.bias ? gated : 0},
+          .up_bias = {1, config.bias ? d_ff : 0},
+          .down_bias = {1, config.bias ? d_out : 0},
+          .output_gate = {config.output_gate ? 1 : 0, d_in}};
+}
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -45,6 +45,9 @@ class PackedExperts {
   /// their shapes.
   template <Real T>
   explicit PackedExperts(const FfnExperts<T>& experts);
+  /// Takes packed ones. Throws std::invalid_argument if there is none, or if they differ in d_in or
+  /// d_out.
+  explicit PackedExperts(std::vector<PackedExpert<S>> experts);
 
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   Index d_in() const { return experts_.front().up.width(); }
@@ -98,6 +101,17 @@ PackedExperts<S>::PackedExperts(const FfnExperts<T>& experts) {
   experts_.reserve(packed.size());
   for (auto& expert : packed) {
     experts_.push_back(std::move(*expert));
+  }
+}
+
+template <Storage S>
+PackedExperts<S>::PackedExperts(std::vector<PackedExpert<S>> experts)
+    : experts_(std::move(experts)) {
+  detail::throw_unless(!experts_.empty(), "experts: there are none, expected at least 1");
+  for (const PackedExpert<S>& expert : experts_) {
+    detail::throw_unless(expert.up.width() == d_in() && expert.down.num_outputs() == d_out(),
+                         "experts: one is ", expert.up.width(), " to ", expert.down.num_outputs(),
+                         " wide, expected ", d_in(), " to ", d_out());
   }
 }
 

@@ -62,7 +62,23 @@ inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
   return ::_read(fd, to.data(), static_cast<unsigned>((std::min)(to.size(), max_read)));
 }
 
-inline void close_file(int fd) { ::_close(fd); }
+/// A new file: fails where there is one of this name.
+inline int open_new(const std::filesystem::path& path) {
+  int fd = -1;
+  errno = ::_wsopen_s(&fd, path.c_str(), _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT,
+                      _SH_DENYRW, _S_IREAD | _S_IWRITE);
+  return fd;
+}
+
+inline int write_some(int fd, std::span<const std::byte> from) {
+  return ::_write(fd, from.data(), static_cast<unsigned>((std::min)(from.size(), max_read)));
+}
+
+/// Until it is on the disk.
+inline int sync_file(int fd) { return ::_commit(fd); }
+inline int sync_folder(const std::filesystem::path&) { return 0; }
+
+inline int close_file(int fd) { return ::_close(fd); }
 
 using FileStatus = struct ::_stat64;
 inline int read_status(int fd, FileStatus& status) { return ::_fstat64(fd, &status); }
@@ -96,7 +112,27 @@ inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
       ::pread(fd, to.data(), (std::min)(to.size(), max_read), static_cast<::off_t>(offset)));
 }
 
-inline void close_file(int fd) { ::close(fd); }
+/// A new file: fails where there is one of this name.
+inline int open_new(const std::filesystem::path& path) {
+  return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
+}
+
+inline int write_some(int fd, std::span<const std::byte> from) {
+  return static_cast<int>(::write(fd, from.data(), (std::min)(from.size(), max_read)));
+}
+
+/// Until it is on the disk; of a folder the names in it.
+inline int sync_file(int fd) { return ::fsync(fd); }
+inline int sync_folder(const std::filesystem::path& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+  const int result = fd < 0 ? fd : ::fsync(fd);
+  if (fd >= 0) {
+    ::close(fd);
+  }
+  return result;
+}
+
+inline int close_file(int fd) { return ::close(fd); }
 
 using FileStatus = struct ::stat;
 inline int read_status(int fd, FileStatus& status) { return ::fstat(fd, &status); }

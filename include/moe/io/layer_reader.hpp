@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// One layer of a Checkpoint, checked as a whole before any of it is read: every parameter has its
+// tensor, of its shape, and the MoE block has no tensor that is nobody's.
+#pragma once
+
+#include <set>
+#include <string>
+#include <utility>
+
+#include "../experts/expert.hpp"
+#include "../routing/router.hpp"
+#include "checkpoint.hpp"
+#include "place.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+namespace detail {
+
+/// visit(name, shape) for the tensors of an expert that are not empty.
+template <class Visit>
+void for_each_expert_tensor(const std::string& name, const ExpertTensors<Shape>& shapes,
+                            Visit&& visit) {
+  ExpertTensors<Shape>::for_each(
+      [&](std::string_view tensor, const Shape& shape) {
+        if (shape.rows * shape.cols > 0) {
+          visit(joined(name, ".", tensor), shape);
+        }
+      },
+      shapes);
+}
+
+}  // namespace detail
+
+/// What a config makes of a layer, without its parameters' values.
+inline ExpertTensors<Shape> routed_expert_shapes(const MoEConfig& config) {
+  return expert_shapes(config.expert, config.d_model, config.d_ff, config.output_width());
+}
+inline ExpertConfig shared_expert_config(const MoEConfig& config) {
+  ExpertConfig expert = config.expert;
+  expert.output_gate = config.shared && config.shared->output_gate;
+  return expert;
+}
+inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
+  return expert_shapes(shared_expert_config(config), config.d_model,
+                       config.shared ? config.shared->d_ff : 0, config.output_width());
+}
+
+/// visit(name, shape) for every parameter of a layer of this config: "router.weight", ...
+template <class Visit>
+void for_each_shape(const MoEConfig& config, Visit&& visit) {
+  const Router<float> router = make_router<float>(config, 0);
+  walk_params(router, {"router"}, [&](const ParameterName& name, const auto& tensor) {
+    if (tensor.size() > 0) {
+      visit(name.text(), Shape{tensor.rows(), tensor.cols()});
+    }
+  });
+  const ExpertTensors<Shape> shapes = routed_expert_shapes(config);
+  for (Index e = 0; e < config.num_experts; ++e) {
+    detail::for_each_expert_tensor(detail::joined("experts.", e), shapes, visit);
+  }
+  if (config.shared) {
+    detail::for_each_expert_tensor("shared", shared_expert_shapes(config), visit);
+  }
+}
+
+class LayerReader {
+ public:
+  /// Throws FormatError unless the layer is complete and has no more. The model must outlive it.
+  LayerReader(Checkpoint& model, Index layer)
+      : model_(&model),
+        config_(model.layer_config(layer)),
+        names_(model.family(), model.layer_prefix(layer) + model.block_of(layer),
+               config_.num_experts,
+               [&](const std::string& name) { return model.files().contains(name); }) {
+    check(layer);
+  }
+
+  const MoEConfig& config() const { return config_; }
+
+  template <Real T>
+  Router<T> router() const {
+    Router<T> made = make_router<T>(config_, 0);
+    walk_params(made, {"router"}, [&](const ParameterName& name, auto& tensor) {
+      if (tensor.size() > 0) {
+        read(name.text(), tensor);
+      }
+    });
+    return made;
+  }
+
+  template <Real T>
+  Expert<T> expert(Index number) const {
+    return read_expert<T>(detail::joined("experts.", number), routed_expert_shapes(config_),
+                          config_.expert);
+  }
+  /// Only where the config has one.
+  template <Real T>
+  Expert<T> shared() const {
+    return read_expert<T>("shared", shared_expert_shapes(config_), shared_expert_config(config_));
+  }
+  /// Whether an expert's weights are F64.
+  bool is_double(const std::string& expert) const {
+    const Shape up =
+        expert == "shared" ? shared_expert_shapes(config_).up : routed_expert_shapes(config_).up;
+    return model_->files().at(names_.place(expert + ".up", up).tensor).view.dtype == DType::F64;
+  }
+
+ private:
+  void check(Index layer) const;
+  [[noreturn]] void fail_missing(const std::string& tensor) const;
+
+  template <class W>
+  void read(const std::string& name, Matrix<W>& parameter) const {
+    const Place place = names_.place(name, {parameter.rows(), parameter.cols()});
+    read_place<W>(model_->files().at(place.tensor), place, parameter);
+  }
+  template <Real T>
+  Expert<T> read_expert(const std::string& name, const ExpertTensors<Shape>& shapes,
+                        const ExpertConfig& config) const {
+    ExpertParams<T> params;
+    ExpertParams<T>::for_each(
+        [&](std::string_view tensor, Matrix<T>& parameter, const Shape& shape) {
+          parameter.resize(shape.rows, shape.cols);
+          if (parameter.size() > 0) {
+            read(detail::joined(name, ".", tensor), parameter);
+          }
+        },
+        params, shapes);
+    return {std::move(params), config};
+  }
+
+  Checkpoint* model_;
+  MoEConfig config_;
+  LayerNames names_;
+};
+
+inline void LayerReader::check(Index layer) const {
+  TensorFiles& files = model_->files();
+  std::set<std::string> used;
+  for_each_shape(config_, [&](const std::string& name, const Shape& shape) {
+    const Place place = names_.place(name, shape);
+    if (!files.contains(place.tensor)) {
+      fail_missing(place.tensor);
+    }
+    check_place(files.at(place.tensor), place);
+    used.insert(place.tensor);
+  });
+  const std::vector<std::string> left = left_over(model_->family(), model_->layer_prefix(layer),
+                                                  model_->block_of(layer), files.names(), used);
+  if (!left.empty()) {
+    throw FormatError(files.at(left.front()).file, left.front(), std::nullopt,
+                      detail::joined("no parameter of family ", model_->family().name(),
+                                     " with this config.json, and ", left.size() - 1,
+                                     " more like it, expected none in an MoE block"));
+  }
+}
+
+inline void LayerReader::fail_missing(const std::string& tensor) const {
+  const std::string begin = tensor.substr(0, tensor.rfind(".weight"));
+  for (const char* end : {".weight_packed", ".qweight", "_blocks"}) {
+    if (model_->files().contains(begin + end)) {
+      throw FormatError(model_->files().file(), tensor, std::nullopt,
+                        detail::joined("no tensor of this name but a quantised one, ",
+                                       printable(begin + end), ", expected floats"));
+    }
+  }
+  throw FormatError(
+      model_->files().file(), tensor, std::nullopt,
+      detail::joined("no tensor of this name, expected by family ", model_->family().name()));
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a path to a layer: load_layer() to one that trains, load_packed() to the inference form.
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "../layers/moe_layer.hpp"
+#include "../layers/packed_layer.hpp"
+#include "layer_reader.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+/// A decoder layer's MoE block, its weights rounded once to T where the file's are wider. Throws
+/// FormatError, naming file, tensor, found and expected, unless the block is complete, of the
+/// shapes that config.json says, and without a tensor that the family does not know.
+template <Real T>
+MoELayer<T> load_layer(Checkpoint& model, Index layer) {
+  const LayerReader reader(model, layer);
+  const MoEConfig& config = reader.config();
+  std::vector<Expert<T>> experts;
+  experts.reserve(static_cast<std::size_t>(config.num_experts));
+  for (Index e = 0; e < config.num_experts; ++e) {
+    experts.push_back(reader.expert<T>(e));
+  }
+  std::optional<DenseFfn<T>> shared;
+  if (config.shared) {
+    shared.emplace(reader.shared<T>());
+  }
+  return MoELayer<T>(reader.router<T>(), FfnExperts<T>(std::move(experts)),
+                     {config.capacity, config.weight_on}, std::move(shared));
+}
+
+/// Of a directory with config.json and model.safetensors, or shards and their index.
+template <Real T>
+MoELayer<T> load_layer(const std::filesystem::path& directory, Index layer,
+                       const CheckpointOptions& options = {}) {
+  Checkpoint model(directory, options);
+  return load_layer<T>(model, layer);
+}
+
+namespace detail {
+
+/// Through the float that holds the file's weights: they are rounded once, to S.
+template <Storage S, class Read>
+PackedExpert<S> pack_expert(bool is_double, Read&& read) {
+  if (is_double) {
+    return PackedExpert<S>(read(std::type_identity<double>{}));
+  }
+  return PackedExpert<S>(read(std::type_identity<Wide<S>>{}));
+}
+
+}  // namespace detail
+
+/// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert.
+template <Storage S>
+PackedLayer<S> load_packed(Checkpoint& model, Index layer) {
+  const LayerReader reader(model, layer);
+  const MoEConfig& config = reader.config();
+  std::vector<PackedExpert<S>> experts;
+  experts.reserve(static_cast<std::size_t>(config.num_experts));
+  for (Index e = 0; e < config.num_experts; ++e) {
+    experts.push_back(detail::pack_expert<S>(
+        reader.is_double(detail::joined("experts.", e)),
+        [&]<class T>(std::type_identity<T>) { return reader.expert<T>(e); }));
+  }
+  std::optional<PackedFfn<S>> shared;
+  if (config.shared) {
+    std::vector<PackedExpert<S>> one;
+    one.push_back(
+        detail::pack_expert<S>(reader.is_double("shared"),
+                               [&]<class T>(std::type_identity<T>) { return reader.shared<T>(); }));
+    shared.emplace(PackedExperts<S>(std::move(one)));
+  }
+  return PackedLayer<S>(reader.router<Wide<S>>(), PackedExperts<S>(std::move(experts)),
+                        {config.capacity, config.weight_on}, std::move(shared));
+}
+
+template <Storage S>
+PackedLayer<S> load_packed(const std::filesystem::path& directory, Index layer,
+                           const CheckpointOptions& options = {}) {
+  Checkpoint model(directory, options);
+  return load_packed<S>(model, layer);
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

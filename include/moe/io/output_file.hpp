@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// bytes -> OutputFile -> path: a file that is there as a whole or not at all. It is written under
+// another name, brought to the disk, and only then renamed; what stood there before stays until
+// then, whether the disk runs full or the process dies.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "format_error.hpp"
+#include "system_file.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
+
+/// Every failure throws FormatError naming the path, and leaves nothing behind.
+class OutputFile {
+ public:
+  explicit OutputFile(const std::filesystem::path& path) : path_(path) {
+    // Of several writers each has a name of its own.
+    for (int attempt = 0; fd_ < 0; ++attempt) {
+      part_ = path;
+      part_ += joined(".part", attempt);
+      fd_ = open_new(part_);
+      if (fd_ < 0 && (errno != EEXIST || attempt == most_attempts)) {
+        fail("cannot make");
+      }
+    }
+  }
+  ~OutputFile() { discard(); }
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  void write(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const int done = write_some(fd_, bytes);
+      if (done < 0 && errno == EINTR) {
+        continue;
+      }
+      if (done <= 0) {
+        fail("cannot write");
+      }
+      bytes = bytes.subspan(static_cast<std::size_t>(done));
+    }
+  }
+
+  /// The path has the new file after it.
+  void finish() {
+    if (sync_file(fd_) != 0) {
+      fail("cannot write to the disk");
+    }
+    const int closed = close_file(std::exchange(fd_, -1));
+    if (closed != 0) {
+      fail("cannot write");
+    }
+    std::error_code error;
+    std::filesystem::rename(part_, path_, error);
+    if (error) {
+      errno = error.value();
+      fail("cannot rename to");
+    }
+    part_.clear();
+    const std::filesystem::path folder = path_.parent_path();
+    if (sync_folder(folder.empty() ? "." : folder) != 0) {
+      fail("cannot bring to the disk the folder of");
+    }
+  }
+
+ private:
+  static constexpr int most_attempts = 100;
+
+  void discard() {
+    if (fd_ >= 0) {
+      close_file(std::exchange(fd_, -1));
+    }
+    std::error_code unknown;
+    if (!part_.empty()) {
+      std::filesystem::remove(part_, unknown);
+      part_.clear();
+    }
+  }
+  [[noreturn]] void fail(const char* fault) {
+    const std::error_code error(errno, std::generic_category());
+    if (fd_ < 0 && error == std::errc::file_exists) {
+      part_.clear();  // which is somebody else's
+    }
+    discard();
+    throw FormatError(path_.string(), "", std::nullopt, joined(fault, ": ", error.message()));
+  }
+
+  std::filesystem::path path_, part_;
+  int fd_ = -1;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

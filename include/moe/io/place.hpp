@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parameters out of the tensors of a file, by their Place, and into them. Elements are rounded
+// once, from whatever floats the file has.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "layouts.hpp"
+#include "safetensors.hpp"
+#include "tensor_files.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+namespace detail {
+
+/// Without dimensions of 1: a vector may be kept as a matrix of one row.
+inline std::vector<Index> without_ones(std::vector<Index> shape) {
+  std::erase(shape, Index{1});
+  return shape;
+}
+
+/// visit(std::type_identity<C++ type>) for the floats that weights are kept in; false for others.
+template <class Visit>
+bool visit_weight_type(DType dtype, Visit&& visit) {
+  return visit_element_type(dtype, [&]<class From>(std::type_identity<From> type) {
+    if constexpr (!Integer<From>) {
+      visit(type);
+    }
+    return !Integer<From>;
+  });
+}
+
+template <class From, class T>
+void copy_place(const std::byte* data, const Place& place, MatrixRef<T> parameter) {
+  constexpr Index size = sizeof(From);
+  for (Index row = 0; row < parameter.rows(); ++row) {
+    const std::byte* from = data + (place.first + row * place.row_step) * size;
+    T* const to = &parameter.coeffRef(row, 0);
+    if (place.col_step == 1) {
+      copy_elements<From>({from, static_cast<std::size_t>(parameter.cols() * size)}, to);
+      continue;
+    }
+    for (Index col = 0; col < parameter.cols(); ++col, from += place.col_step * size) {
+      copy_elements<From>({from, sizeof(From)}, to + col);
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Throws FormatError unless the tensor is of the place's shape and of floats of 16 bits or more.
+inline void check_place(const FileTensor& tensor, const Place& place) {
+  const TensorView& view = tensor.view;
+  if (detail::without_ones(view.shape) != detail::without_ones(place.shape)) {
+    throw FormatError(tensor.file, view.name, view.file_offset,
+                      detail::joined(detail::dtype_and_shape(view.dtype, view.shape), ", expected ",
+                                     detail::dtype_and_shape(view.dtype, place.shape)));
+  }
+  if (!detail::visit_weight_type(view.dtype, [](auto) {})) {
+    throw FormatError(
+        tensor.file, view.name, view.file_offset,
+        detail::joined("dtype ", name(view.dtype), ", expected F64, F32, F16 or BF16"));
+  }
+}
+
+/// parameter = what stands at its place. Throws as check_place().
+template <class T>
+void read_place(const FileTensor& tensor, const Place& place, MatrixRef<T> parameter) {
+  check_place(tensor, place);
+  if (parameter.size() == 0) {
+    return;
+  }
+  detail::visit_weight_type(tensor.view.dtype, [&]<class From>(std::type_identity<From>) {
+    detail::copy_place<From, T>(tensor.view.data.data(), place, parameter);
+  });
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// A layer -> a directory in the names and the layout of a family: what load_layer() reads, and
+// every other reader of that family.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "../layers/moe_layer.hpp"
+#include "layer_names.hpp"
+#include "place.hpp"
+#include "write_safetensors.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+struct SaveOptions {
+  std::string layer = "model.layers.0.";  ///< what stands before the family's names
+  std::optional<DType> dtype = {};  ///< of all tensors: F64, F32, F16 or BF16; none: their own
+  std::uint64_t shard_bytes = 5'000'000'000;  ///< more than that go to several files
+};
+
+namespace detail {
+
+template <class T>
+inline constexpr DType dtype_of = std::same_as<T, double>        ? DType::F64
+                                  : std::same_as<T, float>       ? DType::F32
+                                  : std::same_as<T, Eigen::half> ? DType::F16
+                                                                 : DType::BF16;
+
+/// Data of the tensor at the place = parameter, rounded once.
+template <class To, class T>
+void fill_place(const Matrix<T>& parameter, const Place& place, std::byte* data) {
+  for (Index row = 0; row < parameter.rows(); ++row) {
+    for (Index col = 0; col < parameter.cols(); ++col) {
+      const To value = kernels::convert<To>(parameter(row, col));
+      const Index at = place.first + row * place.row_step + col * place.col_step;
+      std::memcpy(data + at * static_cast<Index>(sizeof(To)), static_cast<const void*>(&value),
+                  sizeof(To));
+    }
+  }
+}
+
+/// The tensors of a layer, each filled by all of the parameters that lie in it.
+template <Real T>
+std::vector<TensorToWrite> tensors_of(const MoELayer<T>& layer, const LayerNames& names,
+                                      std::optional<DType> dtype) {
+  std::map<std::string, TensorToWrite> tensors;
+  std::map<std::string, std::vector<std::function<void(std::byte*)>>> parts;
+  layer.for_each_parameter([&](const std::string& name, const auto& parameter) {
+    using P = typename std::decay_t<decltype(parameter)>::Scalar;
+    const Place place = names.place(name, {parameter.rows(), parameter.cols()});
+    const DType type = dtype.value_or(dtype_of<P>);
+    tensors[place.tensor] = {place.tensor, type, place.shape, {}};
+    parts[place.tensor].push_back([&parameter, place, type](std::byte* data) {
+      visit_weight_type(type, [&]<class To>(std::type_identity<To>) {
+        fill_place<To, P>(parameter, place, data);
+      });
+    });
+  });
+  std::vector<TensorToWrite> all;
+  for (auto& [name, tensor] : tensors) {
+    tensor.fill = [fills = std::move(parts[name])](std::span<std::byte> data) {
+      for (const auto& fill : fills) {
+        fill(data.data());
+      }
+    };
+    all.push_back(std::move(tensor));
+  }
+  return all;
+}
+
+/// In their order, as many a shard as fit.
+inline std::vector<std::vector<TensorToWrite>> cut_shards(std::vector<TensorToWrite> tensors,
+                                                          std::uint64_t shard_bytes) {
+  std::vector<std::vector<TensorToWrite>> shards(1);
+  std::uint64_t size = 0;
+  for (TensorToWrite& tensor : tensors) {
+    const std::uint64_t bytes = tensor.bytes();
+    if (!shards.back().empty() && size + bytes > shard_bytes) {
+      shards.emplace_back();
+      size = 0;
+    }
+    size += bytes;
+    shards.back().push_back(std::move(tensor));
+  }
+  return shards;
+}
+
+/// "model-00001-of-00003.safetensors"
+inline std::string shard_name(std::size_t number, std::size_t count) {
+  const auto five = [](std::size_t value) {
+    const std::string digits = std::to_string(value);
+    return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+  };
+  return joined("model-", five(number + 1), "-of-", five(count), ".safetensors");
+}
+
+}  // namespace detail
+
+/// Writes model.safetensors, or shards and then their index, as one layer of a model of the family;
+/// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
+/// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
+/// model.safetensors of before. What was there stays until a whole new file takes its place.
+template <Real T>
+void save_layer(const MoELayer<T>& layer, const Family& family,
+                const std::filesystem::path& directory, const SaveOptions& options = {}) {
+  layer.check_params({});
+  moe::detail::throw_unless(
+      !options.dtype || detail::visit_weight_type(*options.dtype, [](auto) {}),
+      "SaveOptions: dtype = ", name(options.dtype.value_or(DType::F32)),
+      ", expected F64, F32, F16 or BF16");
+  const auto blocks = detail::words(family.blocks);
+  const std::string block = blocks.empty() ? "" : std::string(blocks.front()) + '.';
+  const LayerNames names(family, options.layer + block, layer.num_experts(),
+                         [](const std::string&) { return false; });
+  auto shards =
+      detail::cut_shards(detail::tensors_of(layer, names, options.dtype), options.shard_bytes);
+  const std::filesystem::path single = directory / "model.safetensors";
+  if (shards.size() == 1) {
+    return write_safetensors(single, std::move(shards.front()));
+  }
+  if (std::filesystem::exists(single)) {
+    throw FormatError(single.string(), "", std::nullopt,
+                      "is there, expected a folder without it: readers would take it for the "
+                      "model, and not the shards");
+  }
+  nlohmann::json index;
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string file = detail::shard_name(i, shards.size());
+    for (const TensorToWrite& tensor : shards[i]) {
+      index["weight_map"][tensor.name] = file;
+      total += tensor.bytes();
+    }
+    write_safetensors(directory / file, std::move(shards[i]));
+  }
+  index["metadata"]["total_size"] = total;
+  const std::string text = index.dump(2) + '\n';
+  detail::OutputFile file(directory / "model.safetensors.index.json");
+  file.write(std::as_bytes(std::span(text)));
+  file.finish();
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

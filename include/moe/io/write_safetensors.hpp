@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tensors -> a *.safetensors that every reader of the format takes: sorted by width and name, so
+// that each is aligned to its elements, without holes. One tensor at a time is in memory.
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "header_check.hpp"
+#include "output_file.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+/// A tensor to be written.
+struct TensorToWrite {
+  std::string name;
+  DType dtype = DType::F32;
+  std::vector<Index> shape;
+  /// Writes all of its data, row-major.
+  std::function<void(std::span<std::byte>)> fill;
+
+  /// Throws std::invalid_argument if they do not fit.
+  std::uint64_t bytes() const {
+    const detail::ByteSize size = detail::byte_size(dtype, shape);
+    moe::detail::throw_unless(size.fault == nullptr, "tensor ", name, ": ",
+                              size.fault == nullptr ? "" : size.fault);
+    return size.bytes;
+  }
+};
+
+namespace detail {
+
+/// The data begin at a multiple of this, so of every dtype's width and of a line of the cache.
+inline constexpr std::uint64_t data_alignment = 64;
+
+inline std::string header_text(const std::vector<TensorToWrite>& tensors,
+                               const std::map<std::string, std::string>& metadata) {
+  const auto quoted = [](const std::string& text) { return nlohmann::json(text).dump(); };
+  std::string text = "{\"__metadata__\":" + nlohmann::json(metadata).dump();
+  std::uint64_t end = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    const std::uint64_t begin = end;
+    end += tensor.bytes();
+    std::string shape;
+    for (const Index size : tensor.shape) {
+      shape += joined(shape.empty() ? "" : ",", size);
+    }
+    text += joined(",", quoted(tensor.name), ":{\"dtype\":\"", name(tensor.dtype), "\",\"shape\":[",
+                   shape, "],\"data_offsets\":[", begin, ",", end, "]}");
+  }
+  text += '}';
+  while ((length_bytes + text.size()) % data_alignment != 0) {
+    text += ' ';
+  }
+  return text;
+}
+
+}  // namespace detail
+
+/// Throws FormatError where the file cannot be written; what stood at the path is then as before.
+inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors,
+                              const std::map<std::string, std::string>& metadata = {
+                                  {"format", "pt"}}) {
+  std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
+    return bits(a.dtype) != bits(b.dtype) ? bits(a.dtype) > bits(b.dtype) : a.name < b.name;
+  });
+  const std::string header = detail::header_text(tensors, metadata);
+  const auto length = static_cast<std::uint64_t>(header.size());
+  detail::OutputFile file(path);
+  file.write(std::as_bytes(std::span(&length, 1)));
+  file.write(std::as_bytes(std::span(header)));
+  std::vector<std::byte> data;
+  for (const TensorToWrite& tensor : tensors) {
+    data.resize(static_cast<std::size_t>(tensor.bytes()));
+    tensor.fill(data);
+    file.write(data);
+  }
+  file.finish();
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io

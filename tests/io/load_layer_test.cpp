@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a directory to a layer: which of its numbers stand where, and every way in which the files
+// can fail to be what config.json says.
+#include "moe/io/load_layer.hpp"
+
+#include "small_models.hpp"
+
+namespace moe::io::testing {
+namespace {
+
+class LoadLayer : public ModelFolder {
+ protected:
+  void write_model(const NewTensors& tensors, std::string_view config = mixtral_config) const {
+    write("config.json", config);
+    write("model.safetensors", tensors);
+  }
+  fs::path file() const { return folder() / "model.safetensors"; }
+
+  /// Loading layer 0 must fail so.
+  void expect_bad(const NewTensors& tensors, const fs::path& file, std::string_view tensor,
+                  std::initializer_list<std::string_view> facts,
+                  std::string_view config = mixtral_config) const {
+    write_model(tensors, config);
+    expect_fault([&] { load_layer<float>(folder(), 0); }, file, tensor, facts);
+    expect_fault([&] { load_packed<float>(folder(), 0); }, file, tensor, facts);
+  }
+};
+
+template <Real T>
+void expect_mixtral(const MoELayer<T>& layer) {
+  EXPECT_EQ(layer.router().params().weight, matrix(1, E, D).template cast<Wide<T>>());
+  EXPECT_EQ(layer.router().config().weight.renormalise, true);
+  for (int e = 0; e < E; ++e) {
+    const auto& expert = layer.experts()[static_cast<std::size_t>(e)].params();
+    EXPECT_EQ(expert.gate, matrix(10 + 3 * e, F, D).template cast<T>());
+    EXPECT_EQ(expert.up, matrix(11 + 3 * e, F, D).template cast<T>());
+    EXPECT_EQ(expert.down, matrix(12 + 3 * e, D, F).template cast<T>());
+  }
+  EXPECT_FALSE(layer.shared());
+}
+
+TEST_F(LoadLayer, TakesMixtralByItsOwnNames) {
+  write_model(mixtral());
+  expect_mixtral(load_layer<float>(folder(), 0));
+  expect_mixtral(load_layer<double>(folder(), 2));
+  expect_mixtral(load_layer<bf16>(folder(), 2));
+}
+
+TEST_F(LoadLayer, TakesTheFusedNamesOfTransformers5) {
+  write_model(fused_mixtral());
+  expect_mixtral(load_layer<float>(folder(), 0));
+}
+
+TEST_F(LoadLayer, TakesShards) {
+  NewTensors all = mixtral(), some;
+  write("config.json", mixtral_config);
+  some.insert(all.extract("model.layers.0.block_sparse_moe.experts.1.w3.weight"));
+  some.insert(all.extract("model.layers.0.block_sparse_moe.gate.weight"));
+  std::string map;
+  for (const auto& [tensors, shard] : {std::pair(&all, "1"), std::pair(&some, "2")}) {
+    for (const auto& [name, tensor] : *tensors) {
+      map += joined(map.empty() ? "" : ", ", "\"", name, "\": \"", shard, ".safetensors\"");
+    }
+  }
+  write("1.safetensors", all);
+  write("2.safetensors", some);
+  write("model.safetensors.index.json", joined(R"({"weight_map": {)", map, "}}"));
+  expect_mixtral(load_layer<float>(folder(), 0));
+}
+
+TEST_F(LoadLayer, TakesTheSplitNamesOfAFusedFamily) {
+  NewTensors tensors;
+  const std::string block = "model.layers.0.block_sparse_moe.";
+  tensors[block + "router.layer.weight"] = weights(1, {E, D});
+  for (int e = 0; e < E; ++e) {
+    const std::string expert = joined(block, "experts.", e, ".");
+    tensors[expert + "gate_proj.weight"] = weights(10 + 3 * e, {F, D});
+    tensors[expert + "up_proj.weight"] = weights(11 + 3 * e, {F, D});
+    tensors[expert + "down_proj.weight"] = weights(12 + 3 * e, {D, F});
+  }
+  std::string config(mixtral_config);
+  write_model(tensors, config.replace(config.find("mixtral"), 7, "granitemoe"));
+  const auto layer = load_layer<float>(folder(), 0);
+  EXPECT_EQ(layer.experts()[3].params().up, matrix(20, F, D));
+  EXPECT_EQ(layer.router().config().weight.source, WeightSource::softmax_of_chosen);
+}
+
+TEST_F(LoadLayer, RoundsOnceFromAnyFloat) {
+  NewTensors tensors = mixtral();
+  const std::string name = "model.layers.0.block_sparse_moe.experts.0.w1.weight";
+  // Half way between two bfloat16, but for a bit that no float has.
+  tensors[name] = tensor_of("F64", {F, D}, std::vector<double>(F * D, 1.00390625 + 0x1p-40));
+  write_model(tensors);
+  EXPECT_EQ(load_layer<double>(folder(), 0).experts()[0].params().gate(0, 0), 1.00390625 + 0x1p-40);
+  EXPECT_EQ(static_cast<float>(load_layer<bf16>(folder(), 0).experts()[0].params().gate(5, 7)),
+            1.0078125F);
+  tensors[name] = tensor_of("BF16", {F, D}, std::vector<std::uint16_t>(F * D, 0x3F81));
+  write_model(tensors);
+  EXPECT_EQ(load_layer<float>(folder(), 0).experts()[0].params().gate(5, 7), 1.0078125F);
+  tensors[name] = tensor_of("F16", {F, D}, std::vector<std::uint16_t>(F * D, 0x3C01));
+  write_model(tensors);
+  EXPECT_EQ(load_layer<float>(folder(), 0).experts()[0].params().gate(5, 7), 1.0009765625F);
+}
+
+TEST_F(LoadLayer, PackedIsThePackedFormOfTheLoadedLayer) {
+  write_model(mixtral());
+  const auto expect_same = [&]<class S>(std::type_identity<S>) {
+    const auto packed = unpack(load_packed<S>(folder(), 2));
+    const auto wanted = unpack(pack<S>(load_layer<Wide<S>>(folder(), 2)));
+    EXPECT_EQ(packed.router().params().weight, wanted.router().params().weight);
+    for (std::size_t e = 0; e < 4; ++e) {
+      EXPECT_EQ(packed.experts()[e].params().gate, wanted.experts()[e].params().gate);
+      EXPECT_EQ(packed.experts()[e].params().up, wanted.experts()[e].params().up);
+      EXPECT_EQ(packed.experts()[e].params().down, wanted.experts()[e].params().down);
+    }
+  };
+  expect_same(std::type_identity<float>{});
+  expect_same(std::type_identity<bf16>{});
+}
+
+TEST_F(LoadLayer, TakesASharedExpertWithItsGate) {
+  NewTensors tensors;
+  const std::string block = "model.layers.0.mlp.";
+  tensors[block + "gate.weight"] = weights(1, {E, D});
+  tensors[block + "experts.gate_up_proj"] = stacked(10, 3, 2, F, D);
+  tensors[block + "experts.down_proj"] = stacked(12, 3, 1, D, F);
+  tensors[block + "shared_expert.gate_proj.weight"] = weights(2, {3, D});
+  tensors[block + "shared_expert.up_proj.weight"] = weights(3, {3, D});
+  tensors[block + "shared_expert.down_proj.weight"] = weights(4, {D, 3});
+  tensors[block + "shared_expert_gate.weight"] = weights(5, {1, D});
+  write_model(tensors, R"({"model_type": "qwen2_moe", "hidden_size": 8,
+      "moe_intermediate_size": 6, "shared_expert_intermediate_size": 3, "num_experts": 4,
+      "num_experts_per_tok": 2})");
+  const auto layer = load_layer<float>(folder(), 0);
+  ASSERT_TRUE(layer.shared());
+  EXPECT_EQ(layer.shared()->params().down, matrix(4, D, 3));
+  EXPECT_EQ(layer.shared()->params().output_gate, matrix(5, 1, D));
+  EXPECT_EQ(layer.router().config().weight.renormalise, false);
+  EXPECT_EQ(unpack(load_packed<float>(folder(), 0)).shared()->params().gate, matrix(2, 3, D));
+}
+
+TEST_F(LoadLayer, RefusesATensorThatIsMissing) {
+  NewTensors tensors = mixtral();
+  const std::string name = "model.layers.0.block_sparse_moe.experts.3.w2.weight";
+  tensors.erase(name);
+  expect_bad(tensors, file(), name, {"no tensor of this name", "mixtral"});
+  tensors["model.layers.0.block_sparse_moe.experts.3.w2.weight_packed"] = counted({1});
+  expect_bad(tensors, file(), name, {"a quantised one", "weight_packed", "expected floats"});
+}
+
+TEST_F(LoadLayer, RefusesATensorThatIsNobodys) {
+  for (const char* name : {"block_sparse_moe.experts.4.w1.weight", "block_sparse_moe.gate.bias",
+                           "block_sparse_moe.experts.0.w1.bias", "mlp.experts.0.up_proj.weight",
+                           "block_sparse_moe.experts.0.w1.weight_scale_inv"}) {
+    NewTensors tensors = mixtral();
+    const std::string full = joined("model.layers.0.", name);
+    tensors[full] = counted({1});
+    expect_bad(tensors, file(), full, {"no parameter of family mixtral", "expected none"});
+  }
+}
+
+TEST_F(LoadLayer, RefusesAnotherShapeOrType) {
+  const std::string name = "model.layers.0.block_sparse_moe.experts.2.w2.weight";
+  NewTensors tensors = mixtral();
+  tensors[name] = counted({F, D});  // as many numbers, the wrong way round
+  expect_bad(tensors, file(), name, {"F32 [6, 8]", "expected F32 [8, 6]"});
+  tensors[name] = tensor_of("F8_E4M3", {D, F}, std::vector<char>(D * F));
+  expect_bad(tensors, file(), name, {"dtype F8_E4M3", "expected F64, F32, F16 or BF16"});
+  tensors[name] = tensor_of("I32", {D, F}, std::vector<std::int32_t>(D * F));
+  expect_bad(tensors, file(), name, {"dtype I32"});
+}
+
+TEST_F(LoadLayer, RefusesADirectoryWithoutAConfigOrModel) {
+  expect_fault([&] { load_layer<float>(folder(), 0); }, folder() / "config.json", "",
+               {"cannot open"});
+  write("config.json", mixtral_config);
+  expect_fault([&] { load_layer<float>(folder(), 0); }, folder(), "", {"no model.safetensors"});
+}
+
+}  // namespace
+}  // namespace moe::io::testing
