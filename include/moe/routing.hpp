@@ -3,6 +3,7 @@
 #pragma once
 
 #include "routing/concepts.hpp"
+#include "routing/dynamic_top_k.hpp"
 #include "routing/expert_choice.hpp"
 #include "routing/gate.hpp"
 #include "routing/gate_params.hpp"
