@@ -30,10 +30,13 @@ set(tested_by
   "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"
   "reference/expert.hpp        reference/layer_test.cpp"
+  "reference/expert_choice.hpp routing/expert_choice_test.cpp"
+  "reference/dynamic_top_k.hpp routing/dynamic_top_k_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"
   "routing/gate_params.hpp     routing/gate_test.cpp"
   "routing/gated_table.hpp     routing/gated_router_test.cpp"
+  "routing/linear_router.hpp   routing/expert_choice_test.cpp"
   "storage/bfloat16.hpp        storage/panels_test.cpp"
   "storage/float.hpp           storage/panels_test.cpp")
 

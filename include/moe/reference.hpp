@@ -3,6 +3,8 @@
 #pragma once
 
 #include "reference/capacity.hpp"
+#include "reference/dynamic_top_k.hpp"
 #include "reference/expert.hpp"
+#include "reference/expert_choice.hpp"
 #include "reference/layer.hpp"
 #include "reference/router.hpp"

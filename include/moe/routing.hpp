@@ -3,12 +3,16 @@
 #pragma once
 
 #include "routing/concepts.hpp"
+#include "routing/dynamic_top_k.hpp"
+#include "routing/expert_choice.hpp"
 #include "routing/expert_table.hpp"
 #include "routing/gate.hpp"
 #include "routing/gate_params.hpp"
 #include "routing/gated_router.hpp"
 #include "routing/gated_table.hpp"
 #include "routing/groups.hpp"
+#include "routing/insert_choice.hpp"
+#include "routing/linear_router.hpp"
 #include "routing/noise.hpp"
 #include "routing/router.hpp"
 #include "routing/score.hpp"

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "../routing_table.hpp"
 
@@ -16,7 +17,9 @@ struct GatedTable : RoutingTable<W> {
   GrowingMatrix<std::uint8_t> mask;  ///< as asked for by the call; empty: all allowed
   std::optional<std::uint64_t> noise_seed;
   int num_threads = 1;  ///< of the call, for its backward
-  Matrix<W> scratch;    ///< (num_threads, at least 2 E), for token rules
+  /// (num_threads, at least 2 E), for token rules; a table rule may give it another shape.
+  Matrix<W> scratch;
+  std::vector<Index> order;  ///< memory for table rules, of any size
 
   /// (E), 0: the token may not have the expert; null: it may have all. Padding has a row, too.
   const std::uint8_t* allowed(Index token) const {
@@ -31,14 +34,16 @@ struct GatedTable : RoutingTable<W> {
 template <Real W>
 struct TokenRoute {
   Index num_experts = 0, top_k = 0;  ///< of the call, where it asks for another than the rule's
-  const std::uint8_t* allowed = nullptr;  ///< (E), 0: masked; null: none is
-  const W* logits = nullptr;              ///< (E), -inf where masked
-  W* probs = nullptr;                     ///< (E), of a masked expert 0 whatever is written here
-  ExpertId* expert = nullptr;             ///< (K), best first, `none` where a choice is not used
-  W* weight = nullptr;                    ///< (K), 0 where a choice is not used
-  W* scratch = nullptr;                   ///< (2 E), for what is computed on the way
-  bool chosen = false;                    ///< the call gave the experts: they stand in `expert`
-  std::int32_t id = -1;                   ///< in the vocabulary, -1 where the call gives no ids
+  const std::uint8_t* allowed = nullptr;    ///< (E), 0: masked; null: none is
+  const W* logits = nullptr;                ///< (E), -inf where masked
+  W* probs = nullptr;                       ///< (E), of a masked expert 0 whatever is written here
+  ExpertId* expert = nullptr;               ///< (K), best first, `none` where a choice is not used
+  W* weight = nullptr;                      ///< (K), 0 where a choice is not used
+  W* scratch = nullptr;                     ///< (2 E), for what is computed on the way
+  Index row = 0;                            ///< of the token in the batch: what draws go by
+  std::optional<std::uint64_t> noise_seed;  ///< of the call
+  std::int32_t id = -1;                     ///< in the vocabulary, -1 where the call gives no ids
+  bool chosen = false;                      ///< the call gave the experts: they stand in `expert`
 };
 
 /// One token backwards: a rule adds to dlogits what dweight and dprobs make of it.
@@ -53,6 +58,8 @@ struct TokenGradient {
   const W* dweight = nullptr;             ///< (K)
   W* dprobs = nullptr;                    ///< (E), may be used as scratch
   W* dlogits = nullptr;                   ///< (E), of a masked expert 0 whatever is added here
+  Index row = 0;                          ///< as in TokenRoute
+  std::optional<std::uint64_t> noise_seed;
 };
 
 template <Real W>
@@ -64,7 +71,9 @@ TokenRoute<W> token_route(Index token, int worker, GatedTable<W>& table) {
           &table.probs.coeffRef(token, 0),
           &table.expert.coeffRef(token, 0),
           &table.weight.coeffRef(token, 0),
-          &table.scratch.coeffRef(worker, 0)};
+          &table.scratch.coeffRef(worker, 0),
+          token,
+          table.noise_seed};
 }
 
 template <Real W>
@@ -79,7 +88,9 @@ TokenGradient<W> token_gradient(Index token, const GatedTable<W>& table,
           &table.weight.coeffRef(token, 0),
           &gradient.weight.coeffRef(token, 0),
           &gradient.probs.coeffRef(token, 0),
-          &gradient.logits.coeffRef(token, 0)};
+          &gradient.logits.coeffRef(token, 0),
+          token,
+          table.noise_seed};
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
