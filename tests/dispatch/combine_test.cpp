@@ -42,7 +42,7 @@ std::vector<Wide<T>> row_weights(const Routed<T>& routed) {
 
 template <class T>
 class Combine : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, Eigen::bfloat16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(Combine, Scalars);
 
 TYPED_TEST(Combine, KnowsTheWeightOfEachRow) {

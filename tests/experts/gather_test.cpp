@@ -22,7 +22,7 @@ class GatherRows : public ::testing::Test {
   const Matrix<T> x = random_matrix<T>(7, 9, 2);
   GrowingMatrix<T> memory;
 };
-using Scalars = ::testing::Types<float, double, bf16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(GatherRows, Scalars);
 
 TYPED_TEST(GatherRows, TakesTheTokenOfEachRow) {

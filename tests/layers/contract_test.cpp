@@ -40,7 +40,7 @@ MoEConfig wide_config() { return {.d_model = 192, .d_ff = 320, .num_experts = 6,
 
 template <class T>
 class Contract : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, bf16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(Contract, Scalars);
 
 TYPED_TEST(Contract, TheOutputRowOfATokenDependsOnlyOnItsInputRowAndTheWeights) {
@@ -94,6 +94,7 @@ TEST(Contract, ATokenHasTheSameBitsAloneAndInALargeBatchForAnyThreadCount) {
   const MoELayer<float> layer = make_layer<float>(config, 24);
   expect_the_bits_of_a_large_batch_alone<float>(layer);
   expect_the_bits_of_a_large_batch_alone<bf16>(make_layer<bf16>(config, 24));
+  expect_the_bits_of_a_large_batch_alone<Eigen::half>(make_layer<Eigen::half>(config, 24));
   expect_the_bits_of_a_large_batch_alone<float>(pack<float>(layer));
   expect_the_bits_of_a_large_batch_alone<float>(pack<bf16>(layer));
 }
@@ -283,6 +284,7 @@ TEST(Contract, ASteadyStateForwardOrBackwardAllocatesNothing) {
   EXPECT_EQ(steady_state_allocations<float>(wide_config(), 1, 1), 0);
   EXPECT_EQ(steady_state_allocations<float>(small_config(), 2, 12), 0);
   EXPECT_EQ(steady_state_allocations<bf16>(small_config(), 2, 12), 0);
+  EXPECT_EQ(steady_state_allocations<Eigen::half>(small_config(), 2, 12), 0);
 }
 #endif
 

@@ -72,6 +72,7 @@ TEST(SteadyState, ALayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
       EXPECT_EQ(layer_allocations<float>(config, threads), 0) << threads;
     }
     EXPECT_EQ(layer_allocations<bf16>(small_config(), threads), 0) << threads;
+    EXPECT_EQ(layer_allocations<Eigen::half>(small_config(), threads), 0) << threads;
   }
 }
 

@@ -60,7 +60,7 @@ Router<T> random_router(const RouterConfig& config) {
 
 template <class T>
 class RouterPadding : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, bf16>;
+using Scalars = ::testing::Types<float, double, bf16, Eigen::half>;
 TYPED_TEST_SUITE(RouterPadding, Scalars);
 
 TYPED_TEST(RouterPadding, HasNoExpertAndLeavesTheOtherRowsAndAllGradientsAsIfItWereNotThere) {

@@ -27,7 +27,7 @@ struct ModelCost {
 
 namespace detail {
 
-/// Of one sublayer: weights in all, used for one token, and of these in products with it.
+/// The weights of one sublayer: all, those used for one token, and of these those multiplied by it.
 struct SublayerSize {
   Index total = 0, active = 0, matmul = 0;
 

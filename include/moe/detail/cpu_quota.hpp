@@ -31,13 +31,14 @@ constexpr int cpus_of_quota(long long quota, long long period) {
   return static_cast<int>((std::min)((quota - 1) / period + 1, most));
 }
 
-/// Of the text of cpu.max (cgroup v2): "150000 100000" is 2, "max 100000" no limit, 0.
+/// The CPUs of the text of cpu.max (cgroup v2): "150000 100000" is 2, "max 100000" no limit, 0.
 inline int cpus_of_cpu_max(std::string_view text) {
   const long long quota = leading_number(text);
   return cpus_of_quota(quota, leading_number(text));
 }
 
-/// Of the texts of cpu.cfs_quota_us and cpu.cfs_period_us (cgroup v1): "-1" is no limit, 0.
+/// The CPUs of the texts of cpu.cfs_quota_us and cpu.cfs_period_us (cgroup v1): "-1" is no limit,
+/// 0.
 inline int cpus_of_cfs(std::string_view quota, std::string_view period) {
   return cpus_of_quota(leading_number(quota), leading_number(period));
 }

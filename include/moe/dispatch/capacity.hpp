@@ -61,7 +61,7 @@ class KeptChoices {
   bool operator[](Index choice) const {
     return mark_.empty() || mark_[static_cast<std::size_t>(choice)] != 0;
   }
-  /// Of the table, N * K.
+  /// Choices in the table, N * K.
   Index num_choices() const { return num_choices_; }
   Index num_experts() const { return static_cast<Index>(dropped_.size()); }
   /// Choices of an expert that were over capacity.
@@ -112,7 +112,7 @@ void KeptChoices::select(const RoutingTable<T>& table, Index num_experts, const 
   }
 }
 
-/// Of one sequence, all that is over capacity. Its padding counts for nothing.
+/// Drops what is over capacity in one sequence. Its padding counts for nothing.
 template <Real T>
 void KeptChoices::drop(const RoutingTable<T>& table, const Sequence& sequence,
                        const Capacity& capacity) {

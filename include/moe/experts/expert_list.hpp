@@ -32,7 +32,7 @@ class ExpertList {
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   Index d_in() const { return experts_.front().d_in(); }
   Index d_out() const { return experts_.front().d_out(); }
-  /// Of a forward, if all rows go to the largest expert.
+  /// Those of a forward, if all rows go to the largest expert.
   double multiply_adds(Index rows) const {
     double most = 0.0;
     for (const E& expert : experts_) {

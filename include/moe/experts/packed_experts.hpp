@@ -52,7 +52,7 @@ class PackedExperts {
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   Index d_in() const { return experts_.front().up.width(); }
   Index d_out() const { return experts_.front().down.num_outputs(); }
-  /// Of a forward, if all rows go to the largest expert.
+  /// Those of a forward, if all rows go to the largest expert.
   double multiply_adds(Index rows) const {
     double most = 0.0;
     for (const PackedExpert<S>& expert : experts_) {
@@ -204,7 +204,7 @@ void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
   for (const GroupPart& part : scratch.parts) {
     const PackedExpert<S>& expert = experts_[static_cast<std::size_t>(part.expert)];
     const Index group = groups.begin(part.expert);
-    // Of each expert hidden rows follow each other, as wide as they are.
+    // The hidden rows of an expert follow each other, as wide as they are.
     Input* hidden =
         scratch.hidden.data() + group * depth + (part.begin - group) * expert.down.depth();
     const auto first = static_cast<std::size_t>(part.begin);

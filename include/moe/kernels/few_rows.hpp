@@ -37,7 +37,7 @@ void multiply_columns(View<T> a, View<T> b, Wide<T>* sums) {
   };
   Index k = 0;
   for (; k + square_depth <= a.cols; k += square_depth) {
-    // Of these columns or, near their end, of those that come next.
+    // How far ahead these columns or, near their end, the next ones are fetched.
     const Index later = k + distance < a.cols ? distance : size * b.col_stride + distance - a.cols;
     const T* from[size];
     for (Index i = 0; i < size; ++i) {

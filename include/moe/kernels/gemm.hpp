@@ -19,7 +19,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// Of the panel after the one at column `col`: its steps [k, k + depth).
+/// The steps [k, k + depth) of the panel after the one at column `col`.
 template <class T>
 NextPanel panel_after(View<T> b, Index col, Index k, Index depth) {
   using Tile = RegisterTile<T>;
@@ -105,7 +105,7 @@ Index columns_at_once([[maybe_unused]] Index rows) {
   }
 }
 
-/// The same sums in plain loops, in Wide<T>: for scalars without packets, and as the oracle.
+/// c = or += a * b in plain loops, in Wide<T>: for scalars without packets, and as the oracle.
 template <class T, class C = T>
 void gemm_plain(View<T> a, View<T> b, Into<C> c, Update update) {
   for (Index row = 0; row < a.rows; ++row) {
@@ -136,7 +136,8 @@ void gemm(View<T> a, View<T> b, Into<C> c, Update update, GemmMemory<T>& memory)
   }
 }
 
-/// The same in 16 KiB of stack, for products whose k are few or lie apart in memory anyway.
+/// gemm() that packs into 16 KiB of stack, for products whose k are few or lie apart in memory
+/// anyway.
 template <class T>
 void gemm_on_stack(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   if constexpr (Vectorised<T>) {
@@ -148,7 +149,7 @@ void gemm_on_stack(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   }
 }
 
-/// The same for an a whose zeros must not meet b: 0 * NaN is left out, not NaN. For masked rows.
+/// gemm() for an a whose zeros must not meet b: 0 * NaN is left out, not NaN. For masked rows.
 template <class T>
 void gemm_skipping_zeros(View<T> a, View<T> b, MatrixRef<T> c, Update update) {
   for (Index row = 0; row < a.rows; ++row) {

@@ -55,7 +55,7 @@ class NarrowProduct {
     return packs_a_ ? (std::min)(most_rows, most_depth / depth * Tile::cols) : most_rows;
   }
 
-  /// Of the rows [row, row + rows) the columns of the panel at `col`.
+  /// Writes the columns of the panel at `col` of the rows [row, row + rows).
   void compute(Index row, Index rows, Index col) {
     const Index cols = (std::min)(Tile::cols, b_.cols - col);
     for (Index k = 0; k == 0 || k < a_.cols; k += most_depth) {

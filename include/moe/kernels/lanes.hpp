@@ -31,7 +31,7 @@ struct Lanes {
   Packet packet;
 
   Lanes() = default;
-  /// The same value in every lane.
+  /// Every lane holds the value.
   template <class N>
   requires std::is_arithmetic_v<N>
   explicit Lanes(N value) : packet(Eigen::internal::pset1<Packet>(static_cast<T>(value))) {}

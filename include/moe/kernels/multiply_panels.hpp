@@ -71,7 +71,7 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
                      detail::Part part, const PanelMemory<P>& memory, Finish&& finish) {
   using In = typename P::Input;
   using Tile = RegisterTile<In, typename P::Weight>;
-  // Of k: 256 KiB of a panel stay in L2 while all rows meet it, and the next block is fetched.
+  // A block of k: 256 KiB of a panel stay in L2 while all rows meet it and the next is fetched.
   constexpr Index most_depth = Tile::depth;
   const Index whole_depth = weight.depth(), end = part.end(weight.num_panels());
   const Index sums_step = whole_depth > most_depth ? Tile::cols : 0;  // else no tile waits for more

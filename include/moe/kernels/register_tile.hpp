@@ -72,8 +72,8 @@ inline void prefetch(const void* line) {
 #endif
 }
 
-/// The same for the lines of `rows` rows of `cols` elements. Rows that a tile is about to write are
-/// worth it, too: else its stores wait for their lines, and what comes next for the stores.
+/// prefetch() of the lines of `rows` rows of `cols` elements. Rows that a tile is about to write
+/// are worth it, too: else its stores wait for their lines, and what comes next for the stores.
 template <class T>
 void prefetch_rows(const T* first, Index rows, Index cols, Index stride) {
   constexpr Index line = 64 / Index{sizeof(T)};

@@ -62,7 +62,7 @@ class MoELayer {
   Index d_out() const { return experts_.d_out(); }
   Index num_experts() const { return experts_.num_experts(); }
   const LayerOptions& options() const { return options_; }
-  /// Of a forward, if all rows go to the largest experts; infinite where a part does not state it.
+  /// Those of a forward, if all rows go to the largest experts; infinite where a part states none.
   double multiply_adds(Index rows) const {
     Index choices = 1;
     if constexpr (requires { router_.top_k(); }) {

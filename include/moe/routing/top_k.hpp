@@ -49,6 +49,11 @@ class TopK {
   const RouterConfig& config() const { return config_; }
   /// (vocabulary, k), empty without selection by table.
   const ExpertTable& table() const { return table_; }
+  /// This rule in another scalar.
+  template <Real V>
+  TopK<V> cast() const {
+    return {num_experts_, top_k_, config_, table_};
+  }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   /// A score takes as long as some eight of them.
   double multiply_adds(Index rows) const {
