@@ -23,13 +23,24 @@ struct SumScales {
   bool none() const { return sum == 1.0 && base == 1.0; }
 };
 
-/// y (D) = base (D, or null for zero) + the sum of weight[slot] * rows.row(slot) over the slots in
-/// their order; weight, one for each row, may be null for ones. The sum is made first, then the
-/// base is added, each times its scale, all in Wide<T>.
+/// The rows (D) that a sum of others is added to, null for none, and the scales of both.
+template <class T>
+struct BaseRows {
+  const T *first, *second;
+  SumScales scales;
+
+  BaseRows(const T* row, const T* other = nullptr, const SumScales& scales_of_both = {})
+      : first(row), second(other), scales(scales_of_both) {}
+};
+
+/// y (D) = base.first + base.second + the sum of weight[slot] * rows.row(slot) over the slots in
+/// their order; weight, one for each row, may be null for ones. The sum is made first and added to
+/// that of the base, each times its scale, all in Wide<T>, and rounded once.
 template <class T>
 void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, const Wide<T>* weight,
-                 const T* base, T* y, const SumScales& scales = {}) {
+                 const BaseRows<T>& base, T* y) {
   using W = Wide<T>;
+  const SumScales scales = base.scales;
   const bool scaled = !scales.none();
   for_lanes<W>(rows.cols(), [&](auto at) {
     LanesOr<W> sum(W(0));
@@ -37,27 +48,30 @@ void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, co
       const auto value = at.load(&rows.coeffRef(slot, 0));
       sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[slot]), value, sum);
     }
-    if (!scaled) {
-      at.store(y, base == nullptr ? sum : at.load(base) + sum);
-    } else if (base == nullptr) {
-      at.store(y, LanesOr<W>(scales.sum) * sum);
-    } else {
-      at.store(y, madd(LanesOr<W>(scales.sum), sum, LanesOr<W>(scales.base) * at.load(base)));
+    if (scaled) {
+      sum = LanesOr<W>(scales.sum) * sum;
     }
+    if (base.first != nullptr) {
+      auto under = at.load(base.first);
+      if (base.second != nullptr) {
+        under = under + at.load(base.second);
+      }
+      sum = scaled ? madd(LanesOr<W>(scales.base), under, sum) : under + sum;
+    }
+    at.store(y, sum);
   });
 }
 
 /// out (size) += the sum of weight[i] * rows.row(i) over the rows (n, size) in their order; weight
 /// (n) may be null for ones. It is rounded to Out once.
 template <class T, class Out>
-void add_rows(ConstMatrixRef<T> rows, const T* weight, Out* out) {
+void add_rows(ConstMatrixRef<T> rows, const Wide<T>* weight, Out* out) {
   using W = Wide<T>;
   for_lanes<W>(rows.cols(), [&](auto at) {
     auto sum = at.load(out);
     for (Index i = 0; i < rows.rows(); ++i) {
       const auto value = at.load(&rows.coeffRef(i, 0));
-      sum =
-          weight == nullptr ? sum + value : madd(LanesOr<W>(static_cast<W>(weight[i])), value, sum);
+      sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[i]), value, sum);
     }
     at.store(out, sum);
   });
