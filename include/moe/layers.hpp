@@ -2,6 +2,8 @@
 // The pipeline: routing, dispatch, experts and combine in one layer.
 #pragma once
 
+#include "layers/layer_input.hpp"
+#include "layers/layer_parts.hpp"
 #include "layers/layer_tape.hpp"
 #include "layers/moe_layer.hpp"
 #include "layers/packed_layer.hpp"

@@ -11,8 +11,8 @@
   void kernels::gemm<T, C>(kernels::View<T>, kernels::View<T>, kernels::Into<C>, kernels::Update, \
                            kernels::GemmMemory<T>&)
 
-#define MOE_PACKED_LAYER(prefix, S)                                                         \
-  prefix template void PackedLayer<S>::forward(ConstMatrixRef<Wide<S>>, MatrixRef<Wide<S>>, \
+#define MOE_PACKED_LAYER(prefix, S)                                                            \
+  prefix template void PackedLayer<S>::forward(const LayerInput<Wide<S>>&, MatrixRef<Wide<S>>, \
                                                PackedLayer<S>::Scratch&, const CallOptions&) const
 
 #define MOE_FOR_EACH_INSTANCE(prefix)                                          \

@@ -25,8 +25,8 @@ void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
   }
 }
 
-/// What the rows of a token are added to: nothing, or one matrix (N, D), or the sum of two; and the
-/// scales of the sum of rows and of this base.
+/// What the rows of a token are added to: nothing, or one matrix (N, D), or the sum of two, each of
+/// which may be null; and the scales of the sum of rows and of this base.
 template <Real T>
 struct CombineBase {
   const MatrixRef<T>*first, *second;
@@ -34,7 +34,9 @@ struct CombineBase {
 
   CombineBase(const MatrixRef<T>* matrix, const MatrixRef<T>* other = nullptr,
               const kernels::SumScales& scales_of_both = {})
-      : first(matrix), second(other), scales(scales_of_both) {}
+      : first(matrix != nullptr ? matrix : other),
+        second(matrix != nullptr ? other : nullptr),
+        scales(scales_of_both) {}
 };
 
 /// y (N, D) = base + the sum of each token's rows, each times its weight (S), or as it is if empty;

@@ -7,53 +7,9 @@
 
 #include "../detail/identity.hpp"
 #include "../dispatch/plan.hpp"
-#include "../experts/dense_ffn.hpp"
-#include "../experts/each_expert.hpp"
-#include "../experts/packed_experts.hpp"
+#include "layer_parts.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
-
-/// The set of experts that E stands for in a layer: E itself if it is one, else that around a
-/// vector of E.
-template <Real T, class E>
-struct SetOf {
-  using type = E;
-};
-template <Real T, ExpertLike<T> E>
-struct SetOf<T, E> {
-  using type = EachExpert<T, E>;
-};
-template <Real T>
-struct SetOf<T, Expert<T>> {
-  using type = FfnExperts<T>;
-};
-
-/// Whom to ask whether E is an expert: E, but for sets an expert that is one.
-template <class E, class T>
-using ExpertIn = std::conditional_t<ExpertSet<E, T>, Expert<T>, E>;
-
-/// Experts, or a set of them, that train in a layer.
-template <class E, class T>
-concept TrainableInLayer =
-    TrainableExpert<ExpertIn<E, T>, T> && TrainableExpertSet<typename SetOf<T, E>::type, T>;
-
-/// The shared expert beside a set.
-template <Real T, class Set>
-struct SharedOf {
-  using type = DenseFfn<T>;
-};
-template <Storage S>
-struct SharedOf<Wide<S>, PackedExperts<S>> {
-  using type = PackedFfn<S>;
-};
-
-/// Like the parameters of a layer, in float at least: their gradients, or an optimiser's moments.
-template <class RouterT, class Set, class Shared>
-struct LayerGrads {
-  GradsOf<RouterT> router;
-  GradsOf<Set> experts;
-  GradsOf<Shared> shared;  ///< empty without a shared expert
-};
 
 /// Who goes where: what losses, monitors and policies read.
 template <Real T, RouterLike<T> RouterT>

@@ -7,7 +7,7 @@
 #include <span>
 
 #include "../dispatch/combine.hpp"
-#include "../routing/router.hpp"
+#include "layer_input.hpp"
 #include "layer_tape.hpp"
 #include "padding.hpp"
 
@@ -16,16 +16,16 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// T is the scalar of the tokens; E an expert, of which the layer has several, or a set of experts.
 template <Real T, RouterLike<T> RouterT = Router<T>, class E = Expert<T>>
 requires ExpertLike<ExpertIn<E, T>, T>
-class MoELayer {
+class MoELayer : public LayerParts<T, RouterT, E> {
+  using Parts = LayerParts<T, RouterT, E>;
+
  public:
-  using W = Wide<T>;
-  using Set = typename SetOf<T, E>::type;
-  using Shared = typename SharedOf<T, Set>::type;
+  using Parts::check_params, Parts::d_in, Parts::d_out, Parts::multiply_adds, Parts::num_experts;
+  using typename Parts::Grads, typename Parts::Set, typename Parts::Shared, typename Parts::W;
 
   using Scratch = LayerScratch<T, RouterT, Set>;
   using Tape = LayerTape<T, RouterT, Set>;
   using RecomputingTape = RecomputingLayerTape<T, RouterT, Set>;
-  using Grads = LayerGrads<RouterT, Set, Shared>;
 
   /// Router, experts and shared expert of the config, with random weights from the seed.
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
@@ -39,160 +39,73 @@ class MoELayer {
       : MoELayer(std::move(router), Set(std::move(experts)), options, std::move(shared)) {}
   MoELayer(RouterT router, std::same_as<Set> auto experts, const LayerOptions& options = {},
            std::optional<Shared> shared = std::nullopt)
-      : router_(std::move(router)),
-        experts_(std::move(experts)),
-        options_(options),
-        shared_(std::move(shared)) {
-    options_.validate();
-    check_params({});
-  }
+      : Parts(std::move(router), std::move(experts), options, std::move(shared)) {}
 
-  /// Throws std::invalid_argument unless the parts fit each other and their parameters have their
-  /// shapes: what stands in a layer may have been replaced. `name` is the layer's.
-  void check_params(const ParameterName& name) const {
-    check_parts();
-    moe::check_params(router_, {.word = "router", .part = &name});
-    moe::check_params(experts_, {.word = "experts", .part = &name});
-    if (shared_) {
-      moe::check_params(*shared_, {.word = "shared", .part = &name});
-    }
-  }
-
-  Index d_in() const { return experts_.d_in(); }
-  Index d_out() const { return experts_.d_out(); }
-  Index num_experts() const { return experts_.num_experts(); }
-  const LayerOptions& options() const { return options_; }
-  /// Those of a forward, if all rows go to the largest experts; infinite where a part states none.
-  double multiply_adds(Index rows) const {
-    Index choices = 1;
-    if constexpr (requires { router_.top_k(); }) {
-      choices = router_.top_k();
-    }
-    return detail::multiply_adds(router_, rows) + detail::multiply_adds(experts_, rows * choices) +
-           (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0);
-  }
-  RouterT& router() { return router_; }
-  const RouterT& router() const { return router_; }
-  Set& experts() { return experts_; }
-  const Set& experts() const { return experts_; }
-  std::optional<Shared>& shared() { return shared_; }
-  const std::optional<Shared>& shared() const { return shared_; }
-
-  /// Inference: y (N, d_out) = layer(x (N, d_in)); N may be 0. y may be x itself. Throws
-  /// std::invalid_argument on other shapes, also of parameters, or options that do not fit; an
-  /// exception of a router or an expert comes out of here, and y is as before.
-  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
+  /// Inference: y (N, d_out) = layer(x (N, d_in)), or of {x, router_x}; N may be 0. y may be x
+  /// itself. Throws std::invalid_argument on other shapes, also of parameters, or options that do
+  /// not fit; an exception of a router or an expert comes out of here, and y is as before.
+  void forward(const LayerInput<T>& input, MatrixRef<T> y, Scratch& scratch,
                const CallOptions& call = {}) const {
-    check_call(x, call);
-    check_output(x, y);
-    run(x, y, scratch, scratch, call);
+    check_input(input, y, call);
+    run(input, y, scratch, scratch, call);
   }
 
-  /// The first steps of forward alone: table, kept choices and plan, for whoever computes the
-  /// experts elsewhere or only wants to see who goes where. A tape is no longer one for backward.
+  /// The first steps of forward alone, of what the router looks at: table, kept choices and plan,
+  /// for whoever computes the experts elsewhere or only wants to see who goes where. A tape is no
+  /// longer one for backward.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Routed<T, RouterT>& routed) const {
     check_call(x, call);
     routed.owner.clear();
     write_routed(x, call, routed);
   }
 
-  /// Training: the same y, and a tape for backward. y must not overlap x.
-  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
+  /// Training: the same y, and a tape for backward. y must not overlap the input.
+  void forward(const LayerInput<T>& input, MatrixRef<T> y, Tape& tape,
                const CallOptions& call = {}) const requires TrainableInLayer<E, T> {
-    run_taped(x, y, tape, tape.work, call);
+    run_taped(input, y, tape, tape.work, call);
   }
-  void forward(ConstMatrixRef<T> x, MatrixRef<T> y, RecomputingTape& tape,
+  void forward(const LayerInput<T>& input, MatrixRef<T> y, RecomputingTape& tape,
                const CallOptions& call = {}) const requires TrainableInLayer<E, T> {
-    run_taped(x, y, tape, tape.work(), call);
+    run_taped(input, y, tape, tape.work(), call);
     tape.work().owner.clear();
   }
 
-  /// dx (N, d_in) = and grads +=, from dy (N, d_out), the x and the tape of a forward, and the
-  /// gradient of losses on tape.routing. The tape may be used again. Throws std::invalid_argument
-  /// on other shapes, a tape of another layer (also of a copy), or if dx overlaps x or dy.
-  void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
-                Grads& grads, const RoutingGradient<W>& losses = {}) const requires
-      TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
-    check_backward(x, dy, tape, dx, grads);
+  /// dx (N, d_in) =, or {dx, router_dx} for an input of two, and grads +=, from dy (N, d_out), the
+  /// input and the tape of a forward, and the gradient of losses on tape.routing. The tape may be
+  /// used again. Throws std::invalid_argument on other shapes, a tape of another layer (also of a
+  /// copy), or gradients that overlap the input, dy or each other.
+  void backward(const LayerInput<T>& input, ConstMatrixRef<T> dy, Tape& tape,
+                const LayerInputGrads<T>& dinput, Grads& grads,
+                const RoutingGradient<W>& losses = {}) const requires TrainableInLayer<E, T> &&
+      TrainableRouter<RouterT, T> {
+    check_backward(input, dy, tape, dinput, grads);
     detail::throw_unless(
         tape.work.owner.is(identity_),
         "MoELayer: other calls used the memory of the tape, expected its forward last");
     losses.validate(tape.routing);
     detail::with_team(tape.num_threads, [&] {
       tape.work.gradient.assign(losses, tape.routing, tape.num_threads);
-      run_back(x, dy, tape, tape.work, dx, grads);
+      run_back(input, dy, tape, tape.work, dinput, grads);
     });
   }
-  void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, RecomputingTape& tape, MatrixRef<T> dx,
-                Grads& grads, const RoutingGradient<W>& losses = {}) const requires
-      TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
-    check_backward(x, dy, tape, dx, grads);
+  void backward(const LayerInput<T>& input, ConstMatrixRef<T> dy, RecomputingTape& tape,
+                const LayerInputGrads<T>& dinput, Grads& grads,
+                const RoutingGradient<W>& losses = {}) const requires TrainableInLayer<E, T> &&
+      TrainableRouter<RouterT, T> {
+    check_backward(input, dy, tape, dinput, grads);
     losses.validate(tape.routing);
     tape.work().owner.clear();
     detail::with_team(tape.num_threads, [&] {
       tape.work().gradient.assign(losses, tape.routing, tape.num_threads);
-      compute(x, tape, tape.work(), tape.num_threads);
-      run_back(x, dy, tape, tape.work(), dx, grads);
+      compute(input.x, tape, tape.work(), tape.num_threads);
+      run_back(input, dy, tape, tape.work(), dinput, grads);
     });
   }
 
-  /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
-  Grads zero_grads() const requires TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
-    Grads grads{.router = zero_grads_of(router_), .experts = zero_grads_of(experts_), .shared = {}};
-    if (shared_) {
-      grads.shared = zero_grads_of(*shared_);
-    }
-    return grads;
-  }
-
-  /// visit(name, parameter, grad...) for each tensor. A name is a ParameterName, and also taken as
-  /// a string like "experts.3.up".
-  template <class Visit, class... G>
-  void for_each_parameter(Visit&& visit,
-                          G&... grads) requires Parametrised<RouterT> && Parametrised<Set> {
-    walk(*this, {}, existing(visit), grads...);
-  }
-  template <class Visit, class... G>
-  void for_each_parameter(Visit&& visit,
-                          G&... grads) const requires Parametrised<RouterT> && Parametrised<Set> {
-    walk(*this, {}, existing(visit), grads...);
-  }
-
-  /// What WalksParams asks for: all tensors, also those that a part does not have.
-  template <class Layer, class Visit, class... G>
-  static void walk(Layer& layer, const ParameterName& name, Visit&& visit, G&... grads) {
-    walk_params(layer.router_, {.word = "router", .part = &name}, visit, grads.router...);
-    walk_params(layer.experts_, {.word = "experts", .part = &name}, visit, grads.experts...);
-    if (layer.shared_) {
-      walk_params(*layer.shared_, {.word = "shared", .part = &name}, visit, grads.shared...);
-    }
-  }
-
  private:
+  using Parts::check_parts, Parts::experts_, Parts::options_, Parts::router_, Parts::shared_;
+
   static constexpr bool trains = TrainableInLayer<E, T> && TrainableRouter<RouterT, T>;
-
-  template <class Visit>
-  static auto existing(Visit& visit) {
-    return [&visit](const ParameterName& name, auto& parameter, auto&... grads) {
-      if (parameter.size() > 0) {
-        visit(name, parameter, grads...);
-      }
-    };
-  }
-
-  void check_parts() const {
-    detail::throw_unless(router_.num_experts() == num_experts(), "MoELayer: the router has ",
-                         router_.num_experts(), " experts, expected ", num_experts());
-    if constexpr (requires { router_.d_model(); }) {
-      detail::throw_unless(router_.d_model() == d_in(), "MoELayer: the router is ",
-                           router_.d_model(), " wide, expected ", d_in());
-    }
-    if (shared_) {
-      detail::throw_unless(shared_->d_in() == d_in() && shared_->d_out() == d_out(),
-                           "MoELayer: the shared expert is ", shared_->d_in(), " to ",
-                           shared_->d_out(), " wide, expected ", d_in(), " to ", d_out());
-    }
-  }
 
   void check_call(const ConstMatrixRef<T>& x, const CallOptions& call) const {
     check_parts();
@@ -206,8 +119,11 @@ class MoELayer {
       router_.check_call(call, x.rows());
     }
   }
-  void check_output(const ConstMatrixRef<T>& x, const MatrixRef<T>& y) const {
-    detail::check_shape(y, x.rows(), d_out(), "MoELayer: y");
+  void check_input(const LayerInput<T>& input, const MatrixRef<T>& y,
+                   const CallOptions& call) const {
+    check_call(input.x, call);
+    detail::check_shape(input.router_x, input.x.rows(), d_in(), "MoELayer: router_x");
+    detail::check_shape(y, input.x.rows(), d_out(), "MoELayer: y");
   }
 
   void write_routed(ConstMatrixRef<T> x, const CallOptions& call,
@@ -226,12 +142,12 @@ class MoELayer {
 
   /// The pipeline. Memory is a LayerScratch or a LayerWork.
   template <class Memory>
-  void run(ConstMatrixRef<T> x, MatrixRef<T> y, Routed<T, RouterT>& routed, Memory& memory,
+  void run(const LayerInput<T>& input, MatrixRef<T> y, Routed<T, RouterT>& routed, Memory& memory,
            const CallOptions& call) const {
-    const int threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
+    const int threads = detail::num_threads(call.num_threads, multiply_adds(input.x.rows()));
     detail::with_team(threads, [&] {
-      write_routed(x, call, routed);
-      compute(x, routed, memory, threads);
+      write_routed(input.router_x, call, routed);
+      compute(input.x, routed, memory, threads);
       MatrixRef<T> shared_out = memory.shared_out;
       combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory),
                       {shared_ ? &shared_out : nullptr,
@@ -248,7 +164,7 @@ class MoELayer {
     const Index num_rows = routed.plan.num_rows();
     gather_weights(routed.routing.weight, routed.plan, memory.row_weight);
     memory.rows.resize(num_rows, d_out());
-    experts_.forward(input(x, routed, memory), memory.rows, memory.experts, threads);
+    experts_.forward(expert_input(x, routed, memory), memory.rows, memory.experts, threads);
     if (shared_) {
       memory.shared_out.resize(x.rows(), d_out());
       shared_->forward(x, memory.shared_out, memory.shared,
@@ -257,8 +173,8 @@ class MoELayer {
   }
 
   template <class Memory>
-  ExpertInput<T> input(ConstMatrixRef<T> x, const Routed<T, RouterT>& routed,
-                       const Memory& memory) const {
+  ExpertInput<T> expert_input(ConstMatrixRef<T> x, const Routed<T, RouterT>& routed,
+                              const Memory& memory) const {
     return {x, routed.plan.groups(), weight_on(WeightOn::input, memory)};
   }
   /// The weights of the rows (S) if they act there, else nothing.
@@ -269,65 +185,80 @@ class MoELayer {
   }
 
   template <class Work>
-  void run_taped(ConstMatrixRef<T> x, MatrixRef<T> y, TapedRouting<T, RouterT>& routed, Work& work,
-                 const CallOptions& call) const {
+  void run_taped(const LayerInput<T>& input, MatrixRef<T> y, TapedRouting<T, RouterT>& routed,
+                 Work& work, const CallOptions& call) const {
     moe::check_params(experts_, {"experts"});  // an inference asks only those that have rows
-    check_call(x, call);
-    check_output(x, y);
-    detail::throw_unless(!detail::overlap(x, y),
+    check_input(input, y, call);
+    detail::throw_unless(!detail::overlap(input.x, y) && !detail::overlap(input.router_x, y),
                          "MoELayer: y overlaps x, which backward needs again");
-    routed.num_threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
+    routed.num_threads = detail::num_threads(call.num_threads, multiply_adds(input.x.rows()));
     routed.owner.clear();
     work.owner.clear();
-    run(x, y, routed, work, call);
+    run(input, y, routed, work, call);
     routed.owner.set(identity_);
     work.owner.set(identity_);
   }
 
-  void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy,
-                      const TapedRouting<T, RouterT>& routed, const MatrixRef<T>& dx,
+  void check_backward(const LayerInput<T>& input, const ConstMatrixRef<T>& dy,
+                      const TapedRouting<T, RouterT>& routed, const LayerInputGrads<T>& dinput,
                       const Grads& grads) const requires trains {
     detail::throw_unless(routed.owner.is(identity_),
                          "MoELayer: the tape is of another layer, expected this one's");
-    detail::check_shape(routed.routing.weight, routed.plan.num_tokens(), routed.plan.top_k(),
+    const Index num_tokens = routed.plan.num_tokens();
+    detail::check_shape(routed.routing.weight, num_tokens, routed.plan.top_k(),
                         "MoELayer: tape.routing.weight");
-    detail::check_shape(x, routed.plan.num_tokens(), d_in(), "MoELayer: x");
-    detail::check_shape(dy, x.rows(), d_out(), "MoELayer: dy");
-    detail::check_shape(dx, x.rows(), d_in(), "MoELayer: dx");
-    detail::throw_unless(!detail::overlap(x, dx) && !detail::overlap(dy, dx),
-                         "MoELayer: dx overlaps x or dy, expected memory of its own");
+    detail::check_shape(input.x, num_tokens, d_in(), "MoELayer: x");
+    detail::check_shape(input.router_x, num_tokens, d_in(), "MoELayer: router_x");
+    detail::check_shape(dy, num_tokens, d_out(), "MoELayer: dy");
+    detail::check_shape(dinput.dx, num_tokens, d_in(), "MoELayer: dx");
+    detail::check_shape(dinput.router_dx, num_tokens, d_in(), "MoELayer: router_dx");
+    for (const MatrixRef<T>& dx : {dinput.dx, dinput.router_dx}) {
+      detail::throw_unless(!detail::overlap(input.x, dx) && !detail::overlap(input.router_x, dx) &&
+                               !detail::overlap(dy, dx),
+                           "MoELayer: dx overlaps x or dy, expected memory of its own");
+    }
+    detail::throw_unless(dinput.apart || !input.apart(),
+                         "MoELayer: there is one gradient of x and router_x, expected one of each");
+    detail::throw_unless(!dinput.apart || !detail::overlap(dinput.dx, dinput.router_dx),
+                         "MoELayer: dx overlaps router_dx, expected memory of its own");
     check_params({});
     check_grads(*this, {}, grads);
   }
 
   /// The pipeline from right to left.
   template <class Work>
-  void run_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const TapedRouting<T, RouterT>& routed,
-                Work& work, MatrixRef<T> dx, Grads& grads) const {
+  void run_back(const LayerInput<T>& input, ConstMatrixRef<T> dy,
+                const TapedRouting<T, RouterT>& routed, Work& work,
+                const LayerInputGrads<T>& dinput, Grads& grads) const {
     const int threads = routed.num_threads;
+    const ConstMatrixRef<T> x = input.x;
+    MatrixRef<T> dx = dinput.dx, router_dx = dinput.router_dx;
     const Index num_rows = routed.plan.num_rows();
     work.dx_rows.resize(num_rows, d_in());
     const ConstMatrixRef<T> routed_dy =
         scaled_rows<T>(dy, options_.routed_scale, work.routed_dy, threads);
     const ConstMatrixRef<T> drows = gather_rows<T>(
         {routed_dy, routed.plan.groups(), weight_on(WeightOn::output, work)}, work.drows, threads);
-    experts_.backward(input(x, routed, work), drows, work.experts, work.dx_rows, grads.experts,
-                      threads);
+    experts_.backward(expert_input(x, routed, work), drows, work.experts, work.dx_rows,
+                      grads.experts, threads);
     weights_back(x, routed_dy, routed, work);
-    router_back(x, routed, work, dx, grads.router);
+    router_back(input.router_x, routed, work, router_dx, grads.router);
     if (shared_) {
       work.shared_dx.resize(x.rows(), d_in());
       shared_->backward(x, scaled_rows<T>(dy, options_.shared_scale, work.shared_dy, threads),
                         work.shared, work.shared_dx, grads.shared);
     }
     const MatrixRef<T> shared_dx = work.shared_dx;
+    const MatrixRef<T>* const from_router = dinput.apart ? nullptr : &dx;
+    const MatrixRef<T>* const from_shared = shared_ ? &shared_dx : nullptr;
     combine_rows<T>(work.dx_rows, routed.plan,
                     weighted_when_added ? weight_on(WeightOn::input, work) : std::span<const W>(),
-                    {&dx, shared_ ? &shared_dx : nullptr}, dx, threads);
+                    {from_router, from_shared}, dx, threads);
     const auto& padding = routed.routing.padding;
     detail::for_rows(static_cast<Index>(padding.size()), threads, [&](Index token) {
       if (padding[static_cast<std::size_t>(token)] != 0) {
         dx.row(token).setZero();
+        router_dx.row(token).setZero();
       }
     });
   }
@@ -366,10 +297,6 @@ class MoELayer {
     });
   }
 
-  RouterT router_;
-  Set experts_;
-  LayerOptions options_;
-  std::optional<Shared> shared_;
   detail::Identity identity_;
 };
 

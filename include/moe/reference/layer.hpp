@@ -10,9 +10,11 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
 
-/// y (N, D_out) of a layer with our own router and experts, without noise.
+/// y (N, D_out) of a layer with our own router and experts, without noise. The router looks at
+/// router_x, or at x if that is null.
 template <Real T>
-Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallOptions& call = {}) {
+Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallOptions& call = {},
+                       const Matrix<T>* router_x = nullptr) {
   const Index top_k =
       call.experts != nullptr ? call.experts->cols() : call.top_k.value_or(layer.router().top_k());
   Routing routing;
@@ -35,7 +37,8 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
     if (call.tokens.is_padding(t)) {
       asked.allowed.assign(static_cast<std::size_t>(layer.num_experts()), 0);
     }
-    routing.push_back(route(layer.router().params(), layer.router().config(), asked, row_of(x, t),
+    routing.push_back(route(layer.router().params(), layer.router().config(), asked,
+                            row_of(router_x == nullptr ? x : *router_x, t),
                             probs[static_cast<std::size_t>(t)]));
   }
   drop(call.capacity.value_or(layer.options().capacity), call.tokens, layer.num_experts(), top_k,

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// What goes into a layer: tokens, and what the router looks at where that is something else; and
+// the gradients that come out for them.
+#pragma once
+
+#include <concepts>
+
+#include "../types.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// x (N, D) for the experts and router_x (N, D) for the router. A call takes `x` for one matrix as
+/// both, or `{x, router_x}`: Gemma 4, Arctic and SmallThinker route by another state of the
+/// residual stream.
+template <Real T>
+struct LayerInput {
+  ConstMatrixRef<T> x, router_x;
+
+  // Templates, as a Ref of an expression owns its values and must be made here to outlive the call.
+  template <std::convertible_to<ConstMatrixRef<T>> X>
+  LayerInput(const X& both) : x(both), router_x(x) {}
+  template <std::convertible_to<ConstMatrixRef<T>> X, std::convertible_to<ConstMatrixRef<T>> R>
+  LayerInput(const X& for_experts, const R& for_router) : x(for_experts), router_x(for_router) {}
+
+  bool apart() const { return router_x.data() != x.data(); }
+};
+
+/// Where backward writes (=) the gradient (N, D) of what both look at, or, as `{dx, router_dx}`,
+/// those of x and router_x.
+template <Real T>
+struct LayerInputGrads {
+  MatrixRef<T> dx, router_dx;
+  bool apart;
+
+  template <class X>
+  requires std::convertible_to<X, MatrixRef<T>> LayerInputGrads(X&& both)
+      : dx(both), router_dx(dx), apart(false) {}
+  LayerInputGrads(MatrixRef<T> of_x, MatrixRef<T> of_router_x)
+      : dx(of_x), router_dx(of_router_x), apart(true) {}
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layer is made of: a router, a set of experts, perhaps a shared expert; their sizes, and
+// the walk over their parameters.
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "../experts/dense_ffn.hpp"
+#include "../experts/each_expert.hpp"
+#include "../experts/packed_experts.hpp"
+#include "../routing/router.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// The set of experts that E stands for in a layer: E itself if it is one, else that around a
+/// vector of E.
+template <Real T, class E>
+struct SetOf {
+  using type = E;
+};
+template <Real T, ExpertLike<T> E>
+struct SetOf<T, E> {
+  using type = EachExpert<T, E>;
+};
+template <Real T>
+struct SetOf<T, Expert<T>> {
+  using type = FfnExperts<T>;
+};
+
+/// Whom to ask whether E is an expert: E, but for sets an expert that is one.
+template <class E, class T>
+using ExpertIn = std::conditional_t<ExpertSet<E, T>, Expert<T>, E>;
+
+/// Experts, or a set of them, that train in a layer.
+template <class E, class T>
+concept TrainableInLayer =
+    TrainableExpert<ExpertIn<E, T>, T> && TrainableExpertSet<typename SetOf<T, E>::type, T>;
+
+/// The shared expert beside a set.
+template <Real T, class Set>
+struct SharedOf {
+  using type = DenseFfn<T>;
+};
+template <Storage S>
+struct SharedOf<Wide<S>, PackedExperts<S>> {
+  using type = PackedFfn<S>;
+};
+
+/// Like the parameters of a layer, in float at least: their gradients, or an optimiser's moments.
+template <class RouterT, class Set, class Shared>
+struct LayerGrads {
+  GradsOf<RouterT> router;
+  GradsOf<Set> experts;
+  GradsOf<Shared> shared;  ///< empty without a shared expert
+};
+
+/// The parts of a MoELayer, as its template says.
+template <Real T, RouterLike<T> RouterT, class E>
+class LayerParts {
+ public:
+  using W = Wide<T>;
+  using Set = typename SetOf<T, E>::type;
+  using Shared = typename SharedOf<T, Set>::type;
+  using Grads = LayerGrads<RouterT, Set, Shared>;
+
+  /// Throws std::invalid_argument if their sizes disagree.
+  LayerParts(RouterT router, Set experts, const LayerOptions& options, std::optional<Shared> shared)
+      : router_(std::move(router)),
+        experts_(std::move(experts)),
+        options_(options),
+        shared_(std::move(shared)) {
+    options_.validate();
+    check_params({});
+  }
+
+  /// Throws std::invalid_argument unless the parts fit each other and their parameters have their
+  /// shapes: what stands in a layer may have been replaced. `name` is the layer's.
+  void check_params(const ParameterName& name) const {
+    check_parts();
+    moe::check_params(router_, {.word = "router", .part = &name});
+    moe::check_params(experts_, {.word = "experts", .part = &name});
+    if (shared_) {
+      moe::check_params(*shared_, {.word = "shared", .part = &name});
+    }
+  }
+
+  Index d_in() const { return experts_.d_in(); }
+  Index d_out() const { return experts_.d_out(); }
+  Index num_experts() const { return experts_.num_experts(); }
+  const LayerOptions& options() const { return options_; }
+  /// Those of a forward, if all rows go to the largest experts; infinite where a part states none.
+  double multiply_adds(Index rows) const {
+    Index choices = 1;
+    if constexpr (requires { router_.top_k(); }) {
+      choices = router_.top_k();
+    }
+    return detail::multiply_adds(router_, rows) + detail::multiply_adds(experts_, rows * choices) +
+           (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0);
+  }
+  RouterT& router() { return router_; }
+  const RouterT& router() const { return router_; }
+  Set& experts() { return experts_; }
+  const Set& experts() const { return experts_; }
+  std::optional<Shared>& shared() { return shared_; }
+  const std::optional<Shared>& shared() const { return shared_; }
+
+  /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
+  Grads zero_grads() const requires TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
+    Grads grads{.router = zero_grads_of(router_), .experts = zero_grads_of(experts_), .shared = {}};
+    if (shared_) {
+      grads.shared = zero_grads_of(*shared_);
+    }
+    return grads;
+  }
+
+  /// visit(name, parameter, grad...) for each tensor. A name is a ParameterName, and also taken as
+  /// a string like "experts.3.up".
+  template <class Visit, class... G>
+  void for_each_parameter(Visit&& visit,
+                          G&... grads) requires Parametrised<RouterT> && Parametrised<Set> {
+    walk(*this, {}, existing(visit), grads...);
+  }
+  template <class Visit, class... G>
+  void for_each_parameter(Visit&& visit,
+                          G&... grads) const requires Parametrised<RouterT> && Parametrised<Set> {
+    walk(*this, {}, existing(visit), grads...);
+  }
+
+  /// What WalksParams asks for: all tensors, also those that a part does not have.
+  template <class Layer, class Visit, class... G>
+  static void walk(Layer& layer, const ParameterName& name, Visit&& visit, G&... grads) {
+    walk_params(layer.router(), {.word = "router", .part = &name}, visit, grads.router...);
+    walk_params(layer.experts(), {.word = "experts", .part = &name}, visit, grads.experts...);
+    if (layer.shared()) {
+      walk_params(*layer.shared(), {.word = "shared", .part = &name}, visit, grads.shared...);
+    }
+  }
+
+ protected:
+  void check_parts() const {
+    detail::throw_unless(router_.num_experts() == num_experts(), "MoELayer: the router has ",
+                         router_.num_experts(), " experts, expected ", num_experts());
+    if constexpr (requires { router_.d_model(); }) {
+      detail::throw_unless(router_.d_model() == d_in(), "MoELayer: the router is ",
+                           router_.d_model(), " wide, expected ", d_in());
+    }
+    if (shared_) {
+      detail::throw_unless(shared_->d_in() == d_in() && shared_->d_out() == d_out(),
+                           "MoELayer: the shared expert is ", shared_->d_in(), " to ",
+                           shared_->d_out(), " wide, expected ", d_in(), " to ", d_out());
+    }
+  }
+
+  RouterT router_;
+  Set experts_;
+  LayerOptions options_;
+  std::optional<Shared> shared_;
+
+ private:
+  template <class Visit>
+  static auto existing(Visit& visit) {
+    return [&visit](const ParameterName& name, auto& parameter, auto&... grads) {
+      if (parameter.size() > 0) {
+        visit(name, parameter, grads...);
+      }
+    };
+  }
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET
