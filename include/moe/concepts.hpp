@@ -13,6 +13,14 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
+/// route() takes tokens in T. Asked with a matrix: Eigen offers to make a ConstMatrixRef of that of
+/// any other scalar, and fails when it does.
+template <class R, class T>
+concept RoutesTokensIn = requires(const R& router, const Matrix<T>& x, const CallOptions& call,
+                                  typename R::Table& table) {
+  router.route(x, call, table);
+};
+
 /// Chooses experts for tokens. route() is const, runs on one thread of the layer's parallel region,
 /// and writes the whole table: expert, weight, and probs and logits if losses are to be taken of
 /// it. It honours what CallOptions asks for; padding the layer leaves out by itself. A router that
@@ -25,7 +33,7 @@ concept RouterLike = std::movable<R> &&
              typename R::Table& table) {
   { router.num_experts() } -> std::convertible_to<Index>;
   router.route(x, call, table);
-};
+} && RoutesTokensIn<R, T>;
 
 /// A router that says `static constexpr bool leaves_out_padding = true`: padding has no choice, no
 /// weight and no score in its table, and reaches none of its gradients. For any other the layer

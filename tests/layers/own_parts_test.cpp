@@ -3,6 +3,8 @@
 // can, and a router that may choose many experts but chooses few costs what those few cost.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "moe/layers.hpp"
 #include "moe/losses.hpp"
 #include "support/count_allocations.hpp"
@@ -65,6 +67,48 @@ TYPED_TEST(OwnRouter, PacksInEveryStorage) {
   } else {
     EXPECT_TRUE(matrix_near(forward(packed, x), forward(layer, x), 1.0 / 128));
   }
+}
+
+/// The expert of the largest logit, with a weight of one half.
+template <class W>
+struct Greedy {
+  using Params = NoParams;
+
+  Index top_k() const { return 1; }
+  void route(const Params&, const TokenRoute<W>& token) const {
+    const W* best = std::max_element(token.logits, token.logits + token.num_experts);
+    token.expert[0] = static_cast<ExpertId>(best - token.logits);
+    token.weight[0] = W(0.5);
+    std::fill_n(token.probs, token.num_experts, W(0));
+  }
+  template <class V>
+  Greedy<V> cast() const {
+    return {};
+  }
+};
+
+/// S packs a layer of T, whose router is our gate with a rule of the user's.
+template <class S, class T>
+void expect_own_rule_packs(double tolerance) {
+  using W = Wide<T>;
+  using Router = GatedRouter<T, LinearGate<T>, Greedy<W>>;
+  const LinearGate<T> gate(37, 5, {.bias = true});
+  LinearGateParams<W> params = gate.initial_params(8);
+  testing::randomise(params, 9);
+  const MoEConfig config{.d_model = 37, .d_ff = 53, .num_experts = 5, .top_k = 1};
+  const MoELayer<T, Router> layer(Router(gate, {}, {params, {}}), make_experts<T>(config, 3));
+  const auto packed = pack<S>(layer);
+  const Matrix<T> x = random_matrix<T>(40, 37, 5);
+  const Matrix<Wide<S>> want = forward(layer, x).template cast<Wide<S>>();
+  EXPECT_TRUE(
+      matrix_near(forward(packed, Matrix<Wide<S>>(x.template cast<Wide<S>>())), want, tolerance));
+}
+
+TEST(OwnRouter, OfOurGateAndTheUsersRulePacksALayerOfAnyScalarInAnyStorage) {
+  expect_own_rule_packs<bf16, bf16>(1.0 / 64);
+  expect_own_rule_packs<bf16, float>(1.0 / 64);
+  expect_own_rule_packs<float, Eigen::half>(1.0 / 256);
+  expect_own_rule_packs<float, double>(1e-5);
 }
 
 #if MOE_COUNTS_ALLOCATIONS

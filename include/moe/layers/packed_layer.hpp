@@ -19,9 +19,10 @@ auto router_for(const RouterT& router) {
   if constexpr (requires { router.template cast<T>(); }) {
     return router.template cast<T>();
   } else {
-    static_assert(RouterLike<RouterT, T>,
-                  "the router takes tokens of another scalar than the packed layer: give it a "
-                  "member cast<T>() that returns a router for tokens in T");
+    static_assert(
+        RouterLike<RouterT, T>,
+        "the router takes tokens of another scalar than the packed layer: give it, or the "
+        "gate and rule of a GatedRouter, a member cast<T>() that returns one for T");
     return router;
   }
 }

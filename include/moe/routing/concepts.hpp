@@ -12,6 +12,14 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
+/// forward() takes tokens in T, asked as RoutesTokensIn.
+template <class G, class T>
+concept ProjectsTokensIn = requires(const G& gate, const typename G::Params& params,
+                                    const Matrix<T>& x, const CallOptions& call,
+                                    typename G::Table& table) {
+  gate.forward(params, x, call, table);
+};
+
 /// Gives every token a logit for each expert. The parameters live in the router and are given to
 /// each call. forward() is const, runs on one thread of the router's parallel region, and writes
 /// table.logits (N, E). x of padding may be NaN and must reach no other row. Gates and rules may
@@ -25,7 +33,7 @@ concept GateLike = std::movable<G> && ParameterList<typename G::Params> &&
   { gate.d_model() } -> std::convertible_to<Index>;
   { gate.num_experts() } -> std::convertible_to<Index>;
   gate.forward(params, x, call, table);
-};
+} && ProjectsTokensIn<G, T>;
 
 /// Backward in two passes, from gradient.logits: backward_input writes dx (=), of padding exactly
 /// 0, and may keep in the gradient what backward_params adds to grads (+=).

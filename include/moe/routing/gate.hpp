@@ -43,6 +43,11 @@ class LinearGate {
   Index d_model() const { return d_model_; }
   Index num_experts() const { return num_experts_; }
   const LogitsConfig& config() const { return config_; }
+  /// This gate for tokens in another scalar.
+  template <Real U>
+  LinearGate<U> cast() const {
+    return {d_model_, num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return static_cast<double>(rows * (config_.noisy ? 2 : 1)) *
            static_cast<double>(d_model_ * num_experts_);

@@ -12,6 +12,7 @@
 
 #include "../detail/parallel.hpp"
 #include "../detail/reserve.hpp"
+#include "../kernels/cast_params.hpp"
 #include "../kernels/softmax.hpp"
 #include "concepts.hpp"
 
@@ -52,6 +53,23 @@ struct GatedParams : detail::GatePart<GateParams>, detail::RulePart<RuleParams> 
   }
 };
 
+namespace detail {
+
+/// A gate or rule for another scalar: the cast that it offers, or a copy of it as it is.
+template <Real U, class P>
+requires std::copy_constructible<P> || requires(const P& part) { part.template cast<U>(); }
+auto cast_part(const P& part) {
+  if constexpr (requires { part.template cast<U>(); }) {
+    return part.template cast<U>();
+  } else {
+    return part;
+  }
+}
+template <class P, class U>
+using CastPart = decltype(cast_part<U>(std::declval<const P&>()));
+
+}  // namespace detail
+
 /// T is the scalar of the tokens. Parameters, and everything computed, are Wide<T>: float at least.
 template <Real T, GateLike<T> Gate, RuleLike<Wide<T>> Rule>
 class GatedRouter {
@@ -77,6 +95,18 @@ class GatedRouter {
   const Rule& rule() const { return rule_; }
   Params& params() { return params_; }
   const Params& params() const { return params_; }
+
+  /// This router for tokens in U, of the gate's cast<U>() and the rule's cast<Wide<U>>(), or of
+  /// either as it is if it takes them. Parameters are rounded once. Throws std::invalid_argument
+  /// unless they have their shapes.
+  template <Real U>
+  auto cast() const requires GateLike<detail::CastPart<Gate, U>, U> &&
+      RuleLike<detail::CastPart<Rule, Wide<U>>, Wide<U>> {
+    using To = GatedRouter<U, detail::CastPart<Gate, U>, detail::CastPart<Rule, Wide<U>>>;
+    check_params({"Router"});
+    return To(detail::cast_part<U>(gate_), detail::cast_part<Wide<U>>(rule_),
+              cast_params<typename To::Params>(params_));
+  }
 
   /// Throws std::invalid_argument unless the parameters have the shapes() of gate and rule, as far
   /// as these have any; `name` is the router's.

@@ -3,7 +3,6 @@
 // per-token router is data of its config.
 #pragma once
 
-#include "../kernels/cast_params.hpp"
 #include "gate.hpp"
 #include "gated_router.hpp"
 #include "top_k.hpp"

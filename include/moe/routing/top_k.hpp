@@ -41,6 +41,11 @@ class TopK {
 
   Index top_k() const { return top_k_; }
   const RouterConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  TopK<V> cast() const {
+    return {num_experts_, top_k_, config_};
+  }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   /// A score takes as long as some eight of them.
   double multiply_adds(Index rows) const {

@@ -1,0 +1,6 @@
+// expect: RouterLike<.*RoutingTable<double>.* is not a base|RouterLike<moe::Router<float>, double>' evaluated to false
+#include <moe/moe.hpp>
+
+using Layer = moe::MoELayer<double, moe::Router<float>>;
+
+int main() { Layer({}, 1); }
