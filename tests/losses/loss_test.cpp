@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -40,6 +42,27 @@ const Named all_losses[] = {{"load_balancing", load_balancing_loss<double>},
                             {"importance", importance_loss<double>},
                             {"load", load_loss<double>},
                             {"z", z_loss<double>}};
+
+/// All losses in the form that writes into a result, in the same order.
+using WriteLoss = void (*)(const Table&, Loss&, int num_threads);
+const WriteLoss all_writes[] = {
+    [](const Table& table, Loss& loss, int n) { load_balancing_loss(table, {}, loss, n); },
+    [](const Table& table, Loss& loss, int n) {
+      hugging_face_load_balancing_loss(table, {}, loss, n);
+    },
+    [](const Table& table, Loss& loss, int n) { gshard_loss(table, {}, loss, n); },
+    [](const Table& table, Loss& loss, int) { importance_loss(table, {}, loss); },
+    [](const Table& table, Loss& loss, int n) { load_loss(table, {}, loss, n); },
+    [](const Table& table, Loss& loss, int n) { z_loss(table, {}, loss, n); }};
+
+void expect_same_loss(const Loss& got, const Loss& want, const char* name) {
+  EXPECT_TRUE(got.value >= want.value && got.value <= want.value) << name;
+  RoutingGradient<double>::for_each(
+      [&](std::string_view tensor, const auto& a, const auto& b) {
+        EXPECT_TRUE(testing::same_bits(a, b)) << name << ", " << tensor;
+      },
+      got.gradient, want.gradient);
+}
 
 /// The rows of a table that a mask keeps.
 Table kept_rows(const Table& table, const std::vector<std::uint8_t>& mask) {
@@ -262,6 +285,52 @@ TEST(Loss, HasTheRightGradientThroughTheRouter) {
         }
       }
     }
+  }
+}
+
+TEST(Loss, WrittenIntoAResultReplacesWhatAnyLossLeftThere) {
+  const Table large = random_table(9), small = random_table(4);
+  for (const WriteLoss before : all_writes) {
+    for (std::size_t i = 0; i < std::size(all_writes); ++i) {
+      Loss loss;
+      before(large, loss, 1);
+      all_writes[i](small, loss, 1);
+      expect_same_loss(loss, all_losses[i].loss(small, {}), all_losses[i].name);
+    }
+  }
+}
+
+TEST(Loss, HasTheSameBitsForAnyThreadCount) {
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    Table table = random_table(700, score);
+    table.padding.assign(700, 0);
+    table.padding[3] = table.padding[640] = 1;
+    for (std::size_t i = 0; i < std::size(all_writes); ++i) {
+      Loss one, many;
+      all_writes[i](table, one, 1);
+      for (const int threads : {2, 3, 8}) {
+        detail::with_team(threads, [&] { all_writes[i](table, many, threads); });
+        expect_same_loss(many, one, all_losses[i].name);
+      }
+    }
+  }
+}
+
+TEST(Loss, ThatThrowsLeavesTheResultAsItWas) {
+  Table broken = random_table(4);
+  broken.padding.assign(3, 0);
+  for (std::size_t i = 0; i < std::size(all_writes); ++i) {
+    Loss loss = all_losses[i].loss(random_table(5), {});
+    const Loss before = loss;
+    EXPECT_THROW(all_writes[i](broken, loss, 1), std::invalid_argument);
+    expect_same_loss(loss, before, all_losses[i].name);
+  }
+}
+
+TEST(Loss, RefusesANegativeNumberOfThreads) {
+  Loss loss;
+  for (const std::size_t i : {0, 1, 2, 4, 5}) {
+    EXPECT_THROW(all_writes[i](random_table(4), loss, -1), std::invalid_argument);
   }
 }
 

@@ -13,11 +13,13 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// The squared coefficient of variation of the experts' summed weights (Shazeer 2017, eq. 6, 7).
+/// It looks at the choices alone, on one thread.
 template <Real T>
-RoutingLoss<T> importance_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+void importance_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss) {
   const detail::CountedTokens<T> counted(table, mask);
   detail::check_shape(table.weight, table.num_tokens(), table.top_k(), "loss: weight");
-  std::vector<T> importance(static_cast<std::size_t>(detail::check_experts(table)), T(0)), slope;
+  std::vector<T>&importance = loss.memory.sum, &slope = loss.memory.slope;
+  importance.assign(static_cast<std::size_t>(detail::check_experts(table)), T(0));
   const auto for_each_choice = [&](const auto& body) {
     for (Index t = 0; t < table.num_tokens(); ++t) {
       for (Index k = 0; counted(t) && k < table.top_k(); ++k) {
@@ -28,10 +30,15 @@ RoutingLoss<T> importance_loss(const RoutingTable<T>& table, TokenMask mask = {}
     }
   };
   for_each_choice([&](Index t, Index k, std::size_t e) { importance[e] += table.weight(t, k); });
-  RoutingLoss<T> loss;
+  loss.clear();
   loss.gradient.weight.setZero(table.num_tokens(), table.top_k());
   loss.value = detail::squared_variation(importance, slope);
   for_each_choice([&](Index t, Index k, std::size_t e) { loss.gradient.weight(t, k) = slope[e]; });
+}
+template <Real T>
+RoutingLoss<T> importance_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+  RoutingLoss<T> loss;
+  importance_loss(table, mask, loss);
   return loss;
 }
 

@@ -3,6 +3,10 @@
 // gradient. It sees the router's choices before any are dropped over capacity; no gradient flows
 // through counts.
 //
+// Each loss has two forms: one returns a new RoutingLoss; one writes into that of the caller (=),
+// which keeps its memory from call to call. Threads share the tokens; what is summed over tokens is
+// added up in their order, so that the bits do not depend on the threads.
+//
 // Neither the table's padding nor what a token mask leaves out counts in any sum or mean, or gets
 // a gradient. Over no tokens at all a loss is 0, and of choices over a table with none.
 #pragma once
@@ -11,8 +15,10 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "../detail/check.hpp"
+#include "../detail/parallel.hpp"
 #include "../routing_table.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -20,12 +26,42 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// (N), 0: the token is left out; empty: none but the padding of the table is.
 using TokenMask = std::span<const std::uint8_t>;
 
+namespace detail {
+
+/// What a loss computes on the way. Copies of a loss go without it.
+template <Real T>
+struct LossMemory {
+  std::vector<Index> count;      // (E) choices
+  std::vector<T> sum, slope;     // (E) of each expert, and the derivative by it
+  std::vector<T> term;           // (N) what each token adds to the value
+  GrowingMatrix<ExpertId> best;  // (N, K + 1) the largest logits
+
+  LossMemory() = default;
+  LossMemory(const LossMemory&) : LossMemory() {}
+  LossMemory(LossMemory&&) noexcept = default;
+  LossMemory& operator=(const LossMemory&) { return *this; }
+  LossMemory& operator=(LossMemory&&) noexcept = default;
+  ~LossMemory() = default;
+};
+
+}  // namespace detail
+
 /// A loss and its gradient with respect to the table. Losses are scaled and added like numbers:
 /// auto aux = 0.01f * load_balancing_loss(table) + 0.001f * z_loss(table);
+/// Written into, scaled by *= and added by +=, they allocate nothing once they have seen the
+/// largest table.
 template <Real T>
 struct RoutingLoss {
   T value{0};
-  RoutingGradient<T> gradient;
+  RoutingGradient<T> gradient = {};
+  detail::LossMemory<T> memory = {};  ///< of the calls that write into this loss
+
+  /// Value and gradient become 0, a gradient of zeros being empty.
+  void clear() {
+    value = T(0);
+    RoutingGradient<T>::for_each([](std::string_view, GrowingMatrix<T>& m) { m.resize(0, 0); },
+                                 gradient);
+  }
 
   RoutingLoss& operator*=(T factor) {
     value *= factor;
@@ -88,6 +124,26 @@ class CountedTokens {
   std::span<const std::uint8_t> padding_;
   Index count_ = 0;
 };
+
+/// Threads for a loss that takes about `multiply_adds` of them for each of the table's logits.
+template <Real T>
+int loss_threads(const RoutingTable<T>& table, Index num_experts, double multiply_adds,
+                 int requested) {
+  return num_threads(requested, multiply_adds * static_cast<double>(table.num_tokens()) *
+                                    static_cast<double>(num_experts));
+}
+
+/// The terms of the tokens that count, added in the order of the tokens.
+template <Real T>
+T sum_of_terms(const std::vector<T>& term, const CountedTokens<T>& counted) {
+  T sum(0);
+  for (std::size_t t = 0; t < term.size(); ++t) {
+    if (counted(static_cast<Index>(t))) {
+      sum += term[t];
+    }
+  }
+  return sum;
+}
 
 /// E, from the table's probs (N, E). Throws std::invalid_argument if they do not fit its experts.
 template <Real T>
