@@ -16,6 +16,7 @@ set(tested_by
   "experts/ffn_experts.hpp     experts/sets_test.cpp"
   "experts/packed_expert.hpp   layers/packed_layer_test.cpp"
   "experts/packed_experts.hpp  experts/sets_test.cpp"
+  "experts/projection.hpp      experts/expert_test.cpp"
   "io/byte_source.hpp          io/safetensors_test.cpp"
   "io/header.hpp               io/header_json_test.cpp"
   "io/system_file.hpp          io/safetensors_test.cpp"

@@ -14,3 +14,4 @@
 #include "experts/gather.hpp"
 #include "experts/packed_expert.hpp"
 #include "experts/packed_experts.hpp"
+#include "experts/projection.hpp"

@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "moe/experts/gather.hpp"
 #include "support/laid_rows.hpp"
 #include "support/matrix_near.hpp"
@@ -91,6 +94,32 @@ TYPED_TEST(Combine, SumsTheWeightedRowsOfEachToken) {
       EXPECT_TRUE(testing::matrix_near(y, want, tolerance));
     }
   }
+}
+
+TYPED_TEST(Combine, AddsTheRowsToTheSumOfTwoBasesAndRoundsOnce) {
+  using T = TypeParam;
+  const Routed<T> routed(40, 3, 5);
+  const testing::Ints slots = routed.slots();
+  // Eighths below 16: sums are exact in float, and not in 16 bits.
+  const auto coarse = [](Index rows, std::uint64_t seed) {
+    return Matrix<T>(random_matrix<double>(rows, 70, seed).unaryExpr([](double value) {
+      return T(std::round(8.0 * std::clamp(4.0 * value, -15.0, 15.0)) / 8.0);
+    }));
+  };
+  const Matrix<T> rows = coarse(routed.plan.num_rows(), 6);
+  Matrix<T> y = coarse(40, 7), other = coarse(40, 8);
+  Matrix<double> want = y.template cast<double>() + other.template cast<double>();
+  for (Index t = 0; t < 40; ++t) {
+    for (Index k = 0; k < 3; ++k) {
+      if (const Index slot = slots[static_cast<std::size_t>(3 * t + k)]; slot != testing::no_row) {
+        want.row(t) += rows.row(slot).template cast<double>();
+      }
+    }
+  }
+  const MatrixRef<T> first = y, second = other;
+  combine_rows<T>(rows, routed.plan, {}, {&first, &second}, y, 2);
+  EXPECT_TRUE(
+      same_bits(y, Matrix<T>(want.unaryExpr([](double v) { return kernels::convert<T>(v); }))));
 }
 
 TYPED_TEST(Combine, WritesZeroForATokenWithoutRows) {

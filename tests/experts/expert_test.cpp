@@ -155,58 +155,6 @@ TEST(Expert, AgreesWithTheReferenceInBfloat16) {
   EXPECT_TRUE(matrix_near(forward(expert, x), want, 2e-2));
 }
 
-/// want = x w^T + bias in double, rounded once.
-template <class T>
-Matrix<T> rounded_projection(const Matrix<T>& x, const Matrix<T>& w, const Matrix<T>& bias) {
-  const auto wide = [](const Matrix<T>& m) { return Matrix<double>(m.template cast<double>()); };
-  Matrix<double> sums = wide(x) * wide(w).transpose();
-  sums.rowwise() += wide(bias).row(0);
-  return sums.unaryExpr([](double sum) { return kernels::convert<T>(sum); });
-}
-
-/// Multiples of 1/4 up to 4, whose sums a float holds and 16 bits do not.
-template <class T>
-Matrix<T> coarse_matrix(Index rows, Index cols, std::uint64_t seed) {
-  return random_matrix<double>(rows, cols, seed).unaryExpr([](double value) {
-    return T(std::round(8.0 * std::clamp(value, -2.0, 2.0)) / 4.0);
-  });
-}
-
-template <class T>
-void expect_sums_and_biases_to_be_rounded_together(Index rows) {
-  for (const bool gated : {false, true}) {
-    ExpertParams<T> p;
-    p.gate = gated ? coarse_matrix<T>(70, 90, 1) : Matrix<T>(0, 90);
-    p.up = coarse_matrix<T>(70, 90, 2);
-    p.down = coarse_matrix<T>(80, 70, 3);
-    p.gate_bias = gated ? coarse_matrix<T>(1, 70, 4) : Matrix<T>(1, 0);
-    p.up_bias = coarse_matrix<T>(1, 70, 5);
-    p.down_bias = coarse_matrix<T>(1, 80, 6);
-    const Expert<T> expert(p, {.activation = Activation::relu, .gated = gated, .bias = true});
-    const Matrix<T> x = coarse_matrix<T>(rows, 90, 7);
-    Matrix<T> y(rows, 80);
-    typename Expert<T>::Tape tape;
-    expert.forward(x, y, tape);
-    const Matrix<T> up = tape.up.topLeftCorner(rows, 70), gate = tape.gate.leftCols(70 * gated);
-    EXPECT_TRUE(same_bits(up, rounded_projection<T>(x, p.up, p.up_bias)));
-    if (gated) {
-      EXPECT_TRUE(same_bits(gate, rounded_projection<T>(x, p.gate, p.gate_bias)));
-    }
-    // Coarse hidden rows, so that these sums are exact, too.
-    tape.hidden.topLeftCorner(rows, 70) = coarse_matrix<T>(rows, 70, 8);
-    expert.forward_output(tape, 0, y, {});
-    EXPECT_TRUE(same_bits(
-        y, rounded_projection<T>(tape.hidden.topLeftCorner(rows, 70), p.down, p.down_bias)));
-  }
-}
-
-TEST(Expert, RoundsASumAndItsBiasTogetherIn16Bits) {
-  for (const Index rows : {1, 40}) {
-    expect_sums_and_biases_to_be_rounded_together<bf16>(rows);
-    expect_sums_and_biases_to_be_rounded_together<Eigen::half>(rows);
-  }
-}
-
 TEST(Expert, HasTheSameBitsInTrainingAsInInference) {
   for_each_kind([](const ExpertConfig& config) {
     const auto expert = random_expert<float>(config);

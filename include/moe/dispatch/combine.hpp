@@ -24,12 +24,21 @@ void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
   }
 }
 
-/// y (N, D) = base (N, D), or zero if null, + the sum of each token's rows, each times its weight
-/// (S), or as it is if empty. rows is in expert order. base may be y. Throws std::invalid_argument
+/// What the rows of a token are added to: nothing, or one matrix (N, D), or the sum of two.
+template <Real T>
+struct CombineBase {
+  const MatrixRef<T>*first, *second;
+
+  CombineBase(const MatrixRef<T>* matrix, const MatrixRef<T>* other = nullptr)
+      : first(matrix), second(other) {}
+};
+
+/// y (N, D) = base + the sum of each token's rows, each times its weight (S), or as it is if empty;
+/// in 16 bits rounded once. rows is in expert order. base may hold y. Throws std::invalid_argument
 /// on other shapes.
 template <Real T>
 void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<const Wide<T>> weight,
-                  const MatrixRef<T>* base, MatrixRef<T> y, int num_threads) {
+                  const CombineBase<T>& base, MatrixRef<T> y, int num_threads) {
   detail::check_shape(y, plan.num_tokens(), y.cols(), "combine_rows: y");
   detail::throw_unless(
       plan.num_rows() == 0 || (rows.rows() >= plan.num_rows() && rows.cols() == y.cols()),
@@ -38,12 +47,17 @@ void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<co
   detail::throw_unless(weight.empty() || static_cast<Index>(weight.size()) == plan.num_rows(),
                        "combine_rows: weight has ", weight.size(), " elements, expected ",
                        plan.num_rows());
-  if (base != nullptr) {
-    detail::check_shape(*base, y.rows(), y.cols(), "combine_rows: base");
+  for (const MatrixRef<T>* matrix : {base.first, base.second}) {
+    if (matrix != nullptr) {
+      detail::check_shape(*matrix, y.rows(), y.cols(), "combine_rows: base");
+    }
   }
+  const auto row_of = [](const MatrixRef<T>* matrix, Index token) -> const T* {
+    return matrix == nullptr ? nullptr : &matrix->coeffRef(token, 0);
+  };
   detail::for_rows(y.rows(), num_threads, [&](Index token) {
     kernels::combine_row<T>(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
-                            base == nullptr ? nullptr : &base->coeffRef(token, 0),
+                            {row_of(base.first, token), row_of(base.second, token)},
                             &y.coeffRef(token, 0));
   });
 }

@@ -20,6 +20,7 @@
 #include "../parameters.hpp"
 #include "activation_rows.hpp"
 #include "expert_params.hpp"
+#include "projection.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -33,8 +34,9 @@ class Expert {
   /// Memory of the rows of one or many experts. Grows to the most it has seen; wider than F.
   struct Scratch {
     Matrix<T> gate, up;  // (n, F): pre-activations; without a tape `up` becomes the hidden row
-    Matrix<T> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
+    Matrix<W> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
     std::vector<kernels::GemmMemory<T>> packing;  // of each thread
+    std::vector<detail::RoundedSums<T>> sums;     // of each thread
   };
 
   /// What backward needs of the rows, and its own intermediate results.
@@ -42,7 +44,7 @@ class Expert {
     Matrix<T> hidden;             // (n, F)
     Matrix<T> dgate, dup;         // (n, F) written by backward_hidden
     Matrix<T> ungated, dungated;  // (n, D_out) before the output gate, and its gradient
-    Matrix<T> dfactor;            // (n, 1) the gradient of x . output_gate
+    Matrix<W> dfactor;            // (n, 1) the gradient of x . output_gate
   };
 
   struct Sizes {
@@ -168,41 +170,12 @@ class Expert {
   static Packing& packing_of(Scratch& memory, int worker) {
     return memory.packing[static_cast<std::size_t>(worker)];
   }
-
-  /// A projection (out, in) with its bias, or the gradients of both.
-  template <class M>
-  struct Linear {
-    M &weight, &bias;
-  };
-
-  /// z (n, columns) = x (n, in) weight^T + bias, for the columns [begin, begin + z.cols()).
-  static void linear(ConstMatrixRef<T> x, const Linear<const Matrix<T>>& to, Index begin,
-                     MatrixRef<T> z, Packing& packing) {
-    const auto weight = kernels::view(to.weight.middleRows(begin, z.cols()));
-    // In 16 bits the sum begins with the bias: added in the end it would be rounded once more.
-    const bool bias_first = to.bias.size() > 0 && !std::same_as<T, W>;
-    for (Index row = 0; bias_first && row < z.rows(); ++row) {
-      z.row(row) = to.bias.middleCols(begin, z.cols());
-    }
-    kernels::gemm<T>(kernels::view(x), weight.transpose(), z,
-                     bias_first ? kernels::Update::add : kernels::Update::assign, packing);
-    for (Index row = 0; !bias_first && to.bias.size() > 0 && row < z.rows(); ++row) {
-      z.row(row) += to.bias.middleCols(begin, z.cols());
-    }
+  static detail::RoundedSums<T>& sums_of(Scratch& memory, int worker) {
+    return memory.sums[static_cast<std::size_t>(worker)];
   }
-
-  /// grad.weight += dz (n, out)^T x (n, in), and the bias the sums of dz's columns; the rows of one
-  /// part.
-  static void linear_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, detail::Part part,
-                              const Linear<Matrix<W>>& grad, Packing& packing) {
-    constexpr Index step = kernels::RegisterTile<W>::rows;
-    const Index size = grad.weight.rows(), begin = part.begin(size, step);
-    const Index rows = part.end(size, step) - begin;
-    kernels::gemm<T, W>(kernels::view(dz).block(0, begin, dz.rows(), rows).transpose(),
-                        kernels::view(x), grad.weight.middleRows(begin, rows), kernels::Update::add,
-                        packing);
-    if (grad.bias.size() > 0) {
-      kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, grad.bias.data() + begin);
+  static void reserve_sums(Scratch& memory, Index rows) {
+    for (detail::RoundedSums<T>& sums : memory.sums) {
+      sums.reserve(rows);
     }
   }
 
@@ -241,11 +214,16 @@ void Expert<T>::reserve(Scratch& scratch, Index rows, int threads) const {
   for (Packing& packing : scratch.packing) {
     packing.reserve();
   }
+  detail::grow(scratch.sums, threads);
+  if (config_.output_gate) {
+    reserve_sums(scratch, rows);
+  }
 }
 
 template <Real T>
 void Expert<T>::reserve(Tape& tape, Index rows, int threads) const {
   reserve(static_cast<Scratch&>(tape), rows, threads);
+  reserve_sums(tape, rows);
   const Index width = detail::spread_width<T>(d_ff());
   detail::grow_both(tape.hidden, rows, width);
   detail::grow_both(tape.dup, rows, width);
@@ -266,14 +244,14 @@ void Expert<T>::forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first,
     auto gate = memory.gate.block(config_.gated ? first : 0, begin, gate_rows, columns);
     auto up = memory.up.block(first, begin, rows, columns);
     if (config_.gated) {
-      linear(x, {params_.gate, params_.gate_bias}, begin, gate, packing);
+      detail::project<T, T>(x, {params_.gate, params_.gate_bias}, begin, gate, packing);
     }
-    linear(x, {params_.up, params_.up_bias}, begin, up, packing);
+    detail::project<T, T>(x, {params_.up, params_.up_bias}, begin, up, packing);
     activate_rows<T>(config_, gate, up, hidden(memory).block(first, begin, rows, columns));
   });
   for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
     const W dot = kernels::dot(&x.coeffRef(row, 0), params_.output_gate.data(), d_in());
-    memory.factor(first + row, 0) = static_cast<T>(kernels::sigmoid(dot));
+    memory.factor(first + row, 0) = kernels::sigmoid(dot);
   }
 }
 
@@ -281,27 +259,38 @@ template <Real T>
 template <class Memory>
 void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y, detail::Part part,
                                int worker) const {
+  const detail::Projection<const Matrix<T>> down{params_.down, params_.down_bias};
+  const ConstMatrixRef<T> h = hidden(memory).block(first, 0, y.rows(), d_ff());
+  Packing& packing = packing_of(memory, worker);
   for_panels(d_out(), part, [&](Index begin, Index columns) {
-    auto y_columns = y.middleCols(begin, columns);
-    linear(hidden(memory).block(first, 0, y.rows(), d_ff()), {params_.down, params_.down_bias},
-           begin, y_columns, packing_of(memory, worker));
-    for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
-      if constexpr (std::same_as<Memory, Tape>) {
-        memory.ungated.block(first + row, begin, 1, columns) = y_columns.row(row);
-      }
-      y_columns.row(row) *= memory.factor(first + row, 0);
+    if (!config_.output_gate) {
+      return detail::project<T, T>(h, down, begin, y.middleCols(begin, columns), packing);
     }
+    sums_of(memory, worker)
+        .write(y.middleCols(begin, columns), [&](MatrixRef<W> sums, Index row, Index col) {
+          detail::project<T, W>(h.middleRows(row, sums.rows()), down, begin + col, sums, packing);
+          if constexpr (std::same_as<Memory, Tape>) {
+            kernels::copy_rows(kernels::view(sums),
+                               &memory.ungated.coeffRef(first + row, begin + col),
+                               memory.ungated.outerStride());
+          }
+          for (Index r = 0; r < sums.rows(); ++r) {
+            sums.row(r) *= memory.factor(first + row + r, 0);
+          }
+        });
   });
 }
 
 template <Real T>
 void Expert<T>::backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const {
   for (Index row = 0; config_.output_gate && row < dy.rows(); ++row) {
-    const T factor = tape.factor(first + row, 0);
-    const T dfactor = static_cast<T>(
-        kernels::dot(&dy.coeffRef(row, 0), &tape.ungated.coeffRef(first + row, 0), d_out()));
-    tape.dfactor(first + row, 0) = dfactor * (factor * (T(1) - factor));
-    tape.dungated.block(first + row, 0, 1, d_out()) = factor * dy.row(row);
+    const W factor = tape.factor(first + row, 0);
+    const W dfactor =
+        kernels::dot(&dy.coeffRef(row, 0), &tape.ungated.coeffRef(first + row, 0), d_out());
+    tape.dfactor(first + row, 0) = dfactor * (factor * (W(1) - factor));
+    auto dungated = tape.dungated.block(first + row, 0, 1, d_out());
+    dungated = dy.row(row);
+    kernels::scale_row(factor, d_out(), dungated.data());
   }
 }
 
@@ -326,19 +315,23 @@ template <Real T>
 void Expert<T>::backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail::Part part,
                                int worker) const {
   const Index begin = part.begin(d_in(), panel), columns = part.end(d_in(), panel) - begin;
-  auto dx_columns = dx.middleCols(begin, columns);
-  kernels::gemm<T>(kernels::view(tape.dup.block(first, 0, dx.rows(), d_ff())),
-                   kernels::view(params_.up.middleCols(begin, columns)), dx_columns,
-                   kernels::Update::assign, packing_of(tape, worker));
-  if (config_.gated) {
-    kernels::gemm<T>(kernels::view(tape.dgate.block(first, 0, dx.rows(), d_ff())),
-                     kernels::view(params_.gate.middleCols(begin, columns)), dx_columns,
-                     kernels::Update::add, packing_of(tape, worker));
-  }
-  for (Index row = 0; config_.output_gate && row < dx.rows(); ++row) {
-    kernels::add_rows<T>(params_.output_gate.middleCols(begin, columns),
-                         &tape.dfactor.coeffRef(first + row, 0), &dx_columns.coeffRef(row, 0));
-  }
+  sums_of(tape, worker)
+      .write(dx.middleCols(begin, columns), [&](MatrixRef<W> sums, Index row, Index col) {
+        const auto multiply_back = [&](const Matrix<T>& dz, const Matrix<T>& weight,
+                                       kernels::Update update) {
+          kernels::gemm<T, W>(kernels::view(dz.block(first + row, 0, sums.rows(), d_ff())),
+                              kernels::view(weight.middleCols(begin + col, sums.cols())), sums,
+                              update, packing_of(tape, worker));
+        };
+        multiply_back(tape.dup, params_.up, kernels::Update::assign);
+        if (config_.gated) {
+          multiply_back(tape.dgate, params_.gate, kernels::Update::add);
+        }
+        for (Index r = 0; config_.output_gate && r < sums.rows(); ++r) {
+          kernels::add_rows<T>(params_.output_gate.middleCols(begin + col, sums.cols()),
+                               &tape.dfactor.coeffRef(first + row + r, 0), &sums.coeffRef(r, 0));
+        }
+      });
 }
 
 template <Real T>
@@ -346,13 +339,14 @@ void Expert<T>::backward_params(const TapedRows& rows, Tape& tape, Grads& grads,
                                 int worker) const {
   const Index first = rows.first, count = rows.x.rows();
   Packing& packing = packing_of(tape, worker);
-  linear_backward(tape.hidden.block(first, 0, count, d_ff()), ungated(rows.dy, tape, first), part,
-                  {grads.down, grads.down_bias}, packing);
-  linear_backward(rows.x, tape.dup.block(first, 0, count, d_ff()), part, {grads.up, grads.up_bias},
-                  packing);
+  detail::project_backward<T>(tape.hidden.block(first, 0, count, d_ff()),
+                              ungated(rows.dy, tape, first), part, {grads.down, grads.down_bias},
+                              packing);
+  detail::project_backward<T>(rows.x, tape.dup.block(first, 0, count, d_ff()), part,
+                              {grads.up, grads.up_bias}, packing);
   if (config_.gated) {
-    linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part,
-                    {grads.gate, grads.gate_bias}, packing);
+    detail::project_backward<T>(rows.x, tape.dgate.block(first, 0, count, d_ff()), part,
+                                {grads.gate, grads.gate_bias}, packing);
   }
   if (config_.output_gate && part.number == 0 && count > 0) {
     kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());

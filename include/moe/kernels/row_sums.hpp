@@ -16,12 +16,20 @@ void scale_row(Wide<T> weight, Index size, T* row) {
   for_lanes<W>(size, [&](auto at) { at.store(row, LanesOr<W>(weight) * at.load(row)); });
 }
 
-/// y (D) = base (D, or null for zero) + the sum of weight[slot] * rows.row(slot) over the slots in
-/// their order; weight, one for each row, may be null for ones. The sum is made first, then the
-/// base is added, all in Wide<T>.
+/// The rows (D) that a sum of others is added to; null for none.
+template <class T>
+struct BaseRows {
+  const T *first, *second;
+
+  BaseRows(const T* row, const T* other = nullptr) : first(row), second(other) {}
+};
+
+/// y (D) = base.first + base.second + the sum of weight[slot] * rows.row(slot) over the slots in
+/// their order; weight, one for each row, may be null for ones. The sum is made first and added to
+/// that of the base, all in Wide<T>, and rounded once.
 template <class T>
 void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, const Wide<T>* weight,
-                 const T* base, T* y) {
+                 const BaseRows<T>& base, T* y) {
   using W = Wide<T>;
   for_lanes<W>(rows.cols(), [&](auto at) {
     LanesOr<W> sum(W(0));
@@ -29,21 +37,25 @@ void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, co
       const auto value = at.load(&rows.coeffRef(slot, 0));
       sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[slot]), value, sum);
     }
-    at.store(y, base == nullptr ? sum : at.load(base) + sum);
+    if (base.second != nullptr) {
+      sum = at.load(base.first) + at.load(base.second) + sum;
+    } else if (base.first != nullptr) {
+      sum = at.load(base.first) + sum;
+    }
+    at.store(y, sum);
   });
 }
 
 /// out (size) += the sum of weight[i] * rows.row(i) over the rows (n, size) in their order; weight
 /// (n) may be null for ones. It is rounded to Out once.
 template <class T, class Out>
-void add_rows(ConstMatrixRef<T> rows, const T* weight, Out* out) {
+void add_rows(ConstMatrixRef<T> rows, const Wide<T>* weight, Out* out) {
   using W = Wide<T>;
   for_lanes<W>(rows.cols(), [&](auto at) {
     auto sum = at.load(out);
     for (Index i = 0; i < rows.rows(); ++i) {
       const auto value = at.load(&rows.coeffRef(i, 0));
-      sum =
-          weight == nullptr ? sum + value : madd(LanesOr<W>(static_cast<W>(weight[i])), value, sum);
+      sum = weight == nullptr ? sum + value : madd(LanesOr<W>(weight[i]), value, sum);
     }
     at.store(out, sum);
   });

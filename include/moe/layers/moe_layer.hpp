@@ -319,10 +319,11 @@ class MoELayer {
     if (shared_) {
       work.shared_dx.resize(x.rows(), d_in());
       shared_->backward(x, dy, work.shared, work.shared_dx, grads.shared);
-      detail::for_rows(x.rows(), threads,
-                       [&](Index row) { dx.row(row) += work.shared_dx.row(row); });
     }
-    combine_rows<T>(work.dx_rows, routed.plan, {}, &dx, dx, threads);
+    const MatrixRef<T> shared_dx = work.shared_dx;
+    combine_rows<T>(work.dx_rows, routed.plan,
+                    weighted_when_added ? weight_on(WeightOn::input, work) : std::span<const W>(),
+                    {&dx, shared_ ? &shared_dx : nullptr}, dx, threads);
     const auto& padding = routed.routing.padding;
     detail::for_rows(static_cast<Index>(padding.size()), threads, [&](Index token) {
       if (padding[static_cast<std::size_t>(token)] != 0) {
@@ -343,6 +344,10 @@ class MoELayer {
     }
   }
 
+  /// Whether weights of inputs meet the rows of dx where these are added up, and not before: in 16
+  /// bits each would be rounded once more.
+  static constexpr bool weighted_when_added = !std::same_as<T, W>;
+
   /// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.
   template <class Work>
   void weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
@@ -355,7 +360,7 @@ class MoELayer {
       work.gradient.weight(token, routed.plan.choice()[slot]) +=
           on_input ? kernels::dot(&x.coeffRef(token, 0), dx_row, d_in())
                    : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), d_out());
-      if (on_input) {
+      if (on_input && !weighted_when_added) {
         kernels::scale_row(work.row_weight[slot], d_in(), dx_row);
       }
     });

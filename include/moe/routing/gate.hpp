@@ -216,6 +216,7 @@ template <Real T>
 void LinearGate<T>::write_dx(const Params& params, Index token, const Table& table,
                              const RoutingGradient<W>& gradient, MatrixRef<T> dx) const {
   const Index rows = dx.rows();
+  const RouterNoise<W> noise = noise_of(table);
   const auto project_back = [&](Index col, MatrixRef<W> dinput) {
     const Index cols = dinput.cols();
     multiply_back(table, kernels::view(gradient.logits.middleRows(token, rows)),
@@ -225,6 +226,11 @@ void LinearGate<T>::write_dx(const Params& params, Index token, const Table& tab
       multiply_back(table, kernels::view(gradient.noise_scale.middleRows(token, rows)),
                     kernels::view(params.noise.middleCols(col, cols)), dinput,
                     kernels::Update::add);
+    }
+    for (Index row = 0; noise.on_input() && row < rows; ++row) {
+      for (Index c = 0; c < cols; ++c) {
+        dinput(row, c) *= noise.factor(token + row, col + c, d_model_);
+      }
     }
   };
   if constexpr (std::is_same_v<T, W>) {
@@ -237,15 +243,9 @@ void LinearGate<T>::write_dx(const Params& params, Index token, const Table& tab
       dx.middleCols(col, columns.cols()) = columns.template cast<T>();
     }
   }
-  const RouterNoise<W> noise = noise_of(table);
   for (Index row = 0; row < rows; ++row) {
     if (table.is_padding(token + row)) {
       dx.row(row).setZero();  // also where a weight is NaN
-      continue;
-    }
-    for (Index col = 0; noise.on_input() && col < d_model_; ++col) {
-      dx(row, col) =
-          static_cast<T>(static_cast<W>(dx(row, col)) * noise.factor(token + row, col, d_model_));
     }
   }
 }
