@@ -1,4 +1,4 @@
-// expect: RouterLike<.*RoutingTable<double>.* is not a base|RouterLike<moe::Router<float>, double>' evaluated to false
+// expect: RoutingTable<double>.* is not a base|Router<float>, double>' evaluated to false
 #include <moe/moe.hpp>
 
 using Layer = moe::MoELayer<double, moe::Router<float>>;
