@@ -297,7 +297,8 @@ inline void HeaderReader::check_name(const std::string& name) const {
   }
 }
 
-// The place of the token just reported: it follows the previous one, and what may stand between the two.
+// The place of the token just reported: it follows the previous one, and what may stand between the
+// two.
 inline std::uint64_t HeaderReader::place() const {
   const std::size_t start = text_.find_first_not_of(" \t\r\n,:", token_);
   return length_bytes + (start == std::string_view::npos ? text_.size() : start);

@@ -164,9 +164,9 @@ T sigmoid(const T& z) {
   return where(z < T(0), e, T(1)) / (T(1) + e);
 }
 
-/// The sigmoid of Lanes: q = 1 / (1 + exp(|x|)) for negative x, else 1 - q. With |x| = n ln2 + r and w
-/// = 2^-n, q = w / (w + exp(r)), which rounds once less than exp and 1 + exp, and cannot overflow.
-/// Both sides of the fraction are scaled: then w is a normal number where q is none.
+/// The sigmoid of Lanes: q = 1 / (1 + exp(|x|)) for negative x, else 1 - q. With |x| = n ln2 + r
+/// and w = 2^-n, q = w / (w + exp(r)), which rounds once less than exp and 1 + exp, and cannot
+/// overflow. Both sides of the fraction are scaled: then w is a normal number where q is none.
 template <class T>
 EIGEN_ALWAYS_INLINE Lanes<T> sigmoid(const Lanes<T>& x) {
   if constexpr (Lanes<T>::size == 1) {
