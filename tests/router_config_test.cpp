@@ -69,6 +69,15 @@ TEST(RouterConfig, WantsABiasForWeightsOfScoreAndBias) {
             fine);
 }
 
+TEST(RouterConfig, WantsATableAlone) {
+  EXPECT_EQ(broken([](auto& c) { c.selection.vocabulary = -1; }),
+            "RouterConfig: selection.vocabulary = -1, expected at least 0");
+  EXPECT_EQ(broken([](auto& c) { c.selection = {.bias = true, .vocabulary = 9}; }),
+            "RouterConfig: selection.vocabulary = 9 with bias or groups, which a table does not "
+            "need, expected neither");
+  EXPECT_EQ(broken([](auto& c) { c.selection.vocabulary = 9; }), fine);
+}
+
 /// The message for a router of 8 experts, of which 4 are chosen, with these groups.
 std::string of_groups(const GroupLimit& groups) {
   const RouterConfig config{.selection = {.groups = groups}};

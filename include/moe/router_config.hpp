@@ -101,6 +101,17 @@ struct SelectionConfig {
   bool bias = false;
   /// Not set: any expert may be chosen.
   std::optional<GroupLimit> groups = std::nullopt;
+  /// Not 0: the experts of a token are the row of its id in the router's table (vocabulary, k)
+  /// (Roller 2021, Hash layers; DeepSeek-V4), without bias and groups.
+  Index vocabulary = 0;
+
+  void validate() const {
+    detail::throw_unless(vocabulary >= 0, "RouterConfig: selection.vocabulary = ", vocabulary,
+                         ", expected at least 0");
+    detail::throw_unless(vocabulary == 0 || (!bias && !groups),
+                         "RouterConfig: selection.vocabulary = ", vocabulary,
+                         " with bias or groups, which a table does not need, expected neither");
+  }
 };
 
 /// From the chosen experts to their weights.
@@ -141,6 +152,7 @@ struct RouterConfig {
 
   void validate() const {
     logits.validate();
+    selection.validate();
     weight.validate();
     detail::throw_unless(
         weight.source != WeightSource::biased_score || selection.bias,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "routing/concepts.hpp"
+#include "routing/expert_table.hpp"
 #include "routing/gate.hpp"
 #include "routing/gate_params.hpp"
 #include "routing/gated_router.hpp"

@@ -66,6 +66,10 @@ Options options(int number) {
   config.selection = {
       .bias = draw.flag(),
       .groups = draw.of<std::optional<GroupLimit>>({std::nullopt, GroupLimit{3, rule, 2, others}})};
+  const bool by_table = draw.of({false, false, true});
+  if (by_table && !config.selection.bias && !config.selection.groups) {
+    config.selection.vocabulary = 4;
+  }
   config.weight = {
       .source = draw.of({WeightSource::score,
                          config.selection.bias ? WeightSource::biased_score : WeightSource::score,
@@ -78,6 +82,8 @@ Options options(int number) {
   const bool masked = draw.flag();
   return {config, masked, "draw " + std::to_string(number) + ": " + draw.numbers()};
 }
+
+constexpr std::int32_t ids[] = {3, 0, 2};
 
 ExpertMask some_mask() {
   ExpertMask mask = ExpertMask::Ones(N, E);
@@ -107,8 +113,9 @@ bool is_smooth(const Router<double>& router, const Table& table) {
     if (used == 0) {
       continue;
     }
-    least = std::min({least, std::abs(added ? sum + weight.epsilon : sum - weight.epsilon),
-                      added || weight.epsilon > 0 ? 1.0 : std::abs(sum)});
+    least = std::min(least, added                  ? std::abs(sum + weight.epsilon)
+                            : weight.epsilon > 0.0 ? std::abs(sum - weight.epsilon)
+                                                   : sum);
   }
   return least > 0.1;
 }
@@ -147,7 +154,8 @@ TEST(RouterOptions, AgreeWithTheTwinInPlainLoops) {
   const ExpertMask mask = some_mask();
   for (int number = 0; number < draws; ++number) {
     const Options o = options(number);
-    const CallOptions call{.num_threads = 1, .expert_mask = o.masked ? &mask : nullptr};
+    const CallOptions call{
+        .num_threads = 1, .tokens = {.ids = ids}, .expert_mask = o.masked ? &mask : nullptr};
     const auto [router, x] = numbers(o.config, call);
     Table table;
     router.route(x, call, table);
@@ -155,6 +163,11 @@ TEST(RouterOptions, AgreeWithTheTwinInPlainLoops) {
       reference::Asked asked{.top_k = K};
       for (Index e = 0; o.masked && e < E; ++e) {
         asked.allowed.push_back(mask(t, e));
+      }
+      const ExpertTable& by_id = router.rule().table();
+      for (Index k = 0; by_id.size() > 0 && k < K; ++k) {
+        const ExpertId e = by_id(ids[t], k);
+        asked.experts.push_back(o.masked && mask(t, e) == 0 ? none : e);
       }
       reference::Row probs;
       const auto want =
@@ -184,7 +197,10 @@ TEST(RouterOptions, HaveTheGradientsOfCentralDifferences) {
   const ExpertMask mask = some_mask();
   for (int number = 0; number < draws; ++number) {
     const Options o = options(number);
-    CallOptions call{.num_threads = 1, .expert_mask = o.masked ? &mask : nullptr, .noise_seed = 5};
+    CallOptions call{.num_threads = 1,
+                     .tokens = {.ids = ids},
+                     .expert_mask = o.masked ? &mask : nullptr,
+                     .noise_seed = 5};
     auto [router, x] = numbers(o.config, call);
     Table table, again;
     router.route(x, call, table);

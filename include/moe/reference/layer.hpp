@@ -25,6 +25,13 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
     for (Index k = 0; call.experts != nullptr && k < top_k; ++k) {
       asked.experts.push_back((*call.experts)(t, k));
     }
+    const ExpertTable& table = layer.router().rule().table();
+    const bool by_table = table.size() > 0 && call.experts == nullptr;
+    for (Index k = 0; by_table && !call.tokens.is_padding(t) && k < top_k; ++k) {
+      const ExpertId e = table(call.tokens.ids[static_cast<std::size_t>(t)], k);
+      const bool allowed = asked.allowed.empty() || asked.allowed[static_cast<std::size_t>(e)] != 0;
+      asked.experts.push_back(allowed ? e : none);
+    }
     if (call.tokens.is_padding(t)) {
       asked.allowed.assign(static_cast<std::size_t>(layer.num_experts()), 0);
     }

@@ -181,6 +181,9 @@ class GatedRouter {
                              if (!table.is_padding(token)) {
                                TokenRoute<W> route = token_route<W>(token, worker, table);
                                route.chosen = call.experts != nullptr;
+                               if (!call.tokens.ids.empty()) {
+                                 route.id = call.tokens.ids[static_cast<std::size_t>(token)];
+                               }
                                rule.route(params_.rule_part(), route);
                              }
                              clear_masked(token, table);

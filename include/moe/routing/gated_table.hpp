@@ -38,6 +38,7 @@ struct TokenRoute {
   W* weight = nullptr;                    ///< (K), 0 where a choice is not used
   W* scratch = nullptr;                   ///< (2 E), for what is computed on the way
   bool chosen = false;                    ///< the call gave the experts: they stand in `expert`
+  std::int32_t id = -1;                   ///< in the vocabulary, -1 where the call gives no ids
 };
 
 /// One token backwards: a rule adds to dlogits what dweight and dprobs make of it.

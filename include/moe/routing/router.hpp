@@ -22,17 +22,22 @@ class Router : public GatedRouter<T, LinearGate<T>, TopK<Wide<T>>> {
  public:
   using typename Base::Params;
 
-  /// Weights from N(0, 1 / d_model), biases and noise projection zero, scales one.
+  /// Weights from N(0, 1 / d_model), biases and noise projection zero, scales one; if there is a
+  /// table, random experts for each id.
   Router(Index d_model, Index num_experts, Index top_k, const RouterConfig& config,
          std::uint64_t seed)
       : Router(LinearGate<T>(d_model, num_experts, config.logits),
-               TopK<Wide<T>>(num_experts, top_k, config), seed) {}
+               TopK<Wide<T>>(
+                   num_experts, top_k, config,
+                   random_expert_table(config.selection.vocabulary, num_experts, top_k, seed)),
+               seed) {}
 
-  /// Takes ready parameters. Throws std::invalid_argument if their shapes do not fit each other or
-  /// the config.
-  Router(Params params, Index top_k, const RouterConfig& config)
+  /// Takes ready parameters, and a table of experts (vocabulary, k) for selection by it. Throws
+  /// std::invalid_argument if their shapes do not fit each other or the config.
+  Router(Params params, Index top_k, const RouterConfig& config, ExpertTable table = {})
       : Router(LinearGate<T>(params.weight.cols(), params.weight.rows(), config.logits),
-               TopK<Wide<T>>(params.weight.rows(), top_k, config), std::move(params)) {}
+               TopK<Wide<T>>(params.weight.rows(), top_k, config, std::move(table)),
+               std::move(params)) {}
 
   const RouterConfig& config() const { return this->rule().config(); }
 
@@ -41,7 +46,8 @@ class Router : public GatedRouter<T, LinearGate<T>, TopK<Wide<T>>> {
   template <Real U>
   Router<U> cast() const {
     this->check_params({"Router"});
-    return {cast_params<RouterParams<Wide<U>>>(this->params()), this->top_k(), config()};
+    return {cast_params<RouterParams<Wide<U>>>(this->params()), this->top_k(), config(),
+            this->rule().table()};
   }
 
  private:

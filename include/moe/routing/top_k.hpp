@@ -4,9 +4,10 @@
 #pragma once
 
 #include <string_view>
+#include <utility>
 
-#include "../call_options.hpp"
 #include "../parameters.hpp"
+#include "expert_table.hpp"
 #include "score.hpp"
 #include "selection.hpp"
 #include "weights.hpp"
@@ -34,16 +35,20 @@ class TopK {
   using Params = TopKParams<W>;
   static constexpr bool obeys_call = true;
 
-  /// Throws std::invalid_argument if top_k or the config is out of its range.
-  TopK(Index num_experts, Index top_k, const RouterConfig& config)
-      : num_experts_(num_experts), top_k_(top_k), config_(config) {
+  /// Throws std::invalid_argument if top_k or the config is out of its range, or the table, which a
+  /// config with selection.vocabulary needs, does not fit.
+  TopK(Index num_experts, Index top_k, const RouterConfig& config, ExpertTable table = {})
+      : num_experts_(num_experts), top_k_(top_k), config_(config), table_(std::move(table)) {
     detail::throw_unless(top_k >= 1 && top_k <= num_experts, "Router: top_k = ", top_k,
                          ", expected in [1, num_experts = ", num_experts, "]");
     config.validate(num_experts, top_k);
+    check_expert_table(table_, config.selection.vocabulary, num_experts, top_k);
   }
 
   Index top_k() const { return top_k_; }
   const RouterConfig& config() const { return config_; }
+  /// (vocabulary, k), empty without selection by table.
+  const ExpertTable& table() const { return table_; }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   /// A score takes as long as some eight of them.
   double multiply_adds(Index rows) const {
@@ -51,7 +56,10 @@ class TopK {
   }
 
   /// Throws std::invalid_argument if the call asks for what the config cannot give.
-  void check_call(const CallOptions& call, Index) const {
+  void check_call(const CallOptions& call, Index num_tokens) const {
+    if (table_.size() > 0) {
+      check_token_ids(table_, call, num_tokens);
+    }
     const auto& groups = config_.selection.groups;
     if (call.top_k && groups && groups->rule == GroupRule::equal_quota) {
       groups->check_quota(*call.top_k, "top_k of the call");
@@ -71,7 +79,9 @@ class TopK {
   void route(const Params& params, const TokenRoute<W>& token) const {
     write_scores(config_.score, token);
     const WeightTensors<W> tensors = weight_tensors(params);
-    const Index chosen = select_experts(config_.selection, tensors.selection_bias, token);
+    const Index chosen = table_.size() > 0
+                             ? select_from_table(table_, token)
+                             : select_experts(config_.selection, tensors.selection_bias, token);
     write_weights(config_.weight, chosen, token, tensors);
   }
 
@@ -104,6 +114,7 @@ class TopK {
 
   Index num_experts_, top_k_;
   RouterConfig config_;
+  ExpertTable table_;
 };
 
 constexpr Index top_k_parameters(const RouterConfig& config, Index num_experts) {
