@@ -26,6 +26,7 @@ set(tested_by
   "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"
   "reference/expert.hpp        reference/layer_test.cpp"
+  "reference/gate.hpp          routing/norm_gate_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"
   "routing/gate_params.hpp     routing/gate_test.cpp"

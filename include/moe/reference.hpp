@@ -4,5 +4,6 @@
 
 #include "reference/capacity.hpp"
 #include "reference/expert.hpp"
+#include "reference/gate.hpp"
 #include "reference/layer.hpp"
 #include "reference/router.hpp"

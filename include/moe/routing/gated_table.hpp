@@ -27,6 +27,15 @@ struct GatedTable : RoutingTable<W> {
   }
 };
 
+/// What the gate of a hidden layer, with a table of its own, has to know of the call. Nothing is
+/// masked there.
+template <Real W>
+void hand_on_call(const GatedTable<W>& from, GatedTable<W>& to) {
+  to.num_threads = from.num_threads;
+  to.noise_seed = from.noise_seed;
+  to.padding = from.padding;
+}
+
 /// One token, as a rule sees it: it reads the logits and writes the rest.
 template <Real W>
 struct TokenRoute {
