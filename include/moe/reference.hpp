@@ -6,5 +6,6 @@
 #include "reference/dynamic_top_k.hpp"
 #include "reference/expert.hpp"
 #include "reference/expert_choice.hpp"
+#include "reference/gate.hpp"
 #include "reference/layer.hpp"
 #include "reference/router.hpp"

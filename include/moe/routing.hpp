@@ -3,6 +3,7 @@
 #pragma once
 
 #include "routing/concepts.hpp"
+#include "routing/cosine_gate.hpp"
 #include "routing/dynamic_top_k.hpp"
 #include "routing/expert_choice.hpp"
 #include "routing/expert_table.hpp"
@@ -14,9 +15,11 @@
 #include "routing/insert_choice.hpp"
 #include "routing/linear_router.hpp"
 #include "routing/noise.hpp"
+#include "routing/norm_gate.hpp"
 #include "routing/router.hpp"
 #include "routing/score.hpp"
 #include "routing/selection.hpp"
 #include "routing/softcap.hpp"
 #include "routing/top_k.hpp"
+#include "routing/two_layer_gate.hpp"
 #include "routing/weights.hpp"

@@ -28,9 +28,8 @@ ExpertTable experts(Index rows, std::initializer_list<ExpertId> values) {
 }
 
 /// As the hash layers of DeepSeek-V4: the score is sqrt(softplus), the weights are renormalised.
-const RouterConfig hash{.score = Score::sqrt_softplus,
-                        .selection = {.vocabulary = 3},
-                        .weight = {.scale = 1.5}};
+const RouterConfig hash{
+    .score = Score::sqrt_softplus, .selection = {.vocabulary = 3}, .weight = {.scale = 1.5}};
 const ExpertTable two_of_four = experts(3, {3, 0, 1, 2, 0, 1});
 
 Router<double> router_by_table() {

@@ -113,8 +113,9 @@ bool is_smooth(const Router<double>& router, const Table& table) {
     if (used == 0) {
       continue;
     }
-    least = std::min({least, std::abs(added ? sum + weight.epsilon : sum - weight.epsilon),
-                      added || weight.epsilon > 0 ? 1.0 : std::abs(sum)});
+    least = std::min(least, added                  ? std::abs(sum + weight.epsilon)
+                            : weight.epsilon > 0.0 ? std::abs(sum - weight.epsilon)
+                                                   : sum);
   }
   return least > 0.1;
 }

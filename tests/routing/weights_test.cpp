@@ -118,7 +118,8 @@ Matrix<double> divided(double first, double second, WeightConfig config) {
 
 TEST(Weights, AreDividedByTheSumByTheRuleOfEpsilon) {
   const auto pair = [](double a, double b) { return (Matrix<double>(1, 2) << a, b).finished(); };
-  const WeightConfig added{.epsilon = 0.5}, least{.epsilon = 0.5, .epsilon_rule = EpsilonRule::least};
+  const WeightConfig added{.epsilon = 0.5},
+      least{.epsilon = 0.5, .epsilon_rule = EpsilonRule::least};
   EXPECT_EQ(divided(0.25, 0.25, added), pair(0.25, 0.25));
   EXPECT_EQ(divided(0.125, 0.25, least), pair(0.25, 0.5)) << "0.375 is less than 0.5";
   EXPECT_EQ(divided(0.75, 0.25, least), pair(0.75, 0.25));
@@ -153,15 +154,16 @@ TEST(WeightGradient, IsAddedToThoseOfLogitsAndProbsAndScales) {
     Token t;
     const Matrix<double> slope = random_matrix<double>(1, K, 3), weight = t.weights(config);
     Matrix<double> dprobs = Matrix<double>::Ones(1, E), dlogits = dprobs;
-    add_weight_gradient<double>(config, {.num_experts = E,
-                                         .top_k = K,
-                                         .logits = t.logits.data(),
-                                         .probs = t.probs.data(),
-                                         .expert = t.expert,
-                                         .weight = weight.data(),
-                                         .dweight = slope.data(),
-                                         .dprobs = dprobs.data(),
-                                         .dlogits = dlogits.data()},
+    add_weight_gradient<double>(config,
+                                {.num_experts = E,
+                                 .top_k = K,
+                                 .logits = t.logits.data(),
+                                 .probs = t.probs.data(),
+                                 .expert = t.expert,
+                                 .weight = weight.data(),
+                                 .dweight = slope.data(),
+                                 .dprobs = dprobs.data(),
+                                 .dlogits = dlogits.data()},
                                 t.tensors(config));
     const auto f = [&] {
       return (t.weights(config).array() * slope.array()).sum() + t.probs.sum() + t.logits.sum();

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../routing/router.hpp"
-#include "expert.hpp"
+#include "gate.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
 
@@ -110,12 +110,7 @@ inline std::vector<Index> limited(const GroupLimit& limit, Index top_k, std::vec
 template <Real W>
 std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, const Asked& asked,
                           const Row& x, Row& probs) {
-  Row logits = linear(p.weight, p.bias, x);
-  if (const double cap = config.logits.softcap; cap > 0.0) {
-    for (double& z : logits) {
-      z = std::isinf(z) ? std::nan("") : cap * std::tanh(z / cap);
-    }
-  }
+  Row logits = capped(config.logits, linear(p.weight, p.bias, x));
   std::vector<Index> order;
   for (std::size_t e = 0; e < logits.size(); ++e) {
     if (asked.allowed.empty() || asked.allowed[e] != 0) {

@@ -30,20 +30,29 @@ struct GatedTable : RoutingTable<W> {
   }
 };
 
+/// What the gate of a hidden layer, with a table of its own, has to know of the call. Nothing is
+/// masked there.
+template <Real W>
+void hand_on_call(const GatedTable<W>& from, GatedTable<W>& to) {
+  to.num_threads = from.num_threads;
+  to.noise_seed = from.noise_seed;
+  to.padding = from.padding;
+}
+
 /// One token, as a rule sees it: it reads the logits and writes the rest.
 template <Real W>
 struct TokenRoute {
   Index num_experts = 0, top_k = 0;  ///< of the call, where it asks for another than the rule's
-  const std::uint8_t* allowed = nullptr;    ///< (E), 0: masked; null: none is
-  const W* logits = nullptr;                ///< (E), -inf where masked
-  W* probs = nullptr;                       ///< (E), of a masked expert 0 whatever is written here
-  ExpertId* expert = nullptr;               ///< (K), best first, `none` where a choice is not used
-  W* weight = nullptr;                      ///< (K), 0 where a choice is not used
-  W* scratch = nullptr;                     ///< (2 E), for what is computed on the way
-  Index row = 0;                            ///< of the token in the batch: what draws go by
-  std::optional<std::uint64_t> noise_seed;  ///< of the call
-  std::int32_t id = -1;                     ///< in the vocabulary, -1 where the call gives no ids
-  bool chosen = false;                      ///< the call gave the experts: they stand in `expert`
+  const std::uint8_t* allowed = nullptr;  ///< (E), 0: masked; null: none is
+  const W* logits = nullptr;              ///< (E), -inf where masked
+  W* probs = nullptr;                     ///< (E), of a masked expert 0 whatever is written here
+  ExpertId* expert = nullptr;             ///< (K), best first, `none` where a choice is not used
+  W* weight = nullptr;                    ///< (K), 0 where a choice is not used
+  W* scratch = nullptr;                   ///< (2 E), for what is computed on the way
+  Index row = 0;                          ///< of the token in the batch: what draws go by
+  std::optional<std::uint64_t> noise_seed = std::nullopt;  ///< of the call
+  std::int32_t id = -1;  ///< in the vocabulary, -1 where the call gives no ids
+  bool chosen = false;   ///< the call gave the experts: they stand in `expert`
 };
 
 /// One token backwards: a rule adds to dlogits what dweight and dprobs make of it.
@@ -59,7 +68,7 @@ struct TokenGradient {
   W* dprobs = nullptr;                    ///< (E), may be used as scratch
   W* dlogits = nullptr;                   ///< (E), of a masked expert 0 whatever is added here
   Index row = 0;                          ///< as in TokenRoute
-  std::optional<std::uint64_t> noise_seed;
+  std::optional<std::uint64_t> noise_seed = std::nullopt;
 };
 
 template <Real W>

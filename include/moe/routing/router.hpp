@@ -26,9 +26,9 @@ class Router : public GatedRouter<T, LinearGate<T>, TopK<Wide<T>>> {
   Router(Index d_model, Index num_experts, Index top_k, const RouterConfig& config,
          std::uint64_t seed)
       : Router(LinearGate<T>(d_model, num_experts, config.logits),
-               TopK<Wide<T>>(num_experts, top_k, config,
-                             random_expert_table(config.selection.vocabulary, num_experts, top_k,
-                                                 seed)),
+               TopK<Wide<T>>(
+                   num_experts, top_k, config,
+                   random_expert_table(config.selection.vocabulary, num_experts, top_k, seed)),
                seed) {}
 
   /// Takes ready parameters, and a table of experts (vocabulary, k) for selection by it. Throws

@@ -84,9 +84,9 @@ class TopK {
   void route(const Params& params, const TokenRoute<W>& token) const {
     write_scores(config_.score, token);
     const WeightTensors<W> tensors = weight_tensors(params);
-    const Index chosen =
-        table_.size() > 0 ? select_from_table(table_, token)
-                          : select_experts(config_.selection, tensors.selection_bias, token);
+    const Index chosen = table_.size() > 0
+                             ? select_from_table(table_, token)
+                             : select_experts(config_.selection, tensors.selection_bias, token);
     write_weights(config_.weight, chosen, token, tensors);
   }
 

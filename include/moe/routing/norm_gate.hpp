@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// NormGate: a linear gate that sees RMSNorm of the tokens (Zhang and Sennrich 2019), as the router
+// of Gemma 4 does. Experts see the tokens as they are.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "gate.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// input = x / sqrt(mean(x^2) + epsilon) * scale * factor, elementwise.
+struct InputNormConfig {
+  double epsilon = 1e-6;
+  /// Learned: norm_scale (1, D).
+  bool scale = true;
+  /// Gemma 4: 1 / sqrt(D).
+  double factor = 1.0;
+
+  void validate() const {
+    detail::throw_unless(std::isfinite(epsilon) && epsilon >= 0.0, "InputNorm: epsilon = ", epsilon,
+                         ", expected 0 or positive and finite");
+    detail::throw_unless(std::isfinite(factor) && factor > 0.0, "InputNorm: factor = ", factor,
+                         ", expected positive and finite");
+  }
+};
+
+/// A Tensor for each tensor of the gate: a matrix, or its Shape.
+template <class Tensor>
+struct NormGateTensors : LinearGateTensors<Tensor> {
+  Tensor norm_scale = {};  ///< (1, D), or empty without a scale
+
+  template <class Visit, class... P>
+  static void for_each(Visit&& visit, P&... p) {
+    LinearGateTensors<Tensor>::for_each(visit, p...);
+    visit(std::string_view("norm_scale"), p.norm_scale...);
+  }
+};
+
+/// logits = RMSNorm(x) W^T, with all that a LinearGate has, in Wide<T>.
+template <Real T>
+class NormGate {
+ public:
+  using W = Wide<T>;
+  using Params = NormGateTensors<Matrix<W>>;
+
+  struct Table : LinearGate<W>::Table {
+    GrowingMatrix<W> normed;           ///< (N, D) what the linear gate sees, 0 for padding
+    GrowingMatrix<W> inverse;          ///< (N, 1) 1 / sqrt(mean(x^2) + epsilon)
+    mutable GrowingMatrix<W> dnormed;  ///< (N, D) memory of a backward; one at a time
+  };
+
+  /// Throws std::invalid_argument if a size or a config is out of its range.
+  NormGate(Index d_model, Index num_experts, const LogitsConfig& config,
+           const InputNormConfig& norm)
+      : linear_(d_model, num_experts, config), norm_(norm) {
+    norm.validate();
+  }
+
+  Index d_model() const { return linear_.d_model(); }
+  Index num_experts() const { return linear_.num_experts(); }
+  double multiply_adds(Index rows) const { return linear_.multiply_adds(rows); }
+  const LogitsConfig& config() const { return linear_.config(); }
+  const InputNormConfig& norm() const { return norm_; }
+
+  /// Weights from N(0, 1 / d_model), scales one, the rest zero.
+  Params initial_params(std::uint64_t seed) const {
+    return {linear_.initial_params(seed), Matrix<W>::Ones(1, norm_.scale ? d_model() : 0)};
+  }
+  /// What each tensor has to be.
+  NormGateTensors<Shape> shapes() const {
+    return {linear_.shapes(), {1, norm_.scale ? d_model() : 0}};
+  }
+
+  /// Writes logits, and clean_logits and noise_scale if there is noise.
+  void forward(const Params& params, ConstMatrixRef<T> x, const CallOptions& call,
+               Table& table) const {
+    table.normed.resize(x.rows(), d_model());
+    table.inverse.resize(x.rows(), 1);
+    detail::for_rows(x.rows(), table.num_threads,
+                     [&](Index token) { write_normed(params, x, token, table); });
+    linear_.forward(params, table.normed, call, table);
+  }
+
+  /// As that of LinearGate.
+  void backward_input(const Params& params, ConstMatrixRef<T> x, const Table& table,
+                      RoutingGradient<W>& gradient, MatrixRef<T> dx) const {
+    table.dnormed.resize(x.rows(), d_model());
+    linear_.backward_input(params, table.normed, table, gradient, table.dnormed);
+    detail::for_rows(x.rows(), table.num_threads,
+                     [&](Index token) { write_dx(params, x, token, table, dx); });
+  }
+
+  /// grads +=, after backward_input.
+  void backward_params(const Params& params, ConstMatrixRef<T> x, const Table& table,
+                       const RoutingGradient<W>& gradient, Params& grads) const {
+    linear_.backward_params(params, table.normed, table, gradient, grads);
+    // Columns are shared out: each sum goes over the tokens in their order.
+    constexpr Index block = 64;
+    const Index size = grads.norm_scale.size();
+    detail::parallel_for((size + block - 1) / block, table.num_threads, [&](Index item, int) {
+      const Index begin = item * block, cols = (std::min)(block, size - begin);
+      W sum[block];
+      std::fill_n(sum, cols, W(0));
+      for (Index token = 0; token < x.rows(); ++token) {
+        for (Index col = 0; !table.is_padding(token) && col < cols; ++col) {
+          const W n = static_cast<W>(x(token, begin + col)) * table.inverse(token, 0);
+          sum[col] += table.dnormed(token, begin + col) * n;
+        }
+      }
+      for (Index col = 0; col < cols; ++col) {
+        grads.norm_scale(0, begin + col) += W(norm_.factor) * sum[col];
+      }
+    });
+  }
+
+ private:
+  W scale(const Params& params, Index col) const {
+    return norm_.scale ? params.norm_scale(0, col) * W(norm_.factor) : W(norm_.factor);
+  }
+
+  void write_normed(const Params& params, const ConstMatrixRef<T>& x, Index token,
+                    Table& table) const {
+    using std::sqrt;
+    W* normed = &table.normed.coeffRef(token, 0);
+    if (table.is_padding(token)) {
+      table.inverse(token, 0) = W(0);
+      std::fill_n(normed, d_model(), W(0));
+      return;
+    }
+    W squares(0);
+    for (Index col = 0; col < d_model(); ++col) {
+      const W value = static_cast<W>(x(token, col));
+      squares += value * value;
+    }
+    const W mean = squares / W(static_cast<double>(d_model()));
+    const W inverse = W(1) / sqrt(mean + W(norm_.epsilon));
+    table.inverse(token, 0) = inverse;
+    for (Index col = 0; col < d_model(); ++col) {
+      normed[col] = static_cast<W>(x(token, col)) * inverse * scale(params, col);
+    }
+  }
+
+  /// With n = x / rms and g the gradient of n: dx = (g - n mean(n g)) / rms.
+  void write_dx(const Params& params, const ConstMatrixRef<T>& x, Index token, const Table& table,
+                MatrixRef<T>& dx) const {
+    if (table.is_padding(token)) {
+      dx.row(token).setZero();
+      return;
+    }
+    const W inverse = table.inverse(token, 0);
+    const auto n = [&](Index col) { return static_cast<W>(x(token, col)) * inverse; };
+    const auto g = [&](Index col) { return table.dnormed(token, col) * scale(params, col); };
+    W mean(0);
+    for (Index col = 0; col < d_model(); ++col) {
+      mean += n(col) * g(col);
+    }
+    mean /= W(static_cast<double>(d_model()));
+    for (Index col = 0; col < d_model(); ++col) {
+      dx(token, col) = static_cast<T>((g(col) - n(col) * mean) * inverse);
+    }
+  }
+
+  LinearGate<W> linear_;
+  InputNormConfig norm_;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET
