@@ -7,4 +7,5 @@
 #include "reference/expert.hpp"
 #include "reference/expert_choice.hpp"
 #include "reference/layer.hpp"
+#include "reference/relu_routing.hpp"
 #include "reference/router.hpp"

@@ -12,6 +12,7 @@
 #include "routing/insert_choice.hpp"
 #include "routing/linear_router.hpp"
 #include "routing/noise.hpp"
+#include "routing/relu_routing.hpp"
 #include "routing/router.hpp"
 #include "routing/score.hpp"
 #include "routing/selection.hpp"
