@@ -9,3 +9,4 @@
 #include "reference/layer.hpp"
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
+#include "reference/second_expert.hpp"

@@ -15,6 +15,7 @@
 #include "routing/relu_routing.hpp"
 #include "routing/router.hpp"
 #include "routing/score.hpp"
+#include "routing/second_expert.hpp"
 #include "routing/selection.hpp"
 #include "routing/top_k.hpp"
 #include "routing/weights.hpp"
