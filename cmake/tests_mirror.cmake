@@ -30,6 +30,7 @@ set(tested_by
   "reference/dynamic_top_k.hpp routing/dynamic_top_k_test.cpp"
   "reference/relu_routing.hpp routing/relu_routing_test.cpp"
   "reference/second_expert.hpp routing/second_expert_test.cpp"
+  "reference/sparse_mixer.hpp routing/sparse_mixer_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"
   "routing/gate_params.hpp     routing/gate_test.cpp"

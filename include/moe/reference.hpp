@@ -10,3 +10,4 @@
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"
+#include "reference/sparse_mixer.hpp"

@@ -17,5 +17,6 @@
 #include "routing/score.hpp"
 #include "routing/second_expert.hpp"
 #include "routing/selection.hpp"
+#include "routing/sparse_mixer.hpp"
 #include "routing/top_k.hpp"
 #include "routing/weights.hpp"
