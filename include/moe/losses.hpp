@@ -6,5 +6,6 @@
 #include "losses/importance.hpp"
 #include "losses/load.hpp"
 #include "losses/loss.hpp"
+#include "losses/sparsity.hpp"
 #include "losses/variation.hpp"
 #include "losses/z_loss.hpp"

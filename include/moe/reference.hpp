@@ -8,4 +8,7 @@
 #include "reference/expert_choice.hpp"
 #include "reference/gate.hpp"
 #include "reference/layer.hpp"
+#include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
+#include "reference/second_expert.hpp"
+#include "reference/sparse_mixer.hpp"

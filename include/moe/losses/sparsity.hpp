@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loss that keeps the experts of a token few where the router does not limit them, with the
+// coefficient that steers their number (Wang, Zhu and Chen 2024, ReMoE, sec. 4.2 and 4.3).
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+#include "../detail/check.hpp"
+#include "../routing_table.hpp"
+#include "balance.hpp"
+#include "loss.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// The part of all pairs of a token and an expert in which the expert is not chosen (ReMoE, eq. 8).
+/// Over no tokens 1.
+template <Real T>
+double sparsity(const RoutingTable<T>& table, TokenMask mask = {}) {
+  const detail::CountedTokens<T> counted(table, mask);
+  Index chosen = 0;
+  for (const Index count : detail::count_choices(table, counted, table.top_k())) {
+    chosen += count;
+  }
+  const Index pairs = counted.count() * table.probs.cols();
+  return pairs == 0 ? 1.0 : 1.0 - static_cast<double>(chosen) / static_cast<double>(pairs);
+}
+
+/// The mean over tokens of sum_e f_e p_te with f_e = E / (k N) * the tokens that chose e: an L1
+/// norm of the scores that weighs popular experts more (ReMoE, eq. 10 and 11). k is the number of
+/// experts per token that is aimed at. Throws std::invalid_argument if it is not in (0, E].
+template <Real T>
+RoutingLoss<T> balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token,
+                                TokenMask mask = {}) {
+  const detail::CountedTokens<T> counted(table, mask);
+  const std::vector<Index> count = detail::count_choices(table, counted, table.top_k());
+  const Index num_experts = table.probs.cols();
+  detail::throw_unless(
+      experts_per_token > 0.0 && experts_per_token <= static_cast<double>(num_experts),
+      "balanced_l1_loss: experts_per_token = ", experts_per_token,
+      ", expected in (0, num_experts = ", num_experts, "]");
+  RoutingLoss<T> loss;
+  loss.gradient.probs.setZero(table.num_tokens(), num_experts);
+  const auto tokens = static_cast<double>(counted.count());
+  for (Index t = 0; t < table.num_tokens(); ++t) {
+    T sum(0);
+    for (Index e = 0; counted(t) && e < num_experts; ++e) {
+      const auto takers = static_cast<double>(count[static_cast<std::size_t>(e)]);
+      const double share = static_cast<double>(num_experts) * takers / (experts_per_token * tokens);
+      loss.gradient.probs(t, e) = T(share / tokens);
+      sum += loss.gradient.probs(t, e) * table.probs(t, e);
+    }
+    loss.value += sum;
+  }
+  return loss;
+}
+
+/// The coefficient of an L1 loss: after each step it grows by a factor if too many experts were
+/// chosen, and shrinks by it if too few (ReMoE, eq. 7). One serves all layers, with the mean of
+/// their sparsities.
+class SparsityControl {
+ public:
+  /// Throws std::invalid_argument unless 0 < experts_per_token <= num_experts, coefficient > 0 and
+  /// factor > 1.
+  SparsityControl(Index num_experts, double experts_per_token, double coefficient = 1e-8,
+                  double factor = 1.2)
+      : target_(1.0 - experts_per_token / static_cast<double>(num_experts)),
+        coefficient_(coefficient),
+        factor_(factor) {
+    detail::throw_unless(
+        experts_per_token > 0.0 && experts_per_token <= static_cast<double>(num_experts),
+        "SparsityControl: experts_per_token = ", experts_per_token,
+        ", expected in (0, num_experts = ", num_experts, "]");
+    detail::throw_unless(std::isfinite(coefficient) && coefficient > 0.0,
+                         "SparsityControl: coefficient = ", coefficient,
+                         ", expected positive and finite");
+    detail::throw_unless(std::isfinite(factor) && factor > 1.0,
+                         "SparsityControl: factor = ", factor, ", expected above 1 and finite");
+  }
+
+  double coefficient() const { return coefficient_; }
+  double target() const { return target_; }
+
+  /// Takes in the sparsity of a step; one on target, or NaN, changes nothing.
+  void update(double sparsity) {
+    coefficient_ *= sparsity < target_ ? factor_ : sparsity > target_ ? 1.0 / factor_ : 1.0;
+  }
+
+ private:
+  double target_, coefficient_, factor_;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET
