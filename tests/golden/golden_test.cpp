@@ -74,7 +74,9 @@ INSTANTIATE_TEST_SUITE_P(Files, Golden,
                          testing::Values("mixtral_a", "mixtral_b", "mixtral_c",
                                          "switch_transformers_a", "switch_transformers_b",
                                          "switch_transformers_c", "qwen2_moe_a", "qwen2_moe_b",
-                                         "qwen2_moe_c"),
+                                         "qwen2_moe_c", "qwen3_moe_b", "qwen3_5_moe_b",
+                                         "granitemoe_b", "deepseek_v2_b", "deepseek_v3_c",
+                                         "glm_moe_dsa_v"),
                          [](const auto& file) { return std::string(file.param); });
 
 class GoldenCheck : public testing::TestWithParam<const char*> {};
@@ -104,7 +106,8 @@ TEST_P(GoldenCheck, FailsOnNaNInAnyTensorOfNumbers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, GoldenCheck,
-                         testing::Values("mixtral_b", "switch_transformers_a", "qwen2_moe_b"),
+                         testing::Values("mixtral_b", "switch_transformers_a", "qwen2_moe_b",
+                                         "qwen3_5_moe_b"),
                          [](const auto& file) { return std::string(file.param); });
 
 TEST(GoldenCheck, ThrowsOnATruncatedFile) {
