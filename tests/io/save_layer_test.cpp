@@ -104,7 +104,8 @@ TEST_F(SaveLayer, RoundsToTheTypeThatIsAskedFor) {
   const auto wanted = layer.experts()[1].params().up.cast<bf16>().eval();
   EXPECT_EQ(load_layer<bf16>(folder(), 0).experts()[1].params().up, wanted);
   EXPECT_EQ(load_layer<float>(folder(), 0).experts()[1].params().up, wanted.cast<float>());
-  for (const TensorView& tensor : SafeTensors::map(folder() / "model.safetensors").tensors()) {
+  const SafeTensors file = SafeTensors::map(folder() / "model.safetensors");
+  for (const TensorView& tensor : file.tensors()) {
     EXPECT_EQ(tensor.dtype, DType::BF16);
   }
 }
