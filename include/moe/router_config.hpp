@@ -18,9 +18,9 @@ enum class Score { softmax, sigmoid, sqrt_softplus, identity };
 inline constexpr std::array all_scores{Score::softmax, Score::sigmoid, Score::sqrt_softplus,
                                        Score::identity};
 
-/// Where the weight of a chosen expert comes from: its score; score + selection bias (the first code
-/// of Kimi-Linear); a softmax over the logits of the chosen only (top-k before the softmax, as in
-/// GPT-OSS and Shazeer 2017); or 1 for each (hard).
+/// Where the weight of a chosen expert comes from: its score; score + selection bias (the first
+/// code of Kimi-Linear); a softmax over the logits of the chosen only (top-k before the softmax, as
+/// in GPT-OSS and Shazeer 2017); or 1 for each (hard).
 enum class WeightSource { score, biased_score, softmax_of_chosen, one };
 
 /// How epsilon keeps the sum that divides weights from 0: sum + epsilon, or max(sum, epsilon).

@@ -329,7 +329,7 @@ TEST(Loss, ThatThrowsLeavesTheResultAsItWas) {
 
 TEST(Loss, RefusesANegativeNumberOfThreads) {
   Loss loss;
-  for (const std::size_t i : {0, 1, 2, 4, 5}) {
+  for (const std::size_t i : {0U, 1U, 2U, 4U, 5U}) {
     EXPECT_THROW(all_writes[i](random_table(4), loss, -1), std::invalid_argument);
   }
 }

@@ -201,7 +201,9 @@ TEST(RouterOptions, HaveTheGradientsOfCentralDifferences) {
                      .tokens = {.ids = ids},
                      .expert_mask = o.masked ? &mask : nullptr,
                      .noise_seed = 5};
-    auto [router, x] = numbers(o.config, call);
+    auto made = numbers(o.config, call);
+    Router<double>& router = made.first;
+    Matrix<double>& x = made.second;
     Table table, again;
     router.route(x, call, table);
     const Gradient slope{.weight = random_matrix<double>(N, K, 71),

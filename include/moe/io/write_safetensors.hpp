@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../detail/check.hpp"
 #include "header_check.hpp"
 #include "output_file.hpp"
 

@@ -4,8 +4,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstddef>
-#include <vector>
 
 #include "../detail/check.hpp"
 #include "../routing_table.hpp"
@@ -20,8 +18,10 @@ template <Real T>
 double sparsity(const RoutingTable<T>& table, TokenMask mask = {}) {
   const detail::CountedTokens<T> counted(table, mask);
   Index chosen = 0;
-  for (const Index count : detail::count_choices(table, counted, table.top_k())) {
-    chosen += count;
+  for (Index token = 0; token < table.num_tokens(); ++token) {
+    for (Index k = 0; counted(token) && k < table.top_k(); ++k) {
+      chosen += table.expert(token, k) == none ? 0 : 1;
+    }
   }
   const Index pairs = counted.count() * table.probs.cols();
   return pairs == 0 ? 1.0 : 1.0 - static_cast<double>(chosen) / static_cast<double>(pairs);
@@ -31,28 +31,22 @@ double sparsity(const RoutingTable<T>& table, TokenMask mask = {}) {
 /// norm of the scores that weighs popular experts more (ReMoE, eq. 10 and 11). k is the number of
 /// experts per token that is aimed at. Throws std::invalid_argument if it is not in (0, E].
 template <Real T>
+void balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token, TokenMask mask,
+                      RoutingLoss<T>& loss, int num_threads = 0) {
+  const auto experts = static_cast<double>(table.probs.cols());
+  detail::throw_unless(experts_per_token > 0.0 && experts_per_token <= experts,
+                       "balanced_l1_loss: experts_per_token = ", experts_per_token,
+                       ", expected in (0, num_experts = ", table.probs.cols(), "]");
+  const T choices = T(experts_per_token);
+  detail::balance(
+      table, detail::CountedTokens<T>(table, mask), table.top_k(),
+      [&](const T& tokens) { return T(experts) / (choices * tokens * tokens); }, loss, num_threads);
+}
+template <Real T>
 RoutingLoss<T> balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token,
                                 TokenMask mask = {}) {
-  const detail::CountedTokens<T> counted(table, mask);
-  const std::vector<Index> count = detail::count_choices(table, counted, table.top_k());
-  const Index num_experts = table.probs.cols();
-  detail::throw_unless(
-      experts_per_token > 0.0 && experts_per_token <= static_cast<double>(num_experts),
-      "balanced_l1_loss: experts_per_token = ", experts_per_token,
-      ", expected in (0, num_experts = ", num_experts, "]");
   RoutingLoss<T> loss;
-  loss.gradient.probs.setZero(table.num_tokens(), num_experts);
-  const auto tokens = static_cast<double>(counted.count());
-  for (Index t = 0; t < table.num_tokens(); ++t) {
-    T sum(0);
-    for (Index e = 0; counted(t) && e < num_experts; ++e) {
-      const auto takers = static_cast<double>(count[static_cast<std::size_t>(e)]);
-      const double share = static_cast<double>(num_experts) * takers / (experts_per_token * tokens);
-      loss.gradient.probs(t, e) = T(share / tokens);
-      sum += loss.gradient.probs(t, e) * table.probs(t, e);
-    }
-    loss.value += sum;
-  }
+  balanced_l1_loss(table, experts_per_token, mask, loss);
   return loss;
 }
 

@@ -101,7 +101,8 @@ class SecondExpert {
     if (best[1] == none) {
       add_weight_gradient({.renormalise = config_.normalise != SecondNormalise::never}, token);
     } else {  // the second that was left out is in the sum that divides the first
-      const W sum = renormalising_sum<W>(2, [&](Index k) { return token.probs[best[k]]; });
+      const auto prob = [&](Index k) { return token.probs[best[k]]; };
+      const W sum = Divisor<W>({}, 2, prob).value;
       const W mean = token.dweight[0] * token.weight[0];
       token.dprobs[best[0]] += (token.dweight[0] - mean) / sum;
       token.dprobs[best[1]] -= mean / sum;
