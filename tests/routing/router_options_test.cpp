@@ -202,8 +202,8 @@ TEST(RouterOptions, HaveTheGradientsOfCentralDifferences) {
                      .expert_mask = o.masked ? &mask : nullptr,
                      .noise_seed = 5};
     auto made = numbers(o.config, call);
-    Router<double>& router = made.first;
-    Matrix<double>& x = made.second;
+    Router<double>& router = made.router;
+    Matrix<double>& x = made.x;
     Table table, again;
     router.route(x, call, table);
     const Gradient slope{.weight = random_matrix<double>(N, K, 71),
