@@ -28,11 +28,11 @@ void expect_places(const TensorRule& rule, Shape shape, const Shape3& tensor,
 }
 
 TEST(Layouts, FusedHasTheRowsOfGateAboveThoseOfUp) {
-  const auto row = [](Index e, Index row, Index in) { return (e * 2 * F + row) * D + in; };
+  const auto at = [](Index e, Index row, Index in) { return (e * 2 * F + row) * D + in; };
   expect_places(layouts::fused.gate, {F, D}, {E, 2 * F, D},
-                [&](Index e, Index out, Index in) { return row(e, out, in); });
+                [&](Index e, Index out, Index in) { return at(e, out, in); });
   expect_places(layouts::fused.up, {F, D}, {E, 2 * F, D},
-                [&](Index e, Index out, Index in) { return row(e, F + out, in); });
+                [&](Index e, Index out, Index in) { return at(e, F + out, in); });
   expect_places(layouts::fused.down, {D, F}, {E, D, F},
                 [](Index e, Index out, Index in) { return (e * D + out) * F + in; });
 }
