@@ -59,18 +59,18 @@ TEST(Family, GraniteTakesASoftmaxOfTheChosen) {
   EXPECT_FALSE(config.shared);
 }
 
-constexpr std::string_view small = R"("hidden_size": 8, "n_routed_experts": 4,
+constexpr std::string_view sizes = R"("hidden_size": 8, "n_routed_experts": 4,
     "num_experts_per_tok": 2, "moe_intermediate_size": 16)";
 
 TEST(Family, TakesDefaultsOfLeftOutKeysByFamily) {
-  const std::string text = joined("{", small, "}");
+  const std::string text = joined("{", sizes, "}");
   EXPECT_EQ(
-      config_of("qwen3_next", joined("{", small, R"(, "shared_expert_intermediate_size": 4})"))
+      config_of("qwen3_next", joined("{", sizes, R"(, "shared_expert_intermediate_size": 4})"))
           .router.weight.renormalise,
       true);
   EXPECT_EQ(config_of("qwen3_moe", text).router.weight.renormalise, false);
   EXPECT_EQ(config_of("deepseek_v2", text).shared->d_ff, 32);
-  EXPECT_EQ(config_of("mimo_v2_flash", joined("{", small, R"(, "routed_scaling_factor": null})"))
+  EXPECT_EQ(config_of("mimo_v2_flash", joined("{", sizes, R"(, "routed_scaling_factor": null})"))
                 .router.weight.scale,
             1.0);
 }
@@ -91,12 +91,12 @@ void expect_config_fault(std::string_view family, const std::string& text,
 }
 
 TEST(Family, RefusesAConfigThatItCannotObey) {
-  expect_config_fault("deepseek_v3", joined("{", small, "}"),
+  expect_config_fault("deepseek_v3", joined("{", sizes, "}"),
                       {"n_group", "8 (where it is left out)"});
-  expect_config_fault("deepseek_v3", joined("{", small, R"(, "n_group": 4})"),
+  expect_config_fault("deepseek_v3", joined("{", sizes, R"(, "n_group": 4})"),
                       {"n_group", "4", "expected 1", "deepseek_v3"});
   expect_config_fault("deepseek_v2",
-                      joined("{", small, R"(, "topk_method": "group_limited_greedy"})"),
+                      joined("{", sizes, R"(, "topk_method": "group_limited_greedy"})"),
                       {"topk_method", "group_limited_greedy", "expected greedy"});
 }
 

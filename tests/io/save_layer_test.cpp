@@ -14,7 +14,8 @@ std::string config_text(std::string_view family) {
       "num_experts_per_tok": 2, "moe_intermediate_size": 6, "intermediate_size": 6,
       "ffn_hidden_size": 6, "d_ff": 6, "shared_expert_intermediate_size": 3,
       "shared_intermediate_size": 3, "n_shared_experts": 2, "routed_scaling_factor": 1.5,
-      "n_group": 1, "router_bias": true})");
+      "n_group": 1, "router_bias": true, "expert_selection_fn": "softmax",
+      "shared_expert_combination_strategy": "sum"})");
 }
 
 class SaveLayer : public ModelFolder {

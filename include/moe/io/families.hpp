@@ -83,6 +83,10 @@ inline constexpr Family families[] = {
      .experts = {"experts.", &layouts::aria_names},
      .shared = shared(2, "shared_experts.", "intermediate_size"), .d_ff = dense_width,
      .rule = softmax_of_chosen},
+    {.model_types = "cohere2_moe", .shared = shared(0, "shared_experts.", "intermediate_size"),
+     .d_ff = dense_width, .rule = softmax_of_chosen,
+     .only = {{{"expert_selection_fn", "softmax", "nothing"},
+               {"shared_expert_combination_strategy", "sum", "average"}}}},
 
     // A sigmoid for each expert, the k best by it, most of them with a bias.
     {.model_types = "llama4 llama4_text", .blocks = "feed_forward", .router = "router.weight",

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <limits>
 #include <string_view>
 
@@ -20,13 +21,14 @@ struct Setting {
 
   /// Throws FormatError where the config has none, and none may be left out.
   double of(const ModelConfig& config, Index layer) const {
-    return config.number(keys, omitted == omitted ? std::optional<double>(omitted) : std::nullopt,
+    return config.number(keys, !std::isnan(omitted) ? std::optional<double>(omitted) : std::nullopt,
                          layer);
   }
   /// The same for sizes.
   Index size_of(const ModelConfig& config, Index layer) const {
     return config.size(
-        keys, omitted == omitted ? std::optional<Index>(static_cast<Index>(omitted)) : std::nullopt,
+        keys,
+        !std::isnan(omitted) ? std::optional<Index>(static_cast<Index>(omitted)) : std::nullopt,
         layer);
   }
   bool is_set(const ModelConfig& config, Index layer) const { return of(config, layer) != 0.0; }
