@@ -2,6 +2,7 @@
 // A layer in plain loops, in double: the specification.
 #pragma once
 
+#include "reference/balanced_assignment.hpp"
 #include "reference/capacity.hpp"
 #include "reference/dynamic_top_k.hpp"
 #include "reference/expert.hpp"

@@ -2,6 +2,8 @@
 // From tokens to a routing table: the gate, the steps of its rules, the routers.
 #pragma once
 
+#include "routing/assignment.hpp"
+#include "routing/balanced_assignment.hpp"
 #include "routing/concepts.hpp"
 #include "routing/dynamic_top_k.hpp"
 #include "routing/expert_choice.hpp"
