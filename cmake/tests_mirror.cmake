@@ -32,6 +32,7 @@ set(tested_by
   "reference/second_expert.hpp routing/second_expert_test.cpp"
   "reference/sparse_mixer.hpp routing/sparse_mixer_test.cpp"
   "reference/balanced_assignment.hpp routing/balanced_assignment_test.cpp"
+  "reference/uniform_choice.hpp routing/uniform_choice_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "routing/assignment.hpp      routing/balanced_assignment_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"

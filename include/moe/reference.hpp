@@ -12,3 +12,4 @@
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"
 #include "reference/sparse_mixer.hpp"
+#include "reference/uniform_choice.hpp"

@@ -21,4 +21,5 @@
 #include "routing/selection.hpp"
 #include "routing/sparse_mixer.hpp"
 #include "routing/top_k.hpp"
+#include "routing/uniform_choice.hpp"
 #include "routing/weights.hpp"
