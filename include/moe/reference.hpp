@@ -11,5 +11,6 @@
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"
+#include "reference/sinkhorn.hpp"
 #include "reference/sparse_mixer.hpp"
 #include "reference/uniform_choice.hpp"

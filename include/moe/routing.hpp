@@ -19,6 +19,7 @@
 #include "routing/score.hpp"
 #include "routing/second_expert.hpp"
 #include "routing/selection.hpp"
+#include "routing/sinkhorn.hpp"
 #include "routing/sparse_mixer.hpp"
 #include "routing/top_k.hpp"
 #include "routing/uniform_choice.hpp"
