@@ -34,6 +34,7 @@ set(tested_by
   "reference/sinkhorn.hpp routing/sinkhorn_test.cpp"
   "reference/balanced_assignment.hpp routing/balanced_assignment_test.cpp"
   "reference/uniform_choice.hpp routing/uniform_choice_test.cpp"
+  "reference/two_level.hpp routing/two_level_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "routing/assignment.hpp      routing/balanced_assignment_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"

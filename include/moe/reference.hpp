@@ -13,4 +13,5 @@
 #include "reference/second_expert.hpp"
 #include "reference/sinkhorn.hpp"
 #include "reference/sparse_mixer.hpp"
+#include "reference/two_level.hpp"
 #include "reference/uniform_choice.hpp"

@@ -22,5 +22,6 @@
 #include "routing/sinkhorn.hpp"
 #include "routing/sparse_mixer.hpp"
 #include "routing/top_k.hpp"
+#include "routing/two_level.hpp"
 #include "routing/uniform_choice.hpp"
 #include "routing/weights.hpp"

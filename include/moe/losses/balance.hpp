@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 #include <vector>
 
 #include "../routing/weights.hpp"
@@ -57,13 +58,15 @@ T weighted_probability(const RoutingTable<T>& table, Index token, const std::vec
 }
 
 /// factor * sum_e count_e * sum_t p_te, of the first `choices` choices: every balancing loss with a
-/// count and a mean.
+/// count and a mean. The count of an expert is that of its group of so many.
 template <Real T>
 RoutingLoss<T> balance(const RoutingTable<T>& table, TokenMask mask, Index choices,
-                       const auto& factor_of) {
+                       const auto& factor_of, Index group_size = 1) {
   const CountedTokens<T> counted(table, mask);
-  const std::vector<Index> count =
-      count_choices(table, counted, (std::min)(choices, table.top_k()));
+  std::vector<Index> count = count_choices(table, counted, (std::min)(choices, table.top_k()));
+  for (auto group = count.begin(); group != count.end(); group += group_size) {
+    std::fill_n(group, group_size, std::accumulate(group, group + group_size, Index(0)));
+  }
   RoutingLoss<T> loss;
   loss.gradient.probs.setZero(table.probs.rows(), table.probs.cols());
   if (counted.count() == 0 || table.top_k() == 0) {
@@ -92,6 +95,24 @@ RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask 
   const T choices = T(static_cast<double>(table.top_k()));
   return detail::balance(table, mask, table.top_k(),
                          [&](const T& tokens) { return experts / (choices * tokens * tokens); });
+}
+
+/// G * sum_g f_g P_g over groups of E / G experts that follow each other, with the sums of their
+/// f_e and P_e (DeepSeek-V2 2024, sec. 2.2.3, device-level balance; the first level of a
+/// hierarchy): 1 when balanced. Throws std::invalid_argument unless num_groups divides E.
+template <Real T>
+RoutingLoss<T> group_balancing_loss(const RoutingTable<T>& table, Index num_groups,
+                                    TokenMask mask = {}) {
+  const Index num_experts = table.probs.cols();
+  detail::throw_unless(num_groups >= 1 && num_experts % num_groups == 0,
+                       "group_balancing_loss: num_groups = ", num_groups,
+                       ", expected to divide num_experts = ", num_experts);
+  const T groups = T(static_cast<double>(num_groups));
+  const T choices = T(static_cast<double>(table.top_k()));
+  return detail::balance(
+      table, mask, table.top_k(),
+      [&](const T& tokens) { return groups / (choices * tokens * tokens); },
+      num_experts / num_groups);
 }
 
 /// load_balancing_loss_func of Hugging Face transformers for one layer: the same sum over each of
