@@ -2,6 +2,7 @@
 // A layer in plain loops, in double: the specification.
 #pragma once
 
+#include "reference/balanced_assignment.hpp"
 #include "reference/capacity.hpp"
 #include "reference/dynamic_top_k.hpp"
 #include "reference/expert.hpp"
@@ -11,4 +12,7 @@
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"
+#include "reference/sinkhorn.hpp"
 #include "reference/sparse_mixer.hpp"
+#include "reference/two_level.hpp"
+#include "reference/uniform_choice.hpp"

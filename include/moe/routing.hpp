@@ -2,6 +2,8 @@
 // From tokens to a routing table: the gate, the steps of its rules, the routers.
 #pragma once
 
+#include "routing/assignment.hpp"
+#include "routing/balanced_assignment.hpp"
 #include "routing/concepts.hpp"
 #include "routing/cosine_gate.hpp"
 #include "routing/dynamic_top_k.hpp"
@@ -21,8 +23,11 @@
 #include "routing/score.hpp"
 #include "routing/second_expert.hpp"
 #include "routing/selection.hpp"
+#include "routing/sinkhorn.hpp"
 #include "routing/softcap.hpp"
 #include "routing/sparse_mixer.hpp"
 #include "routing/top_k.hpp"
 #include "routing/two_layer_gate.hpp"
+#include "routing/two_level.hpp"
+#include "routing/uniform_choice.hpp"
 #include "routing/weights.hpp"

@@ -23,6 +23,25 @@ TEST(LoadBalancingLoss, IsExpertsTimesSumOfFractionTimesMeanProbability) {
   EXPECT_NEAR(hugging_face_load_balancing_loss(tiny_table()).value, 2 * 3 * sum, 1e-15);
 }
 
+TEST(GroupBalancingLoss, IsTheLoadBalancingLossOfGroups) {
+  EXPECT_EQ(group_balancing_loss(tiny_table(), 3).value, load_balancing_loss(tiny_table()).value);
+  const Loss one = group_balancing_loss(tiny_table(), 1);
+  EXPECT_NEAR(one.value, 5.0 / 6.0, 1e-15);  // f = 5 of 6 choices are used, P = 1
+  Table groups = balanced_table(6, 2), pairs = groups;
+  EXPECT_NEAR(group_balancing_loss(groups, 3).value, 1.0, 1e-15);
+  groups.probs.row(1) << 0.5, 0.1, 0.1, 0.1, 0.15, 0.05;
+  groups.expert(2, 0) = 5;
+  pairs.expert = groups.expert.unaryExpr([](ExpertId e) { return static_cast<ExpertId>(e / 2); });
+  pairs.probs.resize(groups.probs.rows(), 3);
+  for (Index g = 0; g < 3; ++g) {
+    pairs.probs.col(g) = groups.probs.col(2 * g) + groups.probs.col(2 * g + 1);
+  }
+  const Loss got = group_balancing_loss(groups, 3), want = load_balancing_loss(pairs);
+  EXPECT_NEAR(got.value, want.value, 1e-14);
+  EXPECT_NEAR(got.gradient.probs(0, 5), want.gradient.probs(0, 2), 1e-14);
+  EXPECT_THROW(group_balancing_loss(groups, 4), std::invalid_argument);
+}
+
 TEST(GShardLoss, CountsFirstChoicesOnly) {
   EXPECT_NEAR(gshard_loss(tiny_table()).value, (2.0 / 3 * 1.3 / 3 + 1.0 / 3 * 1.1 / 3) / 3, 1e-15);
 }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 #include <vector>
 
 #include "../routing/weights.hpp"
@@ -56,15 +57,25 @@ T weighted_probability(const RoutingTable<T>& table, Index token, const std::vec
   return share;
 }
 
-/// loss = factor * sum_e count_e * sum_t p_te, of the first `choices` choices: every balancing loss
-/// with a count and a mean. factor_of is given the number of tokens.
+/// What a balancing loss counts: of the first `choices` choices those of each expert, or of the
+/// group of so many that it belongs to.
+struct BalanceCount {
+  Index choices, group_size = 1;
+};
+
+/// loss = factor * sum_e count_e * sum_t p_te: every balancing loss with a count and a mean.
+/// factor_of is given the number of tokens.
 template <Real T>
-void balance(const RoutingTable<T>& table, const CountedTokens<T>& counted, Index choices,
-             const auto& factor_of, RoutingLoss<T>& loss, int num_threads) {
+void balance(const RoutingTable<T>& table, const CountedTokens<T>& counted,
+             const BalanceCount& what, const auto& factor_of, RoutingLoss<T>& loss,
+             int num_threads) {
   const Index num_experts = check_experts(table), num_tokens = table.num_tokens();
   const int threads = loss_threads(table, num_experts, 2.0, num_threads);
   LossMemory<T>& memory = loss.memory;
-  count_choices(table, counted, (std::min)(choices, table.top_k()), memory.count);
+  count_choices(table, counted, (std::min)(what.choices, table.top_k()), memory.count);
+  for (auto group = memory.count.begin(); group != memory.count.end(); group += what.group_size) {
+    std::fill_n(group, what.group_size, std::accumulate(group, group + what.group_size, Index(0)));
+  }
   const bool nothing = counted.count() == 0 || table.top_k() == 0;
   const T factor = nothing ? T(0) : factor_of(T(static_cast<double>(counted.count())));
   memory.slope.clear();
@@ -96,13 +107,37 @@ void load_balancing_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLo
   const T experts = T(static_cast<double>(table.probs.cols()));
   const T choices = T(static_cast<double>(table.top_k()));
   detail::balance(
-      table, detail::CountedTokens<T>(table, mask), table.top_k(),
+      table, detail::CountedTokens<T>(table, mask), {table.top_k()},
       [&](const T& tokens) { return experts / (choices * tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
 RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
   RoutingLoss<T> loss;
   load_balancing_loss(table, mask, loss);
+  return loss;
+}
+
+/// G * sum_g f_g P_g over groups of E / G experts that follow each other, with the sums of their
+/// f_e and P_e (DeepSeek-V2 2024, sec. 2.2.3, device-level balance; the first level of a
+/// hierarchy): 1 when balanced. Throws std::invalid_argument unless num_groups divides E.
+template <Real T>
+void group_balancing_loss(const RoutingTable<T>& table, Index num_groups, TokenMask mask,
+                          RoutingLoss<T>& loss, int num_threads = 0) {
+  const Index num_experts = table.probs.cols();
+  detail::throw_unless(num_groups >= 1 && num_experts % num_groups == 0,
+                       "group_balancing_loss: num_groups = ", num_groups,
+                       ", expected to divide num_experts = ", num_experts);
+  const T groups = T(static_cast<double>(num_groups));
+  const T choices = T(static_cast<double>(table.top_k()));
+  detail::balance(
+      table, detail::CountedTokens<T>(table, mask), {table.top_k(), num_experts / num_groups},
+      [&](const T& tokens) { return groups / (choices * tokens * tokens); }, loss, num_threads);
+}
+template <Real T>
+RoutingLoss<T> group_balancing_loss(const RoutingTable<T>& table, Index num_groups,
+                                    TokenMask mask = {}) {
+  RoutingLoss<T> loss;
+  group_balancing_loss(table, num_groups, mask, loss);
   return loss;
 }
 
@@ -113,7 +148,7 @@ void hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask ma
                                       RoutingLoss<T>& loss, int num_threads = 0) {
   const T experts = T(static_cast<double>(table.probs.cols()));
   detail::balance(
-      table, detail::CountedTokens<T>(table, mask), table.top_k(),
+      table, detail::CountedTokens<T>(table, mask), {table.top_k()},
       [&](const T& tokens) { return experts / (tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
@@ -130,7 +165,7 @@ void gshard_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& l
                  int num_threads = 0) {
   const T experts = T(static_cast<double>(table.probs.cols()));
   detail::balance(
-      table, detail::CountedTokens<T>(table, mask), 1,
+      table, detail::CountedTokens<T>(table, mask), {1},
       [&](const T& tokens) { return T(1) / (experts * tokens * tokens); }, loss, num_threads);
 }
 template <Real T>

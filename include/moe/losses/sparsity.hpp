@@ -39,7 +39,7 @@ void balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token, To
                        ", expected in (0, num_experts = ", table.probs.cols(), "]");
   const T choices = T(experts_per_token);
   detail::balance(
-      table, detail::CountedTokens<T>(table, mask), table.top_k(),
+      table, detail::CountedTokens<T>(table, mask), {table.top_k()},
       [&](const T& tokens) { return T(experts) / (choices * tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
