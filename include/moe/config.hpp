@@ -62,7 +62,7 @@ inline void ExpertConfig::validate() const {
   if (limit) {
     positive(*limit, "limit");
   }
-  const bool cut = limit || up_offset != 0.0;
+  const bool cut = limit || std::abs(up_offset) > 0.0;
   detail::throw_unless(!cut || gated,
                        "ExpertConfig: limit or up_offset is set without a gate, expected gated");
   detail::throw_unless(!cut || activation != Activation::situ,

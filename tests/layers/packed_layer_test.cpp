@@ -65,7 +65,9 @@ TYPED_TEST_SUITE(ExactPackedLayerOf, ExactStorages);
 TYPED_TEST(ExactPackedLayerOf, HasEveryTensorOfTheRouter) {
   using T = TypeParam;
   MoEConfig config{.d_model = 7, .d_ff = 5, .num_experts = 5, .top_k = 2};
-  config.router = {.logits = {.bias = true, .noisy = true}, .selection = {.bias = true}};
+  config.router = {.logits = {.bias = true, .noisy = true},
+                   .selection = {.bias = true},
+                   .weight = {.expert_scale = ExpertScale::learned}};
   const MoELayer<T> layer = make_layer<T>(config, 7), again = unpack<T>(pack<T>(layer));
   RouterParams<T>::for_each(
       [](std::string_view name, const Matrix<T>& packed, const Matrix<T>& tensor) {

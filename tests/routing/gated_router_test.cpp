@@ -316,7 +316,7 @@ TEST(GatedRouter, HasTheParametersOfBothPartsInOneList) {
   CosineTopK router = cosine_top_k();
   CosineTopK::Params::for_each(
       [&](std::string_view name, const auto&) { names.emplace_back(name); }, router.params());
-  EXPECT_EQ(names, (std::vector<std::string>{"direction", "selection_bias"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"direction", "selection_bias", "expert_scale"}));
 }
 
 /// A rule with parameters of the gate's own type: it takes the expert whose direction sums to most.

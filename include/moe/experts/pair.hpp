@@ -69,7 +69,7 @@ struct ClampedProduct {
         before(config.clamp == Clamp::before ? limit : infinity),
         after(config.clamp == Clamp::after ? limit : infinity),
         offset(config.up_offset),
-        value_flops(Act::value_flops + 1 + (offset != 0.0 ? 1 : 0)),
+        value_flops(Act::value_flops + 1 + (std::abs(offset) > 0.0 ? 1 : 0)),
         gradient_flops(value_flops + 2 + Act::derivative_flops) {}
 
   template <class T>

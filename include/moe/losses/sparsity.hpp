@@ -3,7 +3,9 @@
 // coefficient that steers their number (Wang, Zhu and Chen 2024, ReMoE, sec. 4.2 and 4.3).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 
 #include "../detail/check.hpp"
 #include "../routing_table.hpp"
@@ -37,10 +39,28 @@ void balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token, To
   detail::throw_unless(experts_per_token > 0.0 && experts_per_token <= experts,
                        "balanced_l1_loss: experts_per_token = ", experts_per_token,
                        ", expected in (0, num_experts = ", table.probs.cols(), "]");
-  const T choices = T(experts_per_token);
-  detail::balance(
-      table, detail::CountedTokens<T>(table, mask), {table.top_k()},
-      [&](const T& tokens) { return T(experts) / (choices * tokens * tokens); }, loss, num_threads);
+  const detail::CountedTokens<T> counted(table, mask);
+  const Index num_experts = detail::check_experts(table), num_tokens = table.num_tokens();
+  const int threads = detail::loss_threads(table, num_experts, 2.0, num_threads);
+  detail::LossMemory<T>& memory = loss.memory;
+  detail::count_choices(table, counted, table.top_k(), memory.count);
+  const auto tokens = static_cast<double>((std::max)(counted.count(), Index{1}));
+  memory.slope.clear();
+  for (const Index takers : memory.count) {
+    memory.slope.push_back(
+        T(experts * static_cast<double>(takers) / (experts_per_token * tokens * tokens)));
+  }
+  loss.clear();
+  loss.gradient.probs.setZero(num_tokens, num_experts);
+  memory.term.assign(static_cast<std::size_t>(num_tokens), T(0));
+  // Of the scores as they are: divided by their sum they would have no length to shrink.
+  detail::for_rows(num_tokens, threads, [&](Index t) {
+    for (Index e = 0; counted(t) && e < num_experts; ++e) {
+      loss.gradient.probs(t, e) = memory.slope[static_cast<std::size_t>(e)];
+      memory.term[static_cast<std::size_t>(t)] += loss.gradient.probs(t, e) * table.probs(t, e);
+    }
+  });
+  loss.value = detail::sum_of_terms(memory.term, counted);
 }
 template <Real T>
 RoutingLoss<T> balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token,

@@ -90,8 +90,8 @@ class DynamicTopK {
     }
     for (; chosen < best; ++chosen) {
       const bool enough = config_.top_p && sum >= W(*config_.top_p);
-      const bool small = config_.relative && !(prob(chosen) >= W(*config_.relative) * prob(0));
-      if (enough || small) {
+      const bool too_small = config_.relative && !(prob(chosen) >= W(*config_.relative) * prob(0));
+      if (enough || too_small) {
         break;
       }
       sum += prob(chosen);
