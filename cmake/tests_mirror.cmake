@@ -25,7 +25,6 @@ set(tested_by
   "kernels/gemm_memory.hpp     kernels/gemm_test.cpp"
   "kernels/gemm_narrow.hpp     kernels/gemm_test.cpp"
   "kernels/register_tile.hpp    kernels/gemm_test.cpp"
-  "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"
   "reference/expert.hpp        reference/layer_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"

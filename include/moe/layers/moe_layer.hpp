@@ -98,6 +98,7 @@ class MoELayer {
   /// experts elsewhere or only wants to see who goes where. A tape is no longer one for backward.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Routed<T, RouterT>& routed) const {
     check_call(x, call);
+    detail::num_threads(call.num_threads);  // throws what the router would, while there is a tape
     routed.owner.clear();
     write_routed(x, call, routed);
   }
@@ -123,6 +124,9 @@ class MoELayer {
     detail::throw_unless(
         tape.work.owner.is(identity_),
         "MoELayer: other calls used the memory of the tape, expected its forward last");
+    detail::throw_unless(
+        shared_ ? shared_->owns(tape.work.shared) : tape.work.shared.owner.is_nobody(),
+        "MoELayer: the tape is of another shared expert, expected this layer's");
     losses.validate(tape.routing);
     detail::with_team(tape.num_threads, [&] {
       tape.work.gradient.assign(losses, tape.routing, tape.num_threads);
@@ -282,6 +286,7 @@ class MoELayer {
     routed.num_threads = detail::num_threads(call.num_threads, multiply_adds(x.rows()));
     routed.owner.clear();
     work.owner.clear();
+    work.shared.owner.clear();
     run(x, y, routed, work, call);
     routed.owner.set(identity_);
     work.owner.set(identity_);
