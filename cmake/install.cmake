@@ -9,9 +9,14 @@ if(TARGET moe_io)
   install(TARGETS moe_io EXPORT moe-io-targets FILE_SET HEADERS)
   install(EXPORT moe-io-targets NAMESPACE moe:: DESTINATION ${package_dir})
 endif()
+if(TARGET moe_compiled)  # beside the library: this depends on the machine
+  install(TARGETS moe_compiled EXPORT moe-compiled-targets FILE_SET HEADERS)
+  install(EXPORT moe-compiled-targets NAMESPACE moe::
+          DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/moe-compiled)
+endif()
 
 configure_package_config_file(cmake/moe-config.cmake.in moe-config.cmake
-                              INSTALL_DESTINATION ${package_dir})
+                              INSTALL_DESTINATION ${package_dir} PATH_VARS CMAKE_INSTALL_LIBDIR)
 write_basic_package_version_file(moe-config-version.cmake COMPATIBILITY SameMinorVersion
                                  ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/moe-config.cmake ${PROJECT_BINARY_DIR}/moe-config-version.cmake

@@ -8,6 +8,8 @@ set(tested_by
   "concepts.hpp                compile/user_parts.cpp"
   "instruction_set.hpp         package/instruction_sets.cpp"
   "version.hpp                 package/check.cmake"
+  "compiled/boundary.hpp       compiled/moe_layer_test.cpp"
+  "compiled/call_memory.hpp    compiled/moe_layer_test.cpp"
   "experts/activation_rows.hpp experts/expert_test.cpp"
   "experts/dense.hpp           experts/dense_ffn_test.cpp"
   "experts/each_expert.hpp     experts/sets_test.cpp"

@@ -7,27 +7,28 @@
 // Clang flags: -Wno-unsafe-buffer-usage
 //
 // The headers as -I, not as system headers: a user's warnings are as strict as these.
+#include <moe/compiled.hpp>
 #include <moe/moe.hpp>
 #include <moe/reference.hpp>
 
 namespace {
 
-template <moe::Real T>
-void train(moe::MoELayer<T>& layer) {
+template <class Layer, moe::Real T>
+void train(Layer& layer) {
   moe::Matrix<T> x(1, layer.d_in()), y(1, layer.d_out()), dy = y, dx = x;
-  typename moe::MoELayer<T>::Tape tape;
+  typename Layer::Tape tape;
   auto grads = layer.zero_grads();
   layer.forward(x, y, tape);
   const auto loss = moe::load_balancing_loss(tape.routing) + moe::importance_loss(tape.routing) +
                     moe::load_loss(tape.routing) + moe::z_loss(tape.routing);
   layer.backward(x, dy, tape, dx, grads, loss.gradient);
+  layer.for_each_parameter([](const auto&, auto&, auto& gradient) { gradient.setZero(); }, grads);
 }
 
-template <moe::Storage S>
-void infer(const moe::MoELayer<S>& layer) {
-  const auto packed = moe::pack<S>(layer);
-  typename moe::PackedLayer<S>::Scratch scratch;
-  moe::Matrix<moe::Wide<S>> x(1, packed.d_in()), y(1, packed.d_out());
+template <class Packed>
+void infer(const Packed& packed) {
+  typename Packed::Scratch scratch;
+  moe::Matrix<float> x(1, packed.d_in()), y(1, packed.d_out());
   packed.forward(x, y, scratch);
 }
 
@@ -38,11 +39,14 @@ int main() {
   moe::MoELayer<float> single(config, 1);
   moe::MoELayer<double> wide(config, 1);
   moe::MoELayer<moe::bf16> narrow(config, 1);
-  train(single);
-  train(wide);
-  train(narrow);
-  infer(single);
-  infer(narrow);
+  train<moe::MoELayer<float>, float>(single);
+  train<moe::MoELayer<double>, double>(wide);
+  train<moe::MoELayer<moe::bf16>, moe::bf16>(narrow);
+  infer(moe::pack<float>(single));
+  infer(moe::pack<moe::bf16>(narrow));
+  moe::compiled::MoELayer<moe::bf16> compiled(config, 1, moe::compiled::instruction_sets().back());
+  train<moe::compiled::MoELayer<moe::bf16>, moe::bf16>(compiled);
+  infer(moe::compiled::pack<moe::bf16>(compiled));
   const moe::Matrix<double> x = moe::Matrix<double>::Zero(1, 4);
   moe::reference::forward(wide, x);
   return moe::published_models().empty() ? 1 : 0;

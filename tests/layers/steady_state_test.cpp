@@ -76,6 +76,20 @@ TEST(SteadyState, ALayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
   }
 }
 
+TEST(SteadyState, LongerSequencesOfNoMoreTokensAllocateNothing) {
+  MoEConfig config = small_config();
+  config.capacity.factor = 100.0;  // keeps all rows: a call with more of them may allocate
+  const auto layer = make_layer<float>(config, 1);
+  MoELayer<float>::Scratch scratch;
+  const Matrix<float> x = random_matrix<float>(most_tokens, layer.d_in(), 2);
+  Matrix<float> y(most_tokens, layer.d_out());
+  const auto forward = [&](Index length) {
+    layer.forward(x, y, scratch, {.num_threads = 1, .tokens = {.sequence_length = length}});
+  };
+  forward(most_tokens / 10);
+  EXPECT_EQ(testing::count_allocations([&] { forward(most_tokens); }), 0);
+}
+
 template <class S>
 void expect_packed_allocates_nothing() {
   const auto layer = pack<S>(make_layer<Wide<S>>(small_config(), 5));

@@ -45,6 +45,7 @@ class Owner {
 
   void set(const Identity& identity) { number_ = identity.number(); }
   void clear() { number_ = nobody; }
+  bool is_nobody() const { return number_ == nobody; }
   bool is(const Identity& identity) const { return number_ == identity.number(); }
 
  private:

@@ -104,6 +104,7 @@ void KeptChoices::select(const RoutingTable<T>& table, Index num_experts, const 
     return;
   }
   mark_.resize(static_cast<std::size_t>(table.expert.size()));
+  order_.reserve(mark_.size());  // as if of one sequence: the next call's may be longer
   for (Index choice = 0; choice < table.expert.size(); ++choice) {
     mark_[static_cast<std::size_t>(choice)] = tokens.is_padding(choice / top_k) ? 0 : 1;
   }

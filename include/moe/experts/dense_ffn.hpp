@@ -50,6 +50,9 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                 Grads& grads) const;
 
+  /// Whether the tape is of a forward of this very object.
+  bool owns(const Tape& tape) const { return tape.owner.is(identity_); }
+
  private:
   void backward_tokens(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                        Grads& grads) const;
@@ -71,8 +74,7 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
 template <Real T>
 void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                            Grads& grads) const {
-  detail::throw_unless(tape.owner.is(identity_),
-                       "DenseFfn: the tape is of another layer, expected this one's");
+  detail::throw_unless(owns(tape), "DenseFfn: the tape is of another layer, expected this one's");
   detail::check_shape(x, tape.num_tokens, d_in(), "DenseFfn: x");
   detail::check_shape(dy, x.rows(), d_out(), "DenseFfn: dy");
   detail::check_shape(dx, x.rows(), d_in(), "DenseFfn: dx");

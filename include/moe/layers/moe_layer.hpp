@@ -55,6 +55,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   /// longer one for backward.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Routed<T, RouterT>& routed) const {
     check_call(x, call);
+    detail::num_threads(call.num_threads);  // throws what the router would, while there is a tape
     routed.owner.clear();
     write_routed(x, call, routed);
   }
@@ -82,6 +83,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     detail::throw_unless(
         tape.work.owner.is(identity_),
         "MoELayer: other calls used the memory of the tape, expected its forward last");
+    detail::throw_unless(
+        shared_ ? shared_->owns(tape.work.shared) : tape.work.shared.owner.is_nobody(),
+        "MoELayer: the tape is of another shared expert, expected this layer's");
     losses.validate(tape.routing);
     detail::with_team(tape.num_threads, [&] {
       tape.work.gradient.assign(losses, tape.routing, tape.num_threads);
@@ -194,6 +198,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     routed.num_threads = detail::num_threads(call.num_threads, multiply_adds(input.x.rows()));
     routed.owner.clear();
     work.owner.clear();
+    work.shared.owner.clear();
     run(input, y, routed, work, call);
     routed.owner.set(identity_);
     work.owner.set(identity_);

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// compiled::PackedLayer: the inference form of a layer, from the library moe::compiled. It is used
+// as moe::PackedLayer is.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include "moe_layer.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::compiled {
+
+/// Weights stored as S, float or bf16; tokens are float. It is immutable: copies share it, and so
+/// may threads, each with its own scratch.
+template <class S>
+requires std::same_as<S, float> || std::same_as<S, bf16>
+class PackedLayer {
+ public:
+  struct Scratch : CallMemory<float> {};
+
+  explicit PackedLayer(std::unique_ptr<const boundary::Inference<float>> layer)
+      : layer_(std::move(layer)) {}
+
+  Index d_in() const { return layer().facts().d_in; }
+  Index d_out() const { return layer().facts().d_out; }
+  Index num_experts() const { return layer().facts().num_experts; }
+  std::string_view instruction_set() const { return layer().facts().instruction_set; }
+  /// Of the packed weights of the experts, the shared one included.
+  std::size_t packed_bytes() const { return layer().facts().packed_bytes; }
+
+  /// y (N, d_out) = layer(x (N, d_in)). Throws what the forward of moe::PackedLayer throws.
+  void forward(ConstMatrixRef<float> x, MatrixRef<float> y, Scratch& scratch,
+               const CallOptions& call = {}) const {
+    scratch.fill([&](auto& memory) {
+      layer().infer(view_of<float>(x), view_of<float>(y), memory, bytes_of(call));
+    });
+  }
+
+ private:
+  const boundary::Inference<float>& layer() const {
+    moe::detail::throw_unless(layer_ != nullptr, "PackedLayer: it was moved from");
+    return *layer_;
+  }
+
+  std::shared_ptr<const boundary::Inference<float>> layer_;
+};
+
+/// The inference form of a layer, in the same instruction set.
+template <class S, Scalar T>
+PackedLayer<S> pack(const MoELayer<T>& layer) {
+  if constexpr (std::same_as<S, bf16>) {
+    return PackedLayer<S>(layer.layer().pack_bfloat16());
+  } else {
+    return PackedLayer<S>(layer.layer().pack_float());
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::compiled

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the processor has is offered, the best first; a name or the environment chooses another, and
+// a wrong name is refused.
+#include "moe/compiled/instruction_sets.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "moe/compiled.hpp"
+#include "support/throws.hpp"
+
+namespace moe {
+namespace {
+
+using testing::message_of;
+
+const MoEConfig config{.d_model = 4, .d_ff = 4, .num_experts = 2, .top_k = 1};
+
+std::string expected() {
+  std::string names;
+  for (const std::string_view name : compiled::instruction_sets()) {
+    (names += names.empty() ? "" : ", ") += name;
+  }
+  return "expected one that library and processor have: " + names;
+}
+
+std::string_view environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+TEST(CompiledInstructionSets, AreThoseOfTheProcessorTheBestFirst) {
+  std::vector<std::string_view> want;
+#ifdef MOE_TEST_SEVERAL_SETS
+  want = {"sse2"};
+  if (__builtin_cpu_supports("avx2")) {
+    want.insert(want.begin(), "avx2_fma");
+  }
+  if (__builtin_cpu_supports("avx512vl")) {
+    want.insert(want.begin(), "avx512");
+  }
+  if (__builtin_cpu_supports("avx512bf16")) {
+    want.insert(want.begin(), "avx512_bf16");
+  }
+  EXPECT_EQ(compiled::instruction_sets(), want);
+#endif
+  EXPECT_FALSE(compiled::instruction_sets().empty());
+}
+
+TEST(CompiledInstructionSets, AreChosenByName) {
+  for (const std::string_view name : compiled::instruction_sets()) {
+    EXPECT_EQ(compiled::MoELayer<float>(config, 1, name).instruction_set(), name);
+  }
+  EXPECT_EQ(message_of([] { compiled::MoELayer<float>(config, 1, "avx9"); }),
+            "instruction_set = avx9, " + expected());
+}
+
+// CTest runs this one with and without MOE_INSTRUCTION_SET, and on processors whose best it knows.
+TEST(CompiledInstructionSets, AreTheBestOrWhatTheEnvironmentNames) {
+  const std::string_view asked = environment("MOE_INSTRUCTION_SET"),
+                         best = environment("MOE_TEST_BEST_SET");
+  if (asked == "wrong") {
+    for (int twice = 0; twice < 2; ++twice) {
+      EXPECT_EQ(message_of([] { compiled::MoELayer<float>(config, 1); }),
+                "environment: MOE_INSTRUCTION_SET = wrong, " + expected());
+    }
+    return;
+  }
+  const std::string_view chosen = compiled::default_instruction_set();
+  EXPECT_EQ(chosen, asked.empty() ? compiled::instruction_sets().front() : asked);
+  EXPECT_EQ(chosen, best.empty() ? chosen : best);
+  EXPECT_EQ(compiled::MoELayer<float>(config, 1).instruction_set(), chosen);
+}
+
+}  // namespace
+}  // namespace moe

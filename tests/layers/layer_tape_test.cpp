@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whose a tape is: backward takes that of its own layer's last forward, and no other.
+#include "moe/layers/layer_tape.hpp"
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <utility>
+
+#include "moe/layers/moe_layer.hpp"
+#include "support/layer_step.hpp"
+#include "support/throws.hpp"
+
+namespace moe {
+namespace {
+
+using testing::make_layer;
+using testing::message_of;
+using testing::random_matrix;
+using testing::same_bits;
+using testing::same_grads;
+using Layer = MoELayer<double>;
+
+constexpr Index N = 6;
+
+MoEConfig small_config() {
+  return {.d_model = 3, .d_ff = 3, .num_experts = 4, .top_k = 2, .d_out = 2};
+}
+
+TEST(LayerTape, TakesOnlyATapeOfThisLayersForward) {
+  const Layer layer = make_layer<double>(small_config(), 9), copy = layer;
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), dx(N, 3);
+  Layer::Tape tape, unused;
+  layer.forward(x, y, tape);
+  Layer::Grads grads = layer.zero_grads();
+  EXPECT_THROW(layer.backward(x, dy, unused, dx, grads), std::invalid_argument);
+  EXPECT_THROW(copy.backward(x, dy, tape, dx, grads), std::invalid_argument);
+  EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
+
+  Layer::RecomputingTape recomputing(tape);
+  EXPECT_THROW(layer.backward(x, dy, recomputing, dx, grads), std::invalid_argument);
+  layer.forward(x, y, recomputing);
+  EXPECT_THROW(layer.backward(x, dy, tape, dx, grads), std::invalid_argument);
+  EXPECT_THROW(copy.backward(x, dy, recomputing, dx, grads), std::invalid_argument);
+  EXPECT_NO_THROW(layer.backward(x, dy, recomputing, dx, grads)) << "nothing was lost";
+}
+
+TEST(LayerTape, StillTakesATapeAfterAForwardThatWasRefused) {
+  MoEConfig config = small_config();
+  config.shared = SharedExpertConfig{.d_ff = 2};
+  const Layer layer = make_layer<double>(config, 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), narrow(N, 1), dx(N, 3), want_dx(N, 3);
+  Layer::Tape tape;
+  Layer::Grads grads = layer.zero_grads(), want = layer.zero_grads();
+  layer.forward(x, y, tape);
+  layer.backward(x, dy, tape, want_dx, want);
+  EXPECT_THROW(layer.forward(x.leftCols(2), y, tape), std::invalid_argument);
+  EXPECT_THROW(layer.forward(x, narrow, tape), std::invalid_argument);
+  EXPECT_THROW(layer.forward(x, y, tape, {.tokens = {.sequence_length = 4}}),
+               std::invalid_argument);
+  EXPECT_THROW(layer.forward(x, y, tape, {.num_threads = -1}), std::invalid_argument);
+  layer.backward(x, dy, tape, dx, grads);
+  EXPECT_TRUE(same_bits(dx, want_dx) && same_grads(layer, grads, want));
+}
+
+TEST(LayerTape, TakesNoTapeIntoWhichOtherTokensWereRouted) {
+  const Layer layer = make_layer<double>(small_config(), 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10);
+  const Matrix<double> more = random_matrix<double>(90 * N, 3, 11);
+  const Matrix<double> dy = random_matrix<double>(90 * N, 2, 12);
+  Matrix<double> y(N, 2), dx(90 * N, 3);
+  Layer::Grads grads = layer.zero_grads();
+  Layer::Tape tape, memory;
+  Layer::RecomputingTape recomputing(memory);
+  layer.forward(x, y, tape);
+  layer.route(more, {}, tape);
+  EXPECT_THROW(layer.backward(more, dy, tape, dx, grads), std::invalid_argument);
+  layer.forward(x, y, recomputing);
+  layer.route(more, {}, recomputing);
+  EXPECT_THROW(layer.backward(more, dy, recomputing, dx, grads), std::invalid_argument);
+}
+
+TEST(LayerTape, IsStillOneAfterARouteThatWasRefused) {
+  const Layer layer = make_layer<double>(small_config(), 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), dx(N, 3);
+  Layer::Grads grads = layer.zero_grads();
+  Layer::Tape tape;
+  layer.forward(x, y, tape);
+  EXPECT_THROW(layer.route(x.leftCols(2), {}, tape), std::invalid_argument);
+  EXPECT_THROW(layer.route(x, {.num_threads = -1}, tape), std::invalid_argument);
+  EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
+}
+
+TEST(LayerTape, OfAnotherSharedExpertIsRefusedBeforeAnythingIsWritten) {
+  MoEConfig with_shared = small_config();
+  with_shared.shared = SharedExpertConfig{.d_ff = 2};
+  const Layer made = make_layer<double>(with_shared, 9),
+              plain = make_layer<double>(small_config(), 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2);
+  for (const auto& [first, second] :
+       {std::pair(&made, &made), std::pair(&made, &plain), std::pair(&plain, &made)}) {
+    Layer layer = *first;
+    Layer::Tape tape;
+    layer.forward(x, y, tape);
+    layer.shared() = second->shared();
+    Matrix<double> dx = Matrix<double>::Constant(N, 3, 5.0);
+    Layer::Grads grads = layer.zero_grads();
+    EXPECT_EQ(message_of([&] { layer.backward(x, dy, tape, dx, grads); }),
+              "MoELayer: the tape is of another shared expert, expected this layer's");
+    EXPECT_TRUE(same_bits(dx, Matrix<double>::Constant(N, 3, 5.0)));
+    EXPECT_TRUE(same_grads(layer, grads, layer.zero_grads()));
+    layer.forward(x, y, tape);
+    EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
+  }
+}
+
+TEST(LayerTape, TakesNoTapeThatWasMovedFromButTheOneItWasMovedTo) {
+  const Layer layer = make_layer<double>(small_config(), 9);
+  const Matrix<double> none_of_them(0, 3), no_dy(0, 2);
+  Matrix<double> y(0, 2), dx(0, 3);
+  Layer::Grads grads = layer.zero_grads();
+  Layer::Tape tape, memory;
+  layer.forward(none_of_them, y, tape);
+  Layer::Tape moved = std::move(tape);
+  EXPECT_THROW(layer.backward(none_of_them, no_dy, tape, dx, grads), std::invalid_argument);
+  EXPECT_NO_THROW(layer.backward(none_of_them, no_dy, moved, dx, grads));
+  Layer::RecomputingTape recomputing(memory);
+  layer.forward(none_of_them, y, recomputing);
+  Layer::RecomputingTape other = std::move(recomputing);
+  EXPECT_THROW(layer.backward(none_of_them, no_dy, recomputing, dx, grads), std::invalid_argument);
+  EXPECT_NO_THROW(layer.backward(none_of_them, no_dy, other, dx, grads));
+}
+
+TEST(LayerTape, TakesNoTapeOfALayerThatStoodInItsPlace) {
+  std::optional<Layer> layer(make_layer<double>(small_config(), 9));
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), dx(N, 3);
+  Layer::Tape tape;
+  Layer::Grads grads = layer->zero_grads();
+  layer->forward(x, y, tape);
+  layer.emplace(make_layer<double>(small_config(), 12));
+  EXPECT_THROW(layer->backward(x, dy, tape, dx, grads), std::invalid_argument);
+  layer->forward(x, y, tape);
+  *layer = make_layer<double>(small_config(), 13);
+  EXPECT_THROW(layer->backward(x, dy, tape, dx, grads), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace moe
