@@ -31,7 +31,6 @@ set(tested_by
   "kernels/gemm_narrow.hpp     kernels/gemm_test.cpp"
   "kernels/register_tile.hpp    kernels/gemm_test.cpp"
   "layers/layer_parts.hpp      layers/moe_layer_test.cpp"
-  "layers/layer_tape.hpp       layers/moe_layer_gradient_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"
   "reference/expert.hpp        reference/layer_test.cpp"
   "reference/expert_choice.hpp routing/expert_choice_test.cpp"

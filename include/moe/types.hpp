@@ -66,4 +66,11 @@ struct WideOf<bf16> {
 template <class T>
 using Wide = typename WideOf<T>::type;
 
+namespace detail {
+
+/// Whether a setting has exactly that value; == of them is what -Wfloat-equal warns of.
+constexpr bool equals(double setting, double value) { return setting <= value && setting >= value; }
+
+}  // namespace detail
+
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -155,7 +155,7 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
     flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
     flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
-  if (c.routed_scale != 1.0 || c.options().shared_scale != 1.0) {
+  if (!detail::equals(c.routed_scale, 1.0) || !detail::equals(c.options().shared_scale, 1.0)) {
     flops.combine += work.tokens * detail::flops_of_one(0, c.shared ? 2 * d_out : d_out);
   }
   return flops;
@@ -177,7 +177,7 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
     flops.combine += work.tokens * detail::flops_of_one(0, d);
   }
   for (const double scale : {c.routed_scale, c.options().shared_scale}) {
-    flops.combine += work.tokens * detail::flops_of_one(0, scale != 1.0 ? d_out : 0);
+    flops.combine += work.tokens * detail::flops_of_one(0, detail::equals(scale, 1.0) ? 0 : d_out);
   }
   return flops;
 }

@@ -26,8 +26,8 @@ inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_s
   };
   const Index d = c.d_model, d_out = c.output_width();
   const Index row = ffn_scalars(detail::expert_shape(c)) + 2 * (d + d_out);
-  const Index scaled = (c.routed_scale != 1.0 ? d_out : 0) +  // dy times each scale
-                       (c.options().shared_scale != 1.0 ? d_out : 0);
+  const Index scaled = (detail::equals(c.routed_scale, 1.0) ? 0 : d_out) +  // dy times each scale
+                       (detail::equals(c.options().shared_scale, 1.0) ? 0 : d_out);
   const Index shared = (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled;
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
   const double choices = tokens * static_cast<double>(c.top_k);

@@ -72,7 +72,7 @@ void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<co
 template <Real T>
 ConstMatrixRef<T> scaled_rows(ConstMatrixRef<T> rows, double scale, GrowingMatrix<T>& memory,
                               int num_threads) {
-  if (scale == 1.0) {
+  if (detail::equals(scale, 1.0)) {
     return rows;
   }
   memory.resize(rows.rows(), rows.cols());

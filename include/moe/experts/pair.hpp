@@ -96,7 +96,7 @@ struct ClampedProduct {
   EIGEN_ALWAYS_INLINE T clamped(const T& up) const {
     const T low = kernels::where(up > T(-infinity), T(-limit), up);
     const T cut = kernels::where(up < T(-limit), low, at_most(up, limit));
-    return offset != 0.0 ? cut + T(offset) : cut;
+    return detail::equals(offset, 0.0) ? cut : cut + T(offset);
   }
 };
 
@@ -134,8 +134,9 @@ decltype(auto) with_pair(const ExpertConfig& config, F&& f) {
     if constexpr (std::same_as<Act, Situ>) {
       return f(SituPair{act, config.up_bound});
     } else {
-      return config.limit || config.up_offset != 0.0 ? f(ClampedProduct<Act>(act, config))
-                                                     : f(Product<Act>{act});
+      return config.limit || !detail::equals(config.up_offset, 0.0)
+                 ? f(ClampedProduct<Act>(act, config))
+                 : f(Product<Act>{act});
     }
   });
 }

@@ -31,7 +31,9 @@ struct Setting {
         !std::isnan(omitted) ? std::optional<Index>(static_cast<Index>(omitted)) : std::nullopt,
         layer);
   }
-  bool is_set(const ModelConfig& config, Index layer) const { return of(config, layer) != 0.0; }
+  bool is_set(const ModelConfig& config, Index layer) const {
+    return !moe::detail::equals(of(config, layer), 0.0);
+  }
 };
 
 /// What no key of the family's says.

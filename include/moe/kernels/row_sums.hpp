@@ -20,7 +20,7 @@ void scale_row(Wide<T> weight, Index size, T* row) {
 struct SumScales {
   double sum = 1.0, base = 1.0;
 
-  bool none() const { return sum == 1.0 && base == 1.0; }
+  bool none() const { return detail::equals(sum, 1.0) && detail::equals(base, 1.0); }
 };
 
 /// The rows (D) that a sum of others is added to, null for none, and the scales of both.

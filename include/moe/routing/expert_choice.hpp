@@ -134,7 +134,7 @@ class ExpertChoice {
         *end++ = token;
       }
     }
-    rows = (std::min)(rows, static_cast<Index>(end - queue));
+    rows = (std::min)(rows, Index{end - queue});
     if (rows == 0) {
       return -1;
     }
