@@ -72,7 +72,7 @@ class LayerReader {
         names_(model.family(), model.layer_prefix(layer) + model.block_of(layer),
                config_.num_experts,
                [&](const std::string& name) { return model.files().contains(name); }) {
-    check(layer);
+    check_layer(layer);
   }
 
   const MoEConfig& config() const { return config_; }
@@ -106,7 +106,7 @@ class LayerReader {
   }
 
  private:
-  void check(Index layer) const;
+  void check_layer(Index layer) const;
   [[noreturn]] void fail_missing(const std::string& tensor) const;
 
   template <class W>
@@ -134,7 +134,7 @@ class LayerReader {
   LayerNames names_;
 };
 
-inline void LayerReader::check(Index layer) const {
+inline void LayerReader::check_layer(Index layer) const {
   TensorFiles& files = model_->files();
   std::set<std::string> used;
   for_each_shape(config_, [&](const std::string& name, const Shape& shape) {

@@ -21,11 +21,11 @@ namespace detail {
 inline std::vector<std::string_view> words(std::string_view list) {
   std::vector<std::string_view> all;
   while (!list.empty()) {
-    const std::size_t end = std::min(list.find(' '), list.size());
+    const std::size_t end = (std::min)(list.find(' '), list.size());
     if (end > 0) {
       all.push_back(list.substr(0, end));
     }
-    list.remove_prefix(std::min(end + 1, list.size()));
+    list.remove_prefix((std::min)(end + 1, list.size()));
   }
   return all;
 }

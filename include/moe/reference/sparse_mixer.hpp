@@ -33,7 +33,7 @@ inline std::vector<Pick> sparse_mixer(const Row& logits, double jitter,
     }
     Row close = left, noisy = left;
     for (std::size_t e = 0; e < close.size(); ++e) {
-      if ((max - logits[e]) / std::max(std::abs(logits[e]), max) > 2.0 * jitter) {
+      if ((max - logits[e]) / (std::max)(std::abs(logits[e]), max) > 2.0 * jitter) {
         close[e] = lowest;
       }
       noisy[e] = close[e] + (seed ? Draws::drawing_noise(*seed, row, pick, static_cast<Index>(e),
