@@ -10,9 +10,9 @@ namespace moe::io::testing {
 
 inline constexpr Index E = 4, F = 6, D = 8;
 
-/// Element i of tensor number n.
+/// Element i of tensor number n: exact in float whatever a compiler contracts, and not in 16 bits.
 inline float value_of(int n, Index i) {
-  return std::sin(static_cast<float>(n) * 3.7F + static_cast<float>(i));
+  return static_cast<float>((n * 7919 + i * 104729) % 4093 - 2046) / 2048.0F;
 }
 inline NewTensor weights(int n, std::vector<Index> shape) {
   NewTensor tensor = counted(std::move(shape));
