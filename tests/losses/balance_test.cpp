@@ -70,6 +70,18 @@ TEST(LoadBalancingLoss, IsNotLostInTheRoundingOfManyTokensAndExperts) {
   EXPECT_EQ(load_balancing_loss(table).value, 1.0f);
 }
 
+TEST(LoadBalancingLoss, IsNotLostInTheRoundingOfManyTokens) {
+  constexpr Index tokens = (Index{1} << 14) + 1;
+  RoutingTable<float> table;
+  table.expert.setZero(tokens, 1);
+  table.probs.setOnes(tokens, 1);
+  table.probs(0, 0) = 0x1p24F;  // as if of the first 2^24 tokens
+  const auto want = static_cast<float>((0x1p24 + 0x1p14) / tokens);
+  EXPECT_FLOAT_EQ(load_balancing_loss(table).value, want);
+  EXPECT_FLOAT_EQ(hugging_face_load_balancing_loss(table).value, want);
+  EXPECT_FLOAT_EQ(gshard_loss(table).value, want);
+}
+
 TEST(LoadBalancingLoss, CountsChoicesBeyondWhatAFloatCounts) {
   constexpr Index tokens = Index{1} << 13, top_k = 2560;  // 1.25 * 2^24 choices, all of one expert
   RoutingTable<float> table;
