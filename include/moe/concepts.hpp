@@ -46,6 +46,8 @@ concept LeavesOutPadding = requires {
 
 /// dx (N, D) = and grads +=. The gradient comes in as what the layer and the losses ask of the
 /// table, and may be used as scratch. Padding comes in as expert `none`, with x and gradient 0.
+/// A router may have check_tape(table, name) (parameters.hpp): then a layer notices before anything
+/// is written that another stood in its place when the table was made.
 template <class R, class T>
 concept TrainableRouter = RouterLike<R, T> && HasParams<R> &&
     requires(const R& router, ConstMatrixRef<T> x, const typename R::Table& table,
@@ -65,8 +67,8 @@ concept ExpertLike = std::movable<E> && std::default_initializable<typename E::S
 };
 
 /// backward writes dx (=) and adds to grads (+=), from the x and the tape of a forward. One grads
-/// is never shared by two threads. They are E::Params, or E::Grads for an expert that has them. A
-/// MoELayer is such an expert.
+/// is never shared by two threads. They are E::Params, or E::Grads for an expert that has them. An
+/// expert may have check_tape(tape, name), as a router. A MoELayer is such an expert.
 template <class E, class T>
 concept TrainableExpert = ExpertLike<E, T> && Parametrised<E> &&
     std::default_initializable<typename E::Tape> && std::movable<typename E::Tape> &&

@@ -135,6 +135,29 @@ template <class M>
 
 }  // namespace detail
 
+/// Throws std::invalid_argument unless a tape is of the last forward of this very part, and of the
+/// parts that stand in it now: a copy, or what was put in its place, is another. Asks the part's
+/// own check_tape(tape, name), where a router's tape is its table; of a part without one nothing is
+/// known.
+template <class P, class Tape>
+void check_tape(const P& part, const Tape& tape, const ParameterName& name) {
+  if constexpr (requires { part.check_tape(tape, name); }) {
+    part.check_tape(tape, name);
+  }
+}
+
+namespace detail {
+
+/// Throws std::invalid_argument, with the name of the part first, unless what it is given is its
+/// own.
+inline void check_own(bool own, const ParameterName& name, std::string_view otherwise) {
+  if (!own) [[unlikely]] {
+    fail(name.text(), ": ", otherwise);
+  }
+}
+
+}  // namespace detail
+
 /// Throws std::invalid_argument unless every tensor of `params` has its Shape in `shapes`, which
 /// the list of P walks as it walks parameters. `name` is that of the part.
 template <ParameterList P, class Shapes>

@@ -107,4 +107,12 @@ inline void cut_groups(const RowGroups& groups, Index most, std::vector<GroupPar
   }
 }
 
+/// Whether the groups are those of which the parts were cut, one behind the other from row 0 on.
+inline bool are_parts_of(const std::vector<GroupPart>& parts, const RowGroups& groups) {
+  const bool inside = std::all_of(parts.begin(), parts.end(), [&](const GroupPart& part) {
+    return part.begin >= groups.begin(part.expert) && part.end <= groups.end(part.expert);
+  });
+  return inside && (parts.empty() ? 0 : parts.back().end) == groups.num_rows();
+}
+
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -16,6 +16,16 @@ TEST(CpuQuota, OfCgroupV2IsRoundedUpToWholeCpus) {
   EXPECT_EQ(cpus_of_cpu_max("9223372036854775807 1"), std::numeric_limits<int>::max());
 }
 
+TEST(CpuQuota, IsReadWhateverWhiteSpaceThereIs) {
+  for (const char* text : {"150000\t100000\n", "\t150000 \t 100000\t\n", "150000\n100000",
+                           "\r\n150000\r\n100000\r\n", "  150000   100000  "}) {
+    EXPECT_EQ(cpus_of_cpu_max(text), 2) << text;
+  }
+  EXPECT_EQ(cpus_of_cfs("\t150000", "\n100000"), 2);
+  EXPECT_EQ(cpus_of_cpu_max("max\t100000\n"), 0);
+  EXPECT_EQ(cpus_of_cpu_max("\t\n"), 0);
+}
+
 TEST(CpuQuota, OfCgroupV1IsRoundedUpToWholeCpus) {
   EXPECT_EQ(cpus_of_cfs("150000\n", "100000\n"), 2);
   EXPECT_EQ(cpus_of_cfs("1\n", "100000\n"), 1);

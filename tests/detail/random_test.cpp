@@ -5,8 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <Eigen/Core>
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <set>
 #include <vector>
 
@@ -104,6 +106,37 @@ TEST(CounterRandom, HasIndependentStreams) {
   }
   EXPECT_NEAR(ab / 10000, 0.0, 0.06);
   EXPECT_NEAR(ac / 10000, 0.0, 0.06);
+}
+
+/// Whether of the numbers of its type none is nearer to `drawn` than `weight`.
+template <class T>
+bool is_nearest(const T& weight, double drawn) {
+  const auto distance = [&](std::uint16_t bits) {
+    return std::abs(static_cast<double>(static_cast<float>(Eigen::numext::bit_cast<T>(bits))) -
+                    drawn);
+  };
+  const auto bits = Eigen::numext::bit_cast<std::uint16_t>(weight);
+  return distance(bits) <= distance(static_cast<std::uint16_t>(bits - 1)) &&
+         distance(bits) <= distance(static_cast<std::uint16_t>(bits + 1));
+}
+
+// By way of a float, seed 2 gives a half that is not the nearest, and seed 270 a bfloat16.
+template <class T>
+void expect_nearest_weights() {
+  for (const std::uint64_t seed : {std::uint64_t{2}, std::uint64_t{270}}) {
+    Eigen::Matrix<double, 32, 32, Eigen::RowMajor> drawn;
+    Eigen::Matrix<T, 32, 32, Eigen::RowMajor> weight;
+    fill_normal(drawn, seed, 0);
+    fill_normal(weight, seed, 0);
+    for (Eigen::Index i = 0; i < weight.size(); ++i) {
+      EXPECT_TRUE(is_nearest(weight.data()[i], drawn.data()[i])) << seed << ", " << i;
+    }
+  }
+}
+
+TEST(FillNormal, RoundsWhatItDrewOnceTo16Bits) {
+  expect_nearest_weights<Eigen::bfloat16>();
+  expect_nearest_weights<Eigen::half>();
 }
 
 }  // namespace

@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "moe/layers/moe_layer.hpp"
@@ -116,6 +119,115 @@ TEST(LayerTape, OfAnotherSharedExpertIsRefusedBeforeAnythingIsWritten) {
     layer.forward(x, y, tape);
     EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
   }
+}
+
+/// What a layer says of a tape of its forward before `replace(layer)`. It writes nothing then, and
+/// takes that of its next forward.
+template <class L>
+std::string refusal_after(L layer, const auto& replace) {
+  const Index width = layer.d_in();
+  const Matrix<double> x = random_matrix<double>(N, width, 10);
+  const Matrix<double> dy = random_matrix<double>(N, layer.d_out(), 11);
+  Matrix<double> y(N, layer.d_out());
+  typename L::Tape tape;
+  layer.forward(x, y, tape, {.num_threads = 1, .noise_seed = 3});
+  replace(layer);
+  Matrix<double> dx = Matrix<double>::Constant(N, width, 5.0);
+  typename L::Grads grads = layer.zero_grads();
+  const std::string text = message_of([&] { layer.backward(x, dy, tape, dx, grads); });
+  EXPECT_TRUE(same_bits(dx, Matrix<double>::Constant(N, width, 5.0)));
+  EXPECT_TRUE(same_grads(layer, grads, layer.zero_grads()));
+  layer.forward(x, y, tape, {.num_threads = 1, .noise_seed = 3});
+  EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
+  return text;
+}
+
+TEST(LayerTape, OfAnExpertThatWasReplacedIsRefusedBeforeAnythingIsWritten) {
+  const Layer layer = make_layer<double>(small_config(), 9);
+  for (const auto& [d_ff, gated, output_gate] :
+       {std::tuple(3, true, false), {4096, true, false}, {3, false, false}, {3, true, true}}) {
+    const Expert<double> other({3, d_ff, 2}, {.gated = gated, .output_gate = output_gate}, 5);
+    const std::string text = refusal_after(
+        layer, [&](Layer& l) { std::fill(l.experts().begin(), l.experts().end(), other); });
+    EXPECT_EQ(text.substr(text.find(':')), ": the tape is of another expert, expected this one's");
+    EXPECT_EQ(text.rfind("MoELayer.experts.", 0), 0U) << text;
+  }
+  EXPECT_EQ(refusal_after(layer, [](Layer& l) { l.experts() = FfnExperts<double>(l.experts()); }),
+            "MoELayer.experts: the tape is of another set of experts, expected this one's");
+}
+
+TEST(LayerTape, OfTheExpertInASharedExpertThatWasReplacedIsRefused) {
+  MoEConfig config = small_config();
+  config.shared = SharedExpertConfig{.d_ff = 2};
+  EXPECT_EQ(refusal_after(make_layer<double>(config, 9),
+                          [](Layer& l) {
+                            l.shared()->set()[0] = Expert<double>({3, 4096, 2}, {}, 5);
+                          }),
+            "MoELayer.shared.0: the tape is of another expert, expected this one's");
+}
+
+TEST(LayerTape, OfARouterThatWasReplacedIsRefusedBeforeAnythingIsWritten) {
+  MoEConfig noisy = small_config();
+  noisy.router.logits.noisy = true;
+  const Layer plain = make_layer<double>(small_config(), 9),
+              with_noise = make_layer<double>(noisy, 9);
+  for (const Layer* before : {&plain, &with_noise}) {
+    for (const Layer* after : {&plain, &with_noise}) {
+      EXPECT_EQ(refusal_after(*before, [&](Layer& l) { l.router() = after->router(); }),
+                "MoELayer.router: the table is of another router, expected this one's");
+    }
+  }
+}
+
+TEST(LayerTape, OfALayerWithinALayerIsRefusedIfThatOrAnExpertInItWasReplaced) {
+  using Outer = MoELayer<double, Router<double>, Layer>;
+  const auto inner = [](std::uint64_t seed) { return make_layer<double>(small_config(), seed); };
+  const Outer outer(Router<double>(3, 2, 2, {}, 1), {inner(2), inner(3)});
+  EXPECT_EQ(refusal_after(outer, [&](Outer& o) { o.experts()[1] = inner(4); }),
+            "MoELayer.experts.1: the tape is of another layer, expected this one's");
+  const std::string text = refusal_after(outer, [&](Outer& o) {
+    for (Expert<double>& expert : o.experts()[1].experts()) {
+      expert = Expert<double>({3, 4096, 2}, {}, 5);
+    }
+  });
+  EXPECT_EQ(text.rfind("MoELayer.experts.1.experts.", 0), 0U) << text;
+  EXPECT_EQ(
+      refusal_after(outer, [](Outer& o) { o.experts()[0].router() = o.experts()[1].router(); }),
+      "MoELayer.experts.0.router: the table is of another router, expected this one's");
+}
+
+TEST(LayerTape, ThatRecomputesTakesTheExpertsOfNowButNoOtherRouter) {
+  Layer layer = make_layer<double>(small_config(), 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), dx(N, 3), want_dx(N, 3);
+  Layer::Tape memory, tape;
+  Layer::RecomputingTape recomputing(memory);
+  layer.forward(x, y, recomputing);
+  for (Expert<double>& expert : layer.experts()) {
+    expert = Expert<double>({3, 4096, 2}, {.output_gate = true}, 5);
+  }
+  Layer::Grads grads = layer.zero_grads(), want = layer.zero_grads();
+  layer.backward(x, dy, recomputing, dx, grads);
+  layer.forward(x, y, tape);
+  layer.backward(x, dy, tape, want_dx, want);
+  EXPECT_TRUE(same_bits(dx, want_dx) && same_grads(layer, grads, want));
+  layer.router() = make_layer<double>(small_config(), 12).router();
+  EXPECT_EQ(message_of([&] { layer.backward(x, dy, recomputing, dx, grads); }),
+            "MoELayer.router: the table is of another router, expected this one's");
+  EXPECT_TRUE(same_grads(layer, grads, want));
+}
+
+TEST(LayerTape, OutlivesValuesThatAnOptimiserAssigns) {
+  Layer layer = make_layer<double>(small_config(), 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 2, 11);
+  Matrix<double> y(N, 2), dx(N, 3);
+  Layer::Tape tape;
+  Layer::Grads grads = layer.zero_grads();
+  layer.forward(x, y, tape);
+  layer.for_each_parameter([](const ParameterName&, auto& tensor) { tensor *= 0.5; });
+  layer.experts()[1].params() = zeros_like(layer.experts()[1].params());
+  layer.router().params() = zeros_like(layer.router().params());
+  EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
 }
 
 TEST(LayerTape, TakesNoTapeThatWasMovedFromButTheOneItWasMovedTo) {

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "../support/matrix_near.hpp"
 #include "moe/routing/router.hpp"
 #include "tables.hpp"
 
@@ -70,6 +71,18 @@ TEST(LoadBalancingLoss, IsNotLostInTheRoundingOfManyTokensAndExperts) {
   EXPECT_EQ(load_balancing_loss(table).value, 1.0f);
 }
 
+TEST(LoadBalancingLoss, IsNotLostInTheRoundingOfManyTokens) {
+  constexpr Index tokens = (Index{1} << 14) + 1;
+  RoutingTable<float> table;
+  table.expert.setZero(tokens, 1);
+  table.probs.setOnes(tokens, 1);
+  table.probs(0, 0) = 0x1p24F;  // as if of the first 2^24 tokens
+  const auto want = static_cast<float>((0x1p24 + 0x1p14) / tokens);
+  EXPECT_FLOAT_EQ(load_balancing_loss(table).value, want);
+  EXPECT_FLOAT_EQ(hugging_face_load_balancing_loss(table).value, want);
+  EXPECT_FLOAT_EQ(gshard_loss(table).value, want);
+}
+
 TEST(LoadBalancingLoss, CountsChoicesBeyondWhatAFloatCounts) {
   constexpr Index tokens = Index{1} << 13, top_k = 2560;  // 1.25 * 2^24 choices, all of one expert
   RoutingTable<float> table;
@@ -103,7 +116,7 @@ struct Shifted {
 
 TEST(LoadBalancingLoss, IsOneWhenBalancedAndDrawsNoLogitsDownWhateverTheScore) {
   for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
-    for (const double shift : {0.0, 3.0, -10.0, -30.0}) {
+    for (const double shift : {0.0, 3.0, -10.0, -30.0, -60.0, -600.0}) {
       const Shifted balanced(score, shift);
       EXPECT_EQ(balanced.table.expert, (Matrix<ExpertId>(4, 1) << 0, 1, 2, 3).finished());
       const Loss loss = load_balancing_loss<double>(balanced.table);
@@ -112,6 +125,52 @@ TEST(LoadBalancingLoss, IsOneWhenBalancedAndDrawsNoLogitsDownWhateverTheScore) {
       EXPECT_NEAR(hugging_face_load_balancing_loss<double>(balanced.table).value, 1.0, 1e-6);
       EXPECT_NEAR(gshard_loss<double>(balanced.table).value, 1.0 / 16, 1e-6);
     }
+  }
+}
+
+/// The loss and the gradient of the logits where sigmoids are as good as exponentials.
+template <class T>
+struct FarBelow {
+  explicit FarBelow(double shift) {
+    RouterParams<T> params{{Matrix<T>(3, 1), Matrix<T>::Constant(1, 3, T(shift)), {}}, {}};
+    params.weight << T(0.5), T(-1), T(2);
+    const Router<T> router(params, 1, {.logits = {.bias = true}, .score = Score::sigmoid});
+    const Matrix<T> x = (Matrix<T>(3, 1) << T(1), T(-2), T(0.5)).finished();
+    typename Router<T>::Table table;
+    router.route(x, {}, table);
+    RoutingLoss<T> loss = load_balancing_loss<T>(table);
+    value = loss.value;
+    Matrix<T> dx(3, 1);
+    auto grads = zeros_like(router.params());
+    router.backward(x, table, loss.gradient, dx, grads);
+    gradient = loss.gradient.logits;
+  }
+
+  T value;
+  Matrix<T> gradient;
+};
+
+TEST(LoadBalancingLoss, DoesNotDependOnHowSmallTheScoresAreAsLongAsTheyAreNormalNumbers) {
+  const FarBelow<double> want(-40);
+  EXPECT_GT(want.gradient.cwiseAbs().maxCoeff(), 0.01);
+  for (const double shift : {-60.0, -100.0, -700.0}) {
+    const FarBelow<double> got(shift);
+    EXPECT_NEAR(got.value, want.value, 1e-12) << shift;
+    EXPECT_TRUE(testing::matrix_near(got.gradient, want.gradient, 1e-12)) << shift;
+  }
+  const Matrix<float> gradient = want.gradient.cast<float>();
+  for (const double shift : {-20.0, -40.0, -60.0, -82.0}) {
+    const FarBelow<float> got(shift);
+    EXPECT_NEAR(got.value, static_cast<float>(want.value), 1e-5F) << shift;
+    EXPECT_TRUE(testing::matrix_near(got.gradient, gradient, 1e-5)) << shift;
+  }
+}
+
+TEST(LoadBalancingLoss, OfScoresThatUnderflowIsZeroAndHasNoGradient) {
+  for (const double shift : {-95.0, -150.0}) {
+    const FarBelow<float> got(shift);
+    EXPECT_EQ(got.value, 0.0F) << shift;
+    EXPECT_TRUE(got.gradient.isZero(0)) << shift;
   }
 }
 

@@ -30,5 +30,24 @@ TEST(ImportanceLoss, GrowsToTheNumberOfExpertsWhenOneTakesAll) {
   EXPECT_NEAR(importance_loss(table).value, 4.0, 1e-14);
 }
 
+TEST(ImportanceLoss, IsNotLostInTheRoundingOfManyTokens) {
+  constexpr Index tokens = (Index{1} << 14) + 2;
+  RoutingTable<float> table;
+  table.expert.setZero(tokens, 1);
+  table.weight.setOnes(tokens, 1);
+  table.probs.setZero(tokens, 2);
+  table.weight(0, 0) = 0x1p24F;  // as if of the first 2^24 tokens: a float counts no further by 1
+  table.expert(tokens - 1, 0) = 1;
+  table.weight(tokens - 1, 0) = 0x1p23F;
+  const RoutingLoss<float> loss = importance_loss(table);
+  const double first = 0x1p24 + 0x1p14, second = 0x1p23, mean = (first + second) / 2;
+  EXPECT_FLOAT_EQ(loss.value,
+                  static_cast<float>((first - second) * (first - second) / 2 / (mean * mean)));
+  // The derivative of 2 (a - b)^2 / (a + b)^2 by a.
+  const double sum = first + second;
+  EXPECT_FLOAT_EQ(loss.gradient.weight(1, 0),
+                  static_cast<float>(8 * second * (first - second) / (sum * sum * sum)));
+}
+
 }  // namespace
 }  // namespace moe

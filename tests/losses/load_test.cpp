@@ -44,6 +44,24 @@ TEST(LoadLoss, IsZeroWhenBalanced) {
   }
 }
 
+TEST(LoadLoss, IsNotLostInTheRoundingOfManyTokens) {
+  constexpr Index half = 1024;  // tokens that choose expert 0 for sure, and as many that nearly
+  RoutingTable<float> table;    // surely choose expert 1: terms that a float of 1024 rounds away
+  table.expert.setZero(2 * half, 1);
+  table.expert.bottomRows(half).setOnes();
+  table.weight.setOnes(2 * half, 1);
+  table.probs.setConstant(2 * half, 2, 0.5F);
+  table.logits.setZero(2 * half, 2);
+  table.logits.col(0).head(half).setConstant(10.0F);
+  table.logits.col(1).tail(half).setConstant(4.0F);
+  table.clean_logits = table.logits;
+  table.noise_scale.setOnes(2 * half, 2);
+  const double rest = half * 0.5 * std::erfc(4.0 / std::sqrt(2.0));
+  const double first = half + rest, second = half - rest, mean = half;
+  const double want = (first - second) * (first - second) / 2 / (mean * mean);
+  EXPECT_NEAR(load_loss(table).value / want, 1.0, 0.01);
+}
+
 TEST(LoadLoss, IsFiniteWhereTheNoiseHasNoWidth) {
   Table table = random_table(4);
   table.clean_logits = table.logits;

@@ -25,5 +25,14 @@ TEST(ZLoss, DoesNotDependOnTheChoices) {
   }
 }
 
+TEST(ZLoss, IsNotLostInTheRoundingOfManyTokens) {
+  constexpr Index tokens = (Index{1} << 14) + 1;
+  RoutingTable<float> table;
+  table.expert.setZero(tokens, 1);
+  table.logits.setOnes(tokens, 1);
+  table.logits(0, 0) = 0x1p12F;  // its square is that of 2^24 others
+  EXPECT_FLOAT_EQ(z_loss(table).value, static_cast<float>((0x1p24 + 0x1p14) / tokens));
+}
+
 }  // namespace
 }  // namespace moe

@@ -115,6 +115,29 @@ TEST(GatedRouter, HasTheGradientsOfItsGateAndItsRule) {
   }
 }
 
+TEST(GatedRouter, GoesBackFromNoTableThatAnotherRouterWroteAndWritesNothing) {
+  RouterConfig noisy;
+  noisy.logits.noisy = true;
+  const Router<double> plain(D, E, 2, {}, 1), with_noise(D, E, 2, noisy, 1), copy = plain;
+  const Matrix<double> x = random_matrix<double>(N, D, 5);
+  for (const Router<double>* written_by : {&plain, &with_noise, &copy}) {
+    for (const Router<double>* other : {&plain, &with_noise, &copy}) {
+      Router<double>::Table table;
+      written_by->route(x, {.noise_seed = 3}, table);
+      RoutingGradient<double> gradient{.weight = random_matrix<double>(N, 2, 6)};
+      Matrix<double> dx = Matrix<double>::Constant(N, D, 5.0);
+      auto grads = zero_grads_of(*other);
+      const auto text = message_of([&] { other->backward(x, table, gradient, dx, grads); });
+      if (other == written_by) {
+        EXPECT_EQ(text, "(nothing was thrown)");
+      } else {
+        EXPECT_EQ(text, "Router: the table is of another router, expected this one's");
+        EXPECT_TRUE((dx.array() == 5.0).all() && grads.weight.isZero(0));
+      }
+    }
+  }
+}
+
 TEST(GatedRouter, OfATokenRuleChoosesForEachTokenAsManyAsTheRuleWants) {
   const LinearGate<double> gate(1, 3, {.bias = true});
   LinearGate<double>::Params params = gate.initial_params(1);

@@ -13,10 +13,11 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
-/// The number with which the text begins, and what follows it; 0 if there is none.
+/// The number with which the text begins, behind any white space, and what follows it; 0 if there
+/// is none.
 inline long long leading_number(std::string_view& text) {
   long long number = 0;
-  text.remove_prefix((std::min)(text.find_first_not_of(' '), text.size()));
+  text.remove_prefix((std::min)(text.find_first_not_of(" \t\n\r"), text.size()));
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   text.remove_prefix(static_cast<std::size_t>(end - text.data()));
   return error == std::errc() ? number : 0;

@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "../instruction_set.hpp"
+#include "round_to_odd.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
@@ -50,14 +51,20 @@ class CounterRandom {
   std::uint64_t key_;
 };
 
-/// Fills a weight (out, in) with N(0, 1 / in): the same on every platform with the same libm.
+/// Fills a weight (out, in) with N(0, 1 / in), rounded once: the same on every platform with the
+/// same libm.
 template <class M>
 void fill_normal(M& weight, std::uint64_t seed, std::uint64_t stream) {
   using T = typename M::Scalar;
   const CounterRandom random(seed, stream);
   const double deviation = weight.size() > 0 ? 1.0 / std::sqrt(double(weight.cols())) : 0.0;
   for (std::ptrdiff_t i = 0; i < weight.size(); ++i) {
-    weight.data()[i] = T(deviation * random.normal(static_cast<std::uint64_t>(i)));
+    const double value = deviation * random.normal(static_cast<std::uint64_t>(i));
+    if constexpr (sizeof(T) < sizeof(float)) {
+      weight.data()[i] = static_cast<T>(round_to_odd(value));
+    } else {
+      weight.data()[i] = static_cast<T>(value);
+    }
   }
 }
 

@@ -46,12 +46,18 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape, const CallOptions& call = {}) const;
 
   /// dx (N, d_in) = and grads +=, from dy (N, d_out) and the tape of forward(x). Throws
-  /// std::invalid_argument on other shapes, a tape of another layer, or if dx overlaps x or dy.
+  /// std::invalid_argument on other shapes, a tape of another layer or of another expert in it, or
+  /// if dx overlaps x or dy.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                 Grads& grads) const;
 
   /// Whether the tape is of a forward of this very object.
   bool owns(const Tape& tape) const { return tape.owner.is(identity_); }
+  /// Throws std::invalid_argument unless it is, and of the expert that stands in it.
+  void check_tape(const Tape& tape, const ParameterName& name) const {
+    detail::check_own(owns(tape), name, "the tape is of another layer, expected this one's");
+    this->set().check_tape(tape.set, name);
+  }
 
  private:
   void backward_tokens(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
@@ -74,7 +80,7 @@ void DenseFfn<T>::forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape,
 template <Real T>
 void DenseFfn<T>::backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                            Grads& grads) const {
-  detail::throw_unless(owns(tape), "DenseFfn: the tape is of another layer, expected this one's");
+  check_tape(tape, {"DenseFfn"});
   detail::check_shape(x, tape.num_tokens, d_in(), "DenseFfn: x");
   detail::check_shape(dy, x.rows(), d_out(), "DenseFfn: dy");
   detail::check_shape(dx, x.rows(), d_in(), "DenseFfn: dx");

@@ -34,6 +34,7 @@ class EachExpert
   template <class Expert = E>
   struct TapeOf : Rows {
     std::vector<typename Expert::Tape> tapes;
+    detail::Owner owner;  ///< the set whose forward it holds
   };
   using Tape = TapeOf<>;
 
@@ -41,7 +42,8 @@ class EachExpert
 
   void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Scratch& scratch,
                int threads) const {
-    const ConstMatrixRef<T> x = prepare(input, rows, scratch, threads);
+    check_call(input, rows);
+    const ConstMatrixRef<T> x = prepare(input, scratch, threads);
     reserve_for_threads(input.groups.num_rows(), threads, scratch.workers);
     for_parts_of_groups(scratch, threads, [&](const GroupPart& part, std::size_t, int worker) {
       this->of(part.expert)
@@ -52,20 +54,26 @@ class EachExpert
 
   void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Tape& tape,
                int threads) const requires TrainableExpert<E, T> {
-    const ConstMatrixRef<T> x = prepare(input, rows, tape, threads);
+    check_call(input, rows);
+    tape.owner.clear();
+    const ConstMatrixRef<T> x = prepare(input, tape, threads);
     detail::grow(tape.tapes, static_cast<Index>(tape.parts.size()));
     for_parts_of_groups(tape, threads, [&](const GroupPart& part, std::size_t number, int) {
       this->of(part.expert)
           .forward(x.middleRows(part.begin, part.rows()), rows.middleRows(part.begin, part.rows()),
                    tape.tapes[number]);
     });
+    this->own(tape.owner);
   }
 
+  /// Throws std::invalid_argument on other shapes, other groups than those of forward, or a tape of
+  /// another set, also of another expert that stood in it if that has check_tape(tape, name).
   template <class Params>
   void backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
                 MatrixRef<T> dx_rows, Params& grads,
                 int threads) const requires TrainableExpert<E, T> {
     this->check_set_backward(input, drows, tape, dx_rows, grads);
+    check_tape(tape, {"experts"});
     const ConstMatrixRef<T> x =
         input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
     detail::parallel_for(this->num_experts(), threads, [&](Index expert, int) {
@@ -82,13 +90,24 @@ class EachExpert
       }
     });
   }
+  /// Throws std::invalid_argument unless the tape is of a forward of this very set, and of the
+  /// experts that stand in it, as far as these have check_tape(tape, name).
+  void check_tape(const Tape& tape,
+                  const ParameterName& name) const requires TrainableExpert<E, T> {
+    this->check_owner(tape.owner, name);
+    for (std::size_t i = 0; i < tape.parts.size(); ++i) {
+      const Index e = tape.parts[i].expert;
+      moe::check_tape(this->of(e), tape.tapes[i], {name.word, e, name.part});
+    }
+  }
 
  private:
-  ConstMatrixRef<T> prepare(const ExpertInput<T>& input, const MatrixRef<T>& rows, Rows& memory,
-                            int threads) const {
+  void check_call(const ExpertInput<T>& input, const MatrixRef<T>& rows) const {
     check_set_call(*this, input, rows);
+    this->check_used(input.groups);
+  }
+  ConstMatrixRef<T> prepare(const ExpertInput<T>& input, Rows& memory, int threads) const {
     cut_groups(input.groups, part_rows, memory.parts);
-    this->check_used(memory.parts);
     return gather_rows(input, memory.gathered, threads);
   }
 

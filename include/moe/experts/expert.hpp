@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "../detail/identity.hpp"
 #include "../detail/parallel.hpp"
 #include "../detail/part.hpp"
 #include "../detail/random.hpp"
@@ -45,6 +46,8 @@ class Expert {
     Matrix<T> dgate, dup;         // (n, F) written by backward_hidden
     Matrix<T> ungated, dungated;  // (n, D_out) before the output gate, and its gradient
     Matrix<W> dfactor;            // (n, 1) the gradient of x . output_gate
+    detail::Owner owner;          // the expert whose forward it holds; nobody: of a set
+    Index num_rows = 0;           // of that forward
   };
 
   struct Sizes {
@@ -97,6 +100,15 @@ class Expert {
   }
   /// Throws std::invalid_argument unless each tensor is that; `name` is the expert's.
   void check_params(const ParameterName& name) const { check_shapes(params_, shapes(), name); }
+  /// Throws std::invalid_argument unless the tape is of a forward of this very object.
+  void check_tape(const Tape& tape, const ParameterName& name) const {
+    check_owner(tape.owner, name);
+  }
+  void check_owner(const detail::Owner& owner, const ParameterName& name) const {
+    detail::check_own(owner.is(identity_), name,
+                      "the tape is of another expert, expected this one's");
+  }
+  void own(detail::Owner& owner) const { owner.set(identity_); }
 
   /// Makes the scratch or tape large enough for so many rows and threads.
   void reserve(Scratch& scratch, Index rows, int threads = 1) const;
@@ -109,22 +121,31 @@ class Expert {
     check_params({"Expert"});
     detail::check_shape(x, x.rows(), d_in(), "Expert: x");
     detail::check_shape(y, x.rows(), d_out(), "Expert: y");
+    if constexpr (std::same_as<Memory, Tape>) {
+      memory.owner.clear();
+      memory.num_rows = x.rows();
+    }
     reserve(memory, x.rows());
     forward_hidden(x, memory, 0, {});
     forward_output(memory, 0, y, {});
+    if constexpr (std::same_as<Memory, Tape>) {
+      memory.owner.set(identity_);
+    }
   }
 
   /// dx (n, d_in) = and grads +=, from dy (n, d_out) and the tape of forward(x). Throws
-  /// std::invalid_argument on other shapes, also of parameters and grads.
+  /// std::invalid_argument on a tape of another expert (also of a copy) and on other shapes, also
+  /// of parameters and grads.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                 Grads& grads) const {
+    check_tape(tape, {"Expert"});
     check_params({"Expert"});
     check_grads(*this, {"Expert"}, grads);
     detail::check_shape(x, x.rows(), d_in(), "Expert: x");
     detail::check_shape(dy, x.rows(), d_out(), "Expert: dy");
     detail::check_shape(dx, x.rows(), d_in(), "Expert: dx");
-    detail::throw_unless(tape.hidden.rows() >= x.rows(), "Expert: the tape has ",
-                         tape.hidden.rows(), " rows, expected those of x = ", x.rows());
+    detail::throw_unless(tape.num_rows == x.rows(), "Expert: the tape has ", tape.num_rows,
+                         " rows, expected those of x = ", x.rows());
     backward_gate(dy, tape, 0);
     backward_hidden(dy, tape, 0, {});
     backward_input(tape, 0, dx, {});
@@ -196,6 +217,7 @@ class Expert {
   ExpertConfig config_;
   Sizes sizes_;
   Params params_;
+  detail::Identity identity_;
 };
 
 template <Real T>

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../concepts.hpp"
+#include "../detail/identity.hpp"
 #include "../detail/parallel.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -59,10 +60,10 @@ class ExpertList {
   const E& of(Index expert) const { return experts_[static_cast<std::size_t>(expert)]; }
 
   /// As check_params, of the experts that have rows only: a token may have few of thousands.
-  void check_used(const std::vector<GroupPart>& parts) const {
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      if (i == 0 || parts[i].expert != parts[i - 1].expert) {
-        check_expert(parts[i].expert, {"experts"});
+  void check_used(const RowGroups& groups) const {
+    for (Index e = 0; e < num_experts(); ++e) {
+      if (groups.begin(e) < groups.end(e)) {
+        check_expert(e, {"experts"});
       }
     }
   }
@@ -110,8 +111,9 @@ class TrainableExpertList : public ExpertList<E> {
   }
 
  protected:
-  /// What backward asks: the input of the forward to which the tape's parts belong, and gradients
-  /// of the shapes of what they are of. Throws std::invalid_argument otherwise.
+  /// What backward asks beside a tape of its own: the groups of the forward to which the tape's
+  /// parts belong, and gradients of the shapes of what they are of. Throws std::invalid_argument
+  /// otherwise.
   template <Real T, class Tape, class Grads>
   void check_set_backward(const ExpertInput<T>& input, const ConstMatrixRef<T>& drows,
                           const Tape& tape, MatrixRef<T>& dx_rows, const Grads& grads) const {
@@ -123,16 +125,28 @@ class TrainableExpertList : public ExpertList<E> {
     detail::throw_unless(grads.size() == this->size(), "gradient experts has ", grads.size(),
                          " experts, expected ", this->size());
     const Index taped = tape.parts.empty() ? 0 : tape.parts.back().end;
-    detail::throw_unless(taped == rows && (input.in_order() || (tape.gathered.rows() >= rows &&
-                                                                tape.gathered.cols() >= width)),
+    detail::throw_unless(taped == rows && tape.gathered.rows() == (input.in_order() ? 0 : rows),
                          "experts: the tape is of ", taped, " rows of another input, expected the ",
                          rows, " of this one");
-    this->check_used(tape.parts);
+    check_owner(tape.owner, {"experts"});
+    detail::throw_unless(
+        are_parts_of(tape.parts, input.groups),
+        "experts: the tape is of other groups of rows, expected those of this input");
+    this->check_used(input.groups);
     for (const GroupPart& part : tape.parts) {
       check_grads(this->of(part.expert), {"experts", part.expert},
                   grads[static_cast<std::size_t>(part.expert)]);
     }
   }
+
+  void check_owner(const detail::Owner& owner, const ParameterName& name) const {
+    detail::check_own(owner.is(identity_), name,
+                      "the tape is of another set of experts, expected this one's");
+  }
+  void own(detail::Owner& owner) const { owner.set(identity_); }
+
+ private:
+  detail::Identity identity_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

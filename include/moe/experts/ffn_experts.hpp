@@ -27,7 +27,10 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
     std::vector<GroupPart> parts;
   };
   using Scratch = MemoryOf<typename Expert<T>::Scratch>;
-  using Tape = MemoryOf<typename Expert<T>::Tape>;
+  struct Tape : MemoryOf<typename Expert<T>::Tape> {
+    detail::Owner owner;                      ///< the set whose forward it holds
+    std::vector<detail::Owner> expert_owner;  ///< (E), of those that have rows
+  };
 
   using TrainableExpertList<Expert<T>>::TrainableExpertList;
 
@@ -36,8 +39,11 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
   template <class Memory>
   void forward(const ExpertInput<T>& input, MatrixRef<T> rows, Memory& memory, int threads) const {
     check_set_call(*this, input, rows);
+    this->check_used(input.groups);
+    if constexpr (std::same_as<Memory, Tape>) {
+      memory.owner.clear();
+    }
     cut_groups(input.groups, part_rows, memory.parts);
-    this->check_used(memory.parts);
     const ConstMatrixRef<T> x = gather_rows(input, memory.gathered, threads);
     for (const Expert<T>& expert : *this) {  // they may differ in width
       expert.reserve(memory.rows, input.groups.num_rows(), threads);
@@ -49,14 +55,36 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
       this->of(group.expert)
           .forward_output(memory.rows, group.begin, of(rows, group), part, worker);
     });
+    if constexpr (std::same_as<Memory, Tape>) {
+      own(memory);
+    }
   }
 
-  /// grads (E) +=, dx_rows =. Throws std::invalid_argument on other shapes or a tape of other rows.
+  /// grads (E) +=, dx_rows =. Throws std::invalid_argument on other shapes, other groups than those
+  /// of forward, or a tape of another set or of another expert that stood in it.
   void backward(const ExpertInput<T>& input, ConstMatrixRef<T> drows, Tape& tape,
                 MatrixRef<T> dx_rows, std::span<ExpertParams<Wide<T>>> grads, int threads) const;
+  /// Throws std::invalid_argument unless the tape is of a forward of this very set, and of the
+  /// experts that stand in it.
+  void check_tape(const Tape& tape, const ParameterName& name) const {
+    this->check_owner(tape.owner, name);
+    for (const GroupPart& part : tape.parts) {
+      of(part.expert)
+          .check_owner(tape.expert_owner[static_cast<std::size_t>(part.expert)],
+                       {name.word, part.expert, name.part});
+    }
+  }
 
  private:
   using TrainableExpertList<Expert<T>>::of;
+
+  void own(Tape& tape) const {
+    detail::grow(tape.expert_owner, this->num_experts());
+    for (const GroupPart& part : tape.parts) {
+      of(part.expert).own(tape.expert_owner[static_cast<std::size_t>(part.expert)]);
+    }
+    TrainableExpertList<Expert<T>>::own(tape.owner);
+  }
 
   static auto of(const ConstMatrixRef<T>& rows, const GroupPart& part) {
     return rows.middleRows(part.begin, part.rows());
@@ -76,6 +104,13 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
 
   void backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows, Tape& tape,
                        std::span<ExpertParams<Wide<T>>> grads, int threads) const;
+
+  /// For a backward on more threads than its forward had.
+  void reserve_threads(Tape& tape, int threads) const {
+    if (!tape.parts.empty() && std::ssize(tape.rows.packing) < threads) {
+      of(tape.parts.back().expert).reserve(tape.rows, tape.parts.back().end, threads);
+    }
+  }
 };
 
 template <Real T>
@@ -83,6 +118,8 @@ void FfnExperts<T>::backward(const ExpertInput<T>& input, ConstMatrixRef<T> drow
                              MatrixRef<T> dx_rows, std::span<ExpertParams<Wide<T>>> grads,
                              int threads) const {
   this->check_set_backward(input, drows, tape, dx_rows, grads);
+  check_tape(tape, {"experts"});
+  reserve_threads(tape, threads);
   const ConstMatrixRef<T> x =
       input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
   for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int) {

@@ -13,12 +13,13 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// The rows (S, D) that the input asks for, in expert order and with their weights: x itself where
-/// that is what it holds, else copied to `memory`, which only grows. Checks nothing: a set does so
-/// before (check_set_call).
+/// that is what it holds, and `memory` has no rows then, else copied to `memory`, which only grows.
+/// Checks nothing: a set does so before (check_set_call).
 template <Real T>
 ConstMatrixRef<T> gather_rows(const ExpertInput<T>& input, GrowingMatrix<T>& memory, int threads) {
   const Index num_rows = input.groups.num_rows(), width = input.x.cols();
   if (input.in_order()) {
+    memory.resize(0, width);
     return input.x.topRows(num_rows);
   }
   memory.resize(num_rows, detail::spread_width<T>(width));

@@ -74,18 +74,14 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   /// dx (N, d_in) =, or {dx, router_dx} for an input of two, and grads +=, from dy (N, d_out), the
   /// input and the tape of a forward, and the gradient of losses on tape.routing. The tape may be
   /// used again. Throws std::invalid_argument on other shapes, a tape of another layer (also of a
-  /// copy), or gradients that overlap the input, dy or each other.
+  /// copy) or of other parts than stand in it now, or gradients that overlap the input, dy or each
+  /// other. A RecomputingTape takes x through the experts of now, whichever they are.
   void backward(const LayerInput<T>& input, ConstMatrixRef<T> dy, Tape& tape,
                 const LayerInputGrads<T>& dinput, Grads& grads,
                 const RoutingGradient<W>& losses = {}) const requires TrainableInLayer<E, T> &&
       TrainableRouter<RouterT, T> {
     check_backward(input, dy, tape, dinput, grads);
-    detail::throw_unless(
-        tape.work.owner.is(identity_),
-        "MoELayer: other calls used the memory of the tape, expected its forward last");
-    detail::throw_unless(
-        shared_ ? shared_->owns(tape.work.shared) : tape.work.shared.owner.is_nobody(),
-        "MoELayer: the tape is of another shared expert, expected this layer's");
+    check_work(tape.work, {"MoELayer"});
     losses.validate(tape.routing);
     detail::with_team(tape.num_threads, [&] {
       tape.work.gradient.assign(losses, tape.routing, tape.num_threads);
@@ -104,6 +100,13 @@ class MoELayer : public LayerParts<T, RouterT, E> {
       compute(input.x, tape, tape.work(), tape.num_threads);
       run_back(input, dy, tape, tape.work(), dinput, grads);
     });
+  }
+  /// Throws std::invalid_argument unless the tape is of a forward of this very layer, and of the
+  /// parts that stand in it, as far as these have check_tape(tape, name).
+  void check_tape(const Tape& tape,
+                  const ParameterName& name) const requires TrainableInLayer<E, T> {
+    check_routed(tape, name);
+    check_work(tape.work, name);
   }
 
  private:
@@ -204,11 +207,28 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     work.owner.set(identity_);
   }
 
+  void check_routed(const TapedRouting<T, RouterT>& routed, const ParameterName& name) const {
+    detail::check_own(routed.owner.is(identity_), name,
+                      "the tape is of another layer, expected this one's");
+    moe::check_tape(router_, routed.routing, {.word = "router", .part = &name});
+  }
+
+  template <class Work>
+  void check_work(const Work& work, const ParameterName& name) const {
+    detail::check_own(work.owner.is(identity_), name,
+                      "other calls used the memory of the tape, expected its forward last");
+    detail::check_own(shared_ ? shared_->owns(work.shared) : work.shared.owner.is_nobody(), name,
+                      "the tape is of another shared expert, expected this layer's");
+    if (shared_) {
+      moe::check_tape(*shared_, work.shared, {.word = "shared", .part = &name});
+    }
+    moe::check_tape(experts_, work.experts, {.word = "experts", .part = &name});
+  }
+
   void check_backward(const LayerInput<T>& input, const ConstMatrixRef<T>& dy,
                       const TapedRouting<T, RouterT>& routed, const LayerInputGrads<T>& dinput,
                       const Grads& grads) const requires trains {
-    detail::throw_unless(routed.owner.is(identity_),
-                         "MoELayer: the tape is of another layer, expected this one's");
+    check_routed(routed, {"MoELayer"});
     const Index num_tokens = routed.plan.num_tokens();
     detail::check_shape(routed.routing.weight, num_tokens, routed.plan.top_k(),
                         "MoELayer: tape.routing.weight");

@@ -2,7 +2,9 @@
 // Losses that push counts of choices towards balance through the mean probabilities of experts.
 // In comments: f_e is the fraction of the choices that fell on expert e, P_e the mean probability
 // of e. Scores that do not sum to 1, as sigmoids, become the probabilities of a token by division
-// by their sum (DeepSeek-V3 2024, eq. 19).
+// by their sum (DeepSeek-V3 2024, eq. 19), however small that is. A token the sum of whose scores
+// is less than E times the least normal number, as where all of them underflow, has no
+// probabilities: it adds 0 and has no gradient.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +12,6 @@
 #include <numeric>
 #include <vector>
 
-#include "../routing/weights.hpp"
 #include "../routing_table.hpp"
 #include "loss.hpp"
 
@@ -33,6 +34,14 @@ void count_choices(const RoutingTable<T>& table, const CountedTokens<T>& counted
   }
 }
 
+/// The least sum of E scores by which gradients are divided: those of slopes of up to E stay
+/// finite.
+template <Real T>
+T least_score_sum(Index num_experts) {
+  const T least_normal = T(4.0) / -Eigen::NumTraits<T>::lowest();
+  return T(static_cast<double>(num_experts)) * least_normal;
+}
+
 /// sum_e slope_e * p_te of one token, with its gradient in dprobs (E).
 template <Real T>
 T weighted_probability(const RoutingTable<T>& table, Index token, const std::vector<T>& slope,
@@ -47,9 +56,11 @@ T weighted_probability(const RoutingTable<T>& table, Index token, const std::vec
   if (table.probs_sum_to_one) {
     return share;
   }
-  constexpr WeightConfig rule = {};
-  const T sum = Divisor<T>(rule, num_experts, [&](Index e) { return probs[e]; }).value;
-  const bool nothing = sum <= T(rule.epsilon);
+  T sum(0);
+  for (Index e = 0; e < num_experts; ++e) {
+    sum += probs[e];
+  }
+  const bool nothing = sum < least_score_sum<T>(num_experts);
   share = nothing ? T(0) : share / sum;
   for (Index e = 0; e < num_experts; ++e) {
     dprobs[e] = nothing ? T(0) : (dprobs[e] - share) / sum;

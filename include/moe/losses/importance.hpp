@@ -18,8 +18,10 @@ template <Real T>
 void importance_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss) {
   const detail::CountedTokens<T> counted(table, mask);
   detail::check_shape(table.weight, table.num_tokens(), table.top_k(), "loss: weight");
-  std::vector<T>&importance = loss.memory.sum, &slope = loss.memory.slope;
-  importance.assign(static_cast<std::size_t>(detail::check_experts(table)), T(0));
+  using Sum = detail::TokenSum<T>;
+  std::vector<Sum>& importance = loss.memory.sum;
+  std::vector<T>& slope = loss.memory.slope;
+  importance.assign(static_cast<std::size_t>(detail::check_experts(table)), Sum(0));
   const auto for_each_choice = [&](const auto& body) {
     for (Index t = 0; t < table.num_tokens(); ++t) {
       for (Index k = 0; counted(t) && k < table.top_k(); ++k) {
@@ -29,10 +31,12 @@ void importance_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T
       }
     }
   };
-  for_each_choice([&](Index t, Index k, std::size_t e) { importance[e] += table.weight(t, k); });
+  for_each_choice([&](Index t, Index k, std::size_t e) {
+    importance[e] += static_cast<Sum>(table.weight(t, k));
+  });
   loss.clear();
   loss.gradient.weight.setZero(table.num_tokens(), table.top_k());
-  loss.value = detail::squared_variation(importance, slope);
+  loss.value = static_cast<T>(detail::squared_variation(importance, slope));
   for_each_choice([&](Index t, Index k, std::size_t e) { loss.gradient.weight(t, k) = slope[e]; });
 }
 template <Real T>

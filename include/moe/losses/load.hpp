@@ -105,13 +105,14 @@ void load_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& los
       });
     }
   });
-  memory.sum.assign(static_cast<std::size_t>(num_experts), T(0));
+  using Sum = detail::TokenSum<T>;
+  memory.sum.assign(static_cast<std::size_t>(num_experts), Sum(0));
   for (Index t = 0; t < num_tokens; ++t) {
     for (Index e = 0; e < num_experts; ++e) {
-      memory.sum[static_cast<std::size_t>(e)] += share(t, e);
+      memory.sum[static_cast<std::size_t>(e)] += static_cast<Sum>(share(t, e));
     }
   }
-  loss.value = detail::squared_variation(memory.sum, memory.slope);
+  loss.value = static_cast<T>(detail::squared_variation(memory.sum, memory.slope));
   share.setZero();
   loss.gradient.noise_scale.setZero(num_tokens, num_experts);
   detail::for_rows(num_tokens, threads, [&](Index t) {

@@ -11,10 +11,12 @@
 // a gradient. Over no tokens at all a loss is 0, and of choices over a table with none.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "../detail/check.hpp"
@@ -28,11 +30,17 @@ using TokenMask = std::span<const std::uint8_t>;
 
 namespace detail {
 
+/// What is summed over tokens, of which there may be more than a float counts: in double where the
+/// table is in fewer bits.
+template <Real T>
+using TokenSum = std::conditional_t<std::same_as<Wide<T>, float>, double, T>;
+
 /// What a loss computes on the way. Copies of a loss go without it.
 template <Real T>
 struct LossMemory {
   std::vector<Index> count;      // (E) choices
-  std::vector<T> sum, slope;     // (E) of each expert, and the derivative by it
+  std::vector<TokenSum<T>> sum;  // (E) of each expert
+  std::vector<T> slope;          // (E) the derivative by it
   std::vector<T> term;           // (N) what each token adds to the value
   GrowingMatrix<ExpertId> best;  // (N, K + 1) the largest logits
 
@@ -136,13 +144,13 @@ int loss_threads(const RoutingTable<T>& table, Index num_experts, double multipl
 /// The terms of the tokens that count, added in the order of the tokens.
 template <Real T>
 T sum_of_terms(const std::vector<T>& term, const CountedTokens<T>& counted) {
-  T sum(0);
+  TokenSum<T> sum(0);
   for (std::size_t t = 0; t < term.size(); ++t) {
     if (counted(static_cast<Index>(t))) {
-      sum += term[t];
+      sum += static_cast<TokenSum<T>>(term[t]);
     }
   }
-  return sum;
+  return static_cast<T>(sum);
 }
 
 /// E, from the table's probs (N, E). Throws std::invalid_argument if they do not fit its experts.

@@ -12,24 +12,24 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 namespace detail {
 
 /// The squared coefficient of variation Var / mean^2 of x, with the sample variance, and its
-/// gradient in dx. 0 for one element or a mean of 0.
-template <Real T>
-T squared_variation(const std::vector<T>& x, std::vector<T>& dx) {
-  const T size = T(static_cast<double>(x.size()));
-  T mean(0), variance(0);
+/// gradient in dx. 0 for one element or a mean of 0. Computed in the scalar of x.
+template <Real S, Real T>
+S squared_variation(const std::vector<S>& x, std::vector<T>& dx) {
+  const S size = S(static_cast<double>(x.size()));
+  S mean(0), variance(0);
   dx.assign(x.size(), T(0));
-  for (const T& value : x) {
+  for (const S& value : x) {
     mean += value / size;
   }
-  if (x.size() < 2 || (mean >= T(0) && mean <= T(0))) {
-    return T(0);
+  if (x.size() < 2 || (mean >= S(0) && mean <= S(0))) {
+    return S(0);
   }
-  for (const T& value : x) {
-    variance += (value - mean) * (value - mean) / (size - T(1));
+  for (const S& value : x) {
+    variance += (value - mean) * (value - mean) / (size - S(1));
   }
   for (std::size_t i = 0; i < x.size(); ++i) {
-    dx[i] = T(2) * (x[i] - mean) / ((size - T(1)) * mean * mean) -
-            T(2) * variance / (size * mean * mean * mean);
+    dx[i] = static_cast<T>(S(2) * (x[i] - mean) / ((size - S(1)) * mean * mean) -
+                           S(2) * variance / (size * mean * mean * mean));
   }
   return variance / (mean * mean);
 }

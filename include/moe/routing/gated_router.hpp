@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../detail/identity.hpp"
 #include "../detail/parallel.hpp"
 #include "../detail/reserve.hpp"
 #include "../kernels/cast_params.hpp"
@@ -119,6 +120,12 @@ class GatedRouter {
     }
   }
 
+  /// Throws std::invalid_argument unless this very object wrote the table.
+  void check_tape(const Table& table, const ParameterName& name) const {
+    detail::check_own(table.owner.is(identity_), name,
+                      "the table is of another router, expected this one's");
+  }
+
   /// Throws std::invalid_argument if the call asks for what the rule cannot do. A layer asks before
   /// it touches a tape.
   void check_call(const CallOptions& call, Index num_tokens) const {
@@ -136,6 +143,7 @@ class GatedRouter {
     detail::check_shape(x, x.rows(), d_model(), "Router: x");
     call.validate(x.rows(), num_experts());
     check_call(call, x.rows());
+    table.owner.clear();
     keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
       table.probs_sum_to_one = rule_.probs_sum_to_one();
@@ -147,14 +155,17 @@ class GatedRouter {
       detail::check_shape(table.logits, x.rows(), num_experts(), "Router: logits");
       apply(rule_, call, table);
     });
+    table.owner.set(identity_);
   }
 
   /// dx (N, D) = and grads +=, from the gradient of the table. On return gradient.logits is the
-  /// whole gradient of the logits (before a cap): exactly 0 for padding and masked experts. dx must
-  /// not overlap x.
+  /// whole gradient of the logits (before a cap): exactly 0 for padding and masked experts. Throws
+  /// std::invalid_argument on other shapes, a table of another router (also of a copy), or if dx
+  /// overlaps x.
   void backward(ConstMatrixRef<T> x, const Table& table, RoutingGradient<W>& gradient,
                 MatrixRef<T> dx,
                 Params& grads) const requires TrainableGate<Gate, T> && TrainableRule<Rule, W> {
+    check_tape(table, {"Router"});
     detail::check_shape(x, table.num_tokens(), d_model(), "Router: x");
     detail::check_shape(dx, x.rows(), d_model(), "Router: dx");
     detail::throw_unless(!detail::overlap(x, dx),
@@ -306,6 +317,7 @@ class GatedRouter {
   Gate gate_;
   Rule rule_;
   Params params_;
+  detail::Identity identity_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "../detail/identity.hpp"
 #include "../routing_table.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -20,6 +21,7 @@ struct GatedTable : RoutingTable<W> {
   /// (num_threads, at least 2 E), for token rules; a table rule may give it another shape.
   Matrix<W> scratch;
   std::vector<Index> order;  ///< memory for table rules, of any size
+  detail::Owner owner;       ///< the router that wrote it, to go back from; nobody: not all of it
 
   /// (E), 0: the token may not have the expert; null: it may have all. Padding has a row, too.
   const std::uint8_t* allowed(Index token) const {
