@@ -15,3 +15,4 @@
 #include "experts/packed_expert.hpp"
 #include "experts/packed_experts.hpp"
 #include "experts/pair.hpp"
+#include "experts/zero.hpp"

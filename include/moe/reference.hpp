@@ -6,3 +6,4 @@
 #include "reference/expert.hpp"
 #include "reference/layer.hpp"
 #include "reference/router.hpp"
+#include "reference/zero.hpp"
