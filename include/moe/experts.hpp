@@ -12,6 +12,7 @@
 #include "experts/expert_params.hpp"
 #include "experts/ffn_experts.hpp"
 #include "experts/gather.hpp"
+#include "experts/latent.hpp"
 #include "experts/packed_expert.hpp"
 #include "experts/packed_experts.hpp"
 #include "experts/pair.hpp"

@@ -4,6 +4,7 @@
 
 #include "reference/capacity.hpp"
 #include "reference/expert.hpp"
+#include "reference/latent.hpp"
 #include "reference/layer.hpp"
 #include "reference/router.hpp"
 #include "reference/zero.hpp"

@@ -195,6 +195,22 @@ TEST(MoELayerGradient, MatchesCentralDifferencesWithScalesOfTheRoutedAndTheShare
   EXPECT_LT(worst_error(alone), 1e-7);
 }
 
+TEST(MoELayerGradient, MatchesCentralDifferencesWithLatentExperts) {
+  for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
+    for (const bool norm : {false, true}) {
+      Problem problem;
+      problem.config.latent = LatentConfig{.width = 4, .norm = norm, .eps = 0.1};
+      problem.config.weight_on = weight_on;
+      problem.config.router.weight.renormalise = false;
+      problem.losses = norm;
+      EXPECT_LT(worst_error(problem), 1e-7) << norm;
+      problem.config.routed_scale = 2.5;
+      problem.config.shared = SharedExpertConfig{.d_ff = 2, .scale = 0.5};
+      EXPECT_LT(worst_error(problem), 1e-7) << norm << " with a shared expert";
+    }
+  }
+}
+
 TEST(MoELayerGradient, MatchesCentralDifferencesWithMasksLossesAndNoise) {
   ExpertMask layer_mask = ExpertMask::Ones(1, E), token_mask = ExpertMask::Ones(N, E);
   layer_mask(0, 1) = 0;

@@ -135,6 +135,21 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryScaleOfTheRoutedAndTheSharedOut
   }
 }
 
+TYPED_TEST(MoELayerOf, EqualsTheReferenceForLatentExperts) {
+  for (const bool norm : {false, true}) {
+    for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+      MoEConfig config = small_config();
+      config.latent = LatentConfig{.width = 9, .norm = norm, .eps = 0.01};
+      config.weight_on = weight_on;
+      this->check(config, 17);
+      config.routed_scale = 2.5;
+      this->check(config, 17);
+      config.shared = SharedExpertConfig{.d_ff = 4};
+      this->check(config, 17);
+    }
+  }
+}
+
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForPaddingAndSequencesOfAnyLengths) {
   std::vector<std::uint8_t> padding(36, 0);
   for (const std::size_t token : {3U, 4U, 11U, 20U, 35U}) {

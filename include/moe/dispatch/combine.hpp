@@ -50,6 +50,20 @@ void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<co
   });
 }
 
+/// y (N, D) = y + base, or y if null, each times its scale.
+template <Real T>
+void add_base(const MatrixRef<T>* base, MatrixRef<T> y, int num_threads,
+              const kernels::SumScales& scales) {
+  if (base == nullptr && scales.none()) {
+    return;
+  }
+  detail::for_rows(y.rows(), num_threads, [&](Index token) {
+    kernels::combine_row<T>(y, {&token, 1}, nullptr,
+                            base == nullptr ? nullptr : &base->coeffRef(token, 0),
+                            &y.coeffRef(token, 0), scales);
+  });
+}
+
 /// The rows times a scale: themselves if it is 1, else in `memory`.
 template <Real T>
 ConstMatrixRef<T> scaled_rows(ConstMatrixRef<T> rows, double scale, GrowingMatrix<T>& memory,

@@ -134,7 +134,7 @@ std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed)
   std::vector<std::optional<Expert<T>>> made(static_cast<std::size_t>(config.num_experts));
   detail::parallel_for(config.num_experts, detail::num_threads(0), [&](Index e, int) {
     made[static_cast<std::size_t>(e)].emplace(
-        typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
+        typename Expert<T>::Sizes{config.expert_d_in(), config.d_ff, config.expert_d_out()},
         config.expert, detail::seed_of(seed, 2 + static_cast<std::uint64_t>(e)));
   });
   std::vector<Expert<T>> experts;

@@ -9,6 +9,7 @@
 #include "../dispatch/plan.hpp"
 #include "../experts/dense_ffn.hpp"
 #include "../experts/each_expert.hpp"
+#include "../experts/latent.hpp"
 #include "../experts/packed_experts.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -48,11 +49,12 @@ struct SharedOf<Wide<S>, PackedExperts<S>> {
 };
 
 /// Like the parameters of a layer, in float at least: their gradients, or an optimiser's moments.
-template <class RouterT, class Set, class Shared>
+template <class RouterT, class Set, class Shared, class LatentT>
 struct LayerGrads {
   GradsOf<RouterT> router;
   GradsOf<Set> experts;
-  GradsOf<Shared> shared;  ///< empty without a shared expert
+  GradsOf<Shared> shared;   ///< empty without a shared expert
+  GradsOf<LatentT> latent;  ///< likewise
 };
 
 /// Who goes where: what losses, monitors and policies read.
@@ -73,6 +75,7 @@ struct LayerScratch : Routed<T, RouterT> {
   typename Set::Scratch experts;
   GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Scratch shared;
+  typename Latent<T>::Scratch latent;
 };
 
 /// The rows of a call that trains.
@@ -83,6 +86,8 @@ struct LayerWork {
   typename Set::Tape experts;
   GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Tape shared;
+  typename Latent<T>::Tape latent;
+  GrowingMatrix<T> latent_x, latent_dy;  ///< where there is padding that it may not look at
   RoutingGradient<Wide<T>> gradient;
   GrowingMatrix<T> drows, dx_rows;        ///< (S, D_out), (S, D_in) gradients of the rows
   GrowingMatrix<T> shared_dx;             ///< (N, D_in)

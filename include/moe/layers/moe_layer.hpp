@@ -25,24 +25,28 @@ class MoELayer {
   using Scratch = LayerScratch<T, RouterT, Set>;
   using Tape = LayerTape<T, RouterT, Set>;
   using RecomputingTape = RecomputingLayerTape<T, RouterT, Set>;
-  using Grads = LayerGrads<RouterT, Set, Shared>;
+  using Grads = LayerGrads<RouterT, Set, Shared, Latent<T>>;
 
   /// Router, experts and shared expert of the config, with random weights from the seed.
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
       std::same_as<Set, FfnExperts<T>>
       : MoELayer(make_router<T>(config, seed), Set(make_experts<T>(config, seed)), config.options(),
-                 make_shared_expert<T>(config, seed)) {}
+                 make_shared_expert<T>(config, seed), make_latent<T>(config, seed)) {}
 
   /// Takes ready parts. Throws std::invalid_argument if their sizes disagree.
   MoELayer(RouterT router, std::vector<E> experts, const LayerOptions& options = {},
-           std::optional<Shared> shared = std::nullopt) requires ExpertLike<E, T>
-      : MoELayer(std::move(router), Set(std::move(experts)), options, std::move(shared)) {}
+           std::optional<Shared> shared = std::nullopt,
+           std::optional<Latent<T>> latent = std::nullopt) requires ExpertLike<E, T>
+      : MoELayer(std::move(router), Set(std::move(experts)), options, std::move(shared),
+                 std::move(latent)) {}
   MoELayer(RouterT router, std::same_as<Set> auto experts, const LayerOptions& options = {},
-           std::optional<Shared> shared = std::nullopt)
+           std::optional<Shared> shared = std::nullopt,
+           std::optional<Latent<T>> latent = std::nullopt)
       : router_(std::move(router)),
         experts_(std::move(experts)),
         options_(options),
-        shared_(std::move(shared)) {
+        shared_(std::move(shared)),
+        latent_(std::move(latent)) {
     options_.validate();
     check_params({});
   }
@@ -56,10 +60,13 @@ class MoELayer {
     if (shared_) {
       moe::check_params(*shared_, {.word = "shared", .part = &name});
     }
+    if (latent_) {
+      latent_->check_params({.word = "latent", .part = &name});
+    }
   }
 
-  Index d_in() const { return experts_.d_in(); }
-  Index d_out() const { return experts_.d_out(); }
+  Index d_in() const { return latent_ ? latent_->d_in() : experts_.d_in(); }
+  Index d_out() const { return latent_ ? latent_->d_out() : experts_.d_out(); }
   Index num_experts() const { return experts_.num_experts(); }
   const LayerOptions& options() const { return options_; }
   /// Of a forward, if all rows go to the largest experts; infinite where a part does not state it.
@@ -69,7 +76,8 @@ class MoELayer {
       choices = router_.top_k();
     }
     return detail::multiply_adds(router_, rows) + detail::multiply_adds(experts_, rows * choices) +
-           (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0);
+           (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0) +
+           (latent_ ? latent_->multiply_adds(rows) : 0.0);
   }
   RouterT& router() { return router_; }
   const RouterT& router() const { return router_; }
@@ -77,6 +85,8 @@ class MoELayer {
   const Set& experts() const { return experts_; }
   std::optional<Shared>& shared() { return shared_; }
   const std::optional<Shared>& shared() const { return shared_; }
+  std::optional<Latent<T>>& latent() { return latent_; }
+  const std::optional<Latent<T>>& latent() const { return latent_; }
 
   /// Inference: y (N, d_out) = layer(x (N, d_in)); N may be 0. y may be x itself. Throws
   /// std::invalid_argument on other shapes, also of parameters, or options that do not fit; an
@@ -138,9 +148,15 @@ class MoELayer {
 
   /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
   Grads zero_grads() const requires TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
-    Grads grads{.router = zero_grads_of(router_), .experts = zero_grads_of(experts_), .shared = {}};
+    Grads grads{.router = zero_grads_of(router_),
+                .experts = zero_grads_of(experts_),
+                .shared = {},
+                .latent = {}};
     if (shared_) {
       grads.shared = zero_grads_of(*shared_);
+    }
+    if (latent_) {
+      grads.latent = zero_grads_of(*latent_);
     }
     return grads;
   }
@@ -166,6 +182,9 @@ class MoELayer {
     if (layer.shared_) {
       walk_params(*layer.shared_, {.word = "shared", .part = &name}, visit, grads.shared...);
     }
+    if (layer.latent_) {
+      walk_params(*layer.latent_, {.word = "latent", .part = &name}, visit, grads.latent...);
+    }
   }
 
  private:
@@ -187,6 +206,12 @@ class MoELayer {
       detail::throw_unless(router_.d_model() == d_in(), "MoELayer: the router is ",
                            router_.d_model(), " wide, expected ", d_in());
     }
+    if (latent_) {
+      detail::throw_unless(
+          experts_.d_in() == latent_->width() && experts_.d_out() == latent_->width(),
+          "MoELayer: the experts are ", experts_.d_in(), " to ", experts_.d_out(),
+          " wide, expected the latent width ", latent_->width());
+    }
     if (shared_) {
       detail::throw_unless(shared_->d_in() == d_in() && shared_->d_out() == d_out(),
                            "MoELayer: the shared expert is ", shared_->d_in(), " to ",
@@ -199,6 +224,9 @@ class MoELayer {
     moe::check_params(router_, {"router"});
     if (shared_) {
       moe::check_params(*shared_, {"shared"});
+    }
+    if (latent_) {
+      latent_->check_params({"latent"});
     }
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     call.validate(x.rows(), num_experts());
@@ -232,11 +260,24 @@ class MoELayer {
     detail::with_team(threads, [&] {
       write_routed(x, call, routed);
       compute(x, routed, memory, threads);
-      MatrixRef<T> shared_out = memory.shared_out;
-      combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory),
-                      shared_ ? &shared_out : nullptr, y, threads,
-                      {options_.routed_scale, options_.shared_scale});
+      combine(routed, memory, y, threads);
     });
+  }
+
+  template <class Memory>
+  void combine(const Routed<T, RouterT>& routed, Memory& memory, MatrixRef<T> y,
+               int threads) const {
+    MatrixRef<T> shared_out = memory.shared_out;
+    const MatrixRef<T>* base = shared_ ? &shared_out : nullptr;
+    const kernels::SumScales scales{options_.routed_scale, options_.shared_scale};
+    const std::span<const W> weight = weight_on(WeightOn::output, memory);
+    if (!latent_) {
+      return combine_rows<T>(memory.rows, routed.plan, weight, base, y, threads, scales);
+    }
+    memory.latent.combined.resize(y.rows(), latent_->width());
+    combine_rows<T>(memory.rows, routed.plan, weight, nullptr, memory.latent.combined, threads);
+    latent_->leave(memory.latent, y, threads);
+    add_base<T>(base, y, threads, scales);
   }
 
   /// The outputs of the routed and the shared experts, and all that backward needs of them.
@@ -245,7 +286,10 @@ class MoELayer {
                int threads) const {
     const Index num_rows = routed.plan.num_rows();
     gather_weights(routed.routing.weight, routed.plan, memory.row_weight);
-    memory.rows.resize(num_rows, d_out());
+    memory.rows.resize(num_rows, experts_.d_out());
+    if (latent_) {
+      latent_->enter(x, memory.latent, threads);
+    }
     experts_.forward(input(x, routed, memory), memory.rows, memory.experts, threads);
     if (shared_) {
       memory.shared_out.resize(x.rows(), d_out());
@@ -257,7 +301,15 @@ class MoELayer {
   template <class Memory>
   ExpertInput<T> input(ConstMatrixRef<T> x, const Routed<T, RouterT>& routed,
                        const Memory& memory) const {
-    return {x, routed.plan.groups(), weight_on(WeightOn::input, memory)};
+    return {expert_x(x, memory), routed.plan.groups(), weight_on(WeightOn::input, memory)};
+  }
+  /// What the routed experts read.
+  template <class Memory>
+  ConstMatrixRef<T> expert_x(const ConstMatrixRef<T>& x, const Memory& memory) const {
+    if (latent_) {
+      return memory.latent.inside;
+    }
+    return x;
   }
   /// The weights of the rows (S) if they act there, else nothing.
   template <class Memory>
@@ -298,72 +350,25 @@ class MoELayer {
     check_grads(*this, {}, grads);
   }
 
-  /// The pipeline from right to left.
+  /// The pipeline from right to left: moe_layer_backward.hpp.
   template <class Work>
   void run_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, const TapedRouting<T, RouterT>& routed,
-                Work& work, MatrixRef<T> dx, Grads& grads) const {
-    const int threads = routed.num_threads;
-    const Index num_rows = routed.plan.num_rows();
-    work.dx_rows.resize(num_rows, d_in());
-    const ConstMatrixRef<T> routed_dy =
-        scaled_rows<T>(dy, options_.routed_scale, work.routed_dy, threads);
-    const ConstMatrixRef<T> drows = gather_rows<T>(
-        {routed_dy, routed.plan.groups(), weight_on(WeightOn::output, work)}, work.drows, threads);
-    experts_.backward(input(x, routed, work), drows, work.experts, work.dx_rows, grads.experts,
-                      threads);
-    weights_back(x, routed_dy, routed, work);
-    router_back(x, routed, work, dx, grads.router);
-    if (shared_) {
-      work.shared_dx.resize(x.rows(), d_in());
-      shared_->backward(x, scaled_rows<T>(dy, options_.shared_scale, work.shared_dy, threads),
-                        work.shared, work.shared_dx, grads.shared);
-      detail::for_rows(x.rows(), threads,
-                       [&](Index row) { dx.row(row) += work.shared_dx.row(row); });
-    }
-    combine_rows<T>(work.dx_rows, routed.plan, {}, &dx, dx, threads);
-    const auto& padding = routed.routing.padding;
-    detail::for_rows(static_cast<Index>(padding.size()), threads, [&](Index token) {
-      if (padding[static_cast<std::size_t>(token)] != 0) {
-        dx.row(token).setZero();
-      }
-    });
-  }
-
+                Work& work, MatrixRef<T> dx, Grads& grads) const;
   template <class Work, class RouterGrads>  // a router that only infers has none
   void router_back(const ConstMatrixRef<T>& x, const TapedRouting<T, RouterT>& routed, Work& work,
-                   MatrixRef<T> dx, RouterGrads& grads) const {
-    if constexpr (LeavesOutPadding<RouterT>) {
-      router_.backward(x, routed.routing, work.gradient, dx, grads);
-    } else {
-      const ConstMatrixRef<T> tokens = detail::without_padding<T>(
-          x, routed.routing, work.gradient, work.router_x, routed.num_threads);
-      router_.backward(tokens, routed.routing, work.gradient, dx, grads);
-    }
-  }
-
-  /// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.
+                   MatrixRef<T> dx, RouterGrads& grads) const;
   template <class Work>
   void weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
-                    const TapedRouting<T, RouterT>& routed, Work& work) const {
-    const bool on_input = options_.weight_on == WeightOn::input;
-    detail::for_rows(routed.plan.num_rows(), routed.num_threads, [&](Index row) {
-      const auto slot = static_cast<std::size_t>(row);
-      const Index token = routed.plan.token()[slot];
-      T* dx_row = &work.dx_rows.coeffRef(row, 0);
-      work.gradient.weight(token, routed.plan.choice()[slot]) +=
-          on_input ? kernels::dot(&x.coeffRef(token, 0), dx_row, d_in())
-                   : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), d_out());
-      if (on_input) {
-        kernels::scale_row(work.row_weight[slot], d_in(), dx_row);
-      }
-    });
-  }
+                    const TapedRouting<T, RouterT>& routed, Work& work) const;
 
   RouterT router_;
   Set experts_;
   LayerOptions options_;
   std::optional<Shared> shared_;
+  std::optional<Latent<T>> latent_;
   detail::Identity identity_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
+
+#include "moe_layer_backward.hpp"

@@ -7,6 +7,7 @@
 
 #include "../layers/moe_layer.hpp"
 #include "capacity.hpp"
+#include "latent.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
 
@@ -36,27 +37,32 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
 
   Matrix<double> y = Matrix<double>::Zero(x.rows(), layer.d_out());
   for (Index t = 0; t < x.rows(); ++t) {
-    const auto add = [&](double weight, const Row& row) {
-      for (Index col = 0; col < y.cols(); ++col) {
-        y(t, col) += weight * row[static_cast<std::size_t>(col)];
+    const auto add = [](double weight, const Row& row, auto&& to) {
+      for (Index col = 0; col < to.cols(); ++col) {
+        to(0, col) += weight * row[static_cast<std::size_t>(col)];
       }
     };
+    const double scale = layer.options().routed_scale;
+    const Row x_row = row_of(x, t);
+    const Row expert_x = layer.latent() ? enter_latent(*layer.latent(), x_row) : x_row;
+    Matrix<double> routed = Matrix<double>::Zero(1, layer.experts().d_out());
     for (const Choice& choice : routing[static_cast<std::size_t>(t)]) {
       if (!choice.kept) {
         continue;
       }
       const Expert<T>& e = layer.experts()[static_cast<std::size_t>(choice.expert)];
-      Row input = row_of(x, t);
+      Row input = expert_x;
       const bool on_input = layer.options().weight_on == WeightOn::input;
       for (double& value : input) {
         value *= on_input ? choice.weight : 1.0;
       }
-      add(layer.options().routed_scale * (on_input ? 1.0 : choice.weight),
-          expert(e.params(), e.config(), input));
+      add(on_input ? 1.0 : choice.weight, expert(e.params(), e.config(), input), routed);
     }
+    const Row sum = row_of(routed, 0);
+    add(scale, layer.latent() ? leave_latent(*layer.latent(), sum) : sum, y.row(t));
     if (layer.shared() && !call.tokens.is_padding(t)) {
       const Expert<T>& e = layer.shared()->expert();
-      add(layer.options().shared_scale, expert(e.params(), e.config(), row_of(x, t)));
+      add(layer.options().shared_scale, expert(e.params(), e.config(), x_row), y.row(t));
     }
   }
   return y;

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backward of MoELayer: from dy to the gradients of the experts, of their weights, of the
+// router and of x.
+#pragma once
+
+#include "moe_layer.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+/// The pipeline from right to left.
+template <Real T, RouterLike<T> RouterT, class E>
+requires ExpertLike<ExpertIn<E, T>, T>
+template <class Work>
+void MoELayer<T, RouterT, E>::run_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                                       const TapedRouting<T, RouterT>& routed, Work& work,
+                                       MatrixRef<T> dx, Grads& grads) const {
+  const int threads = routed.num_threads;
+  const Index num_rows = routed.plan.num_rows();
+  const auto& padding = routed.routing.padding;
+  work.dx_rows.resize(num_rows, experts_.d_in());
+  const ConstMatrixRef<T> scaled_dy =
+      scaled_rows<T>(dy, options_.routed_scale, work.routed_dy, threads);
+  if (latent_) {
+    latent_->leave_backward(detail::zero_padding<T>(scaled_dy, padding, work.latent_dy, threads),
+                            work.latent, grads.latent, threads);
+  }
+  const ConstMatrixRef<T> routed_dy =
+      latent_ ? ConstMatrixRef<T>(work.latent.dcombined) : scaled_dy;
+  const ConstMatrixRef<T> drows = gather_rows<T>(
+      {routed_dy, routed.plan.groups(), weight_on(WeightOn::output, work)}, work.drows, threads);
+  experts_.backward(input(x, routed, work), drows, work.experts, work.dx_rows, grads.experts,
+                    threads);
+  weights_back(expert_x(x, work), routed_dy, routed, work);
+  router_back(x, routed, work, dx, grads.router);
+  if (shared_) {
+    work.shared_dx.resize(x.rows(), d_in());
+    shared_->backward(x, scaled_rows<T>(dy, options_.shared_scale, work.shared_dy, threads),
+                      work.shared, work.shared_dx, grads.shared);
+    detail::for_rows(x.rows(), threads, [&](Index row) { dx.row(row) += work.shared_dx.row(row); });
+  }
+  if (latent_) {
+    work.latent.dinside.resize(x.rows(), latent_->width());
+    combine_rows<T>(work.dx_rows, routed.plan, {}, nullptr, work.latent.dinside, threads);
+    latent_->enter_backward(detail::zero_padding<T>(x, padding, work.latent_x, threads),
+                            work.latent, dx, grads.latent, threads);
+  } else {
+    combine_rows<T>(work.dx_rows, routed.plan, {}, &dx, dx, threads);
+  }
+  detail::for_rows(static_cast<Index>(padding.size()), threads, [&](Index token) {
+    if (padding[static_cast<std::size_t>(token)] != 0) {
+      dx.row(token).setZero();
+    }
+  });
+}
+
+template <Real T, RouterLike<T> RouterT, class E>
+requires ExpertLike<ExpertIn<E, T>, T>
+template <class Work, class RouterGrads>
+void MoELayer<T, RouterT, E>::router_back(const ConstMatrixRef<T>& x,
+                                          const TapedRouting<T, RouterT>& routed, Work& work,
+                                          MatrixRef<T> dx, RouterGrads& grads) const {
+  if constexpr (LeavesOutPadding<RouterT>) {
+    router_.backward(x, routed.routing, work.gradient, dx, grads);
+  } else {
+    const ConstMatrixRef<T> tokens = detail::without_padding<T>(x, routed.routing, work.gradient,
+                                                                work.router_x, routed.num_threads);
+    router_.backward(tokens, routed.routing, work.gradient, dx, grads);
+  }
+}
+
+/// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.
+template <Real T, RouterLike<T> RouterT, class E>
+requires ExpertLike<ExpertIn<E, T>, T>
+template <class Work>
+void MoELayer<T, RouterT, E>::weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                                           const TapedRouting<T, RouterT>& routed,
+                                           Work& work) const {
+  const bool on_input = options_.weight_on == WeightOn::input;
+  detail::for_rows(routed.plan.num_rows(), routed.num_threads, [&](Index row) {
+    const auto slot = static_cast<std::size_t>(row);
+    const Index token = routed.plan.token()[slot];
+    T* dx_row = &work.dx_rows.coeffRef(row, 0);
+    work.gradient.weight(token, routed.plan.choice()[slot]) +=
+        on_input ? kernels::dot(&x.coeffRef(token, 0), dx_row, x.cols())
+                 : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), dy.cols());
+    if (on_input) {
+      kernels::scale_row(work.row_weight[slot], x.cols(), dx_row);
+    }
+  });
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET
