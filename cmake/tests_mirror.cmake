@@ -11,6 +11,7 @@ set(tested_by
   "experts/activation_rows.hpp experts/expert_test.cpp"
   "experts/dense.hpp           experts/dense_ffn_test.cpp"
   "experts/each_expert.hpp     experts/sets_test.cpp"
+  "experts/expert_backward.hpp experts/expert_test.cpp"
   "experts/expert_list.hpp     experts/sets_test.cpp"
   "experts/expert_params.hpp   experts/expert_test.cpp"
   "experts/ffn_experts.hpp     experts/sets_test.cpp"

@@ -166,8 +166,9 @@ struct SharedExpertConfig {
   double scale = 1.0;
 };
 
-/// The weight multiplies the expert's output, or its input (Llama 4).
-enum class WeightOn { output, input };
+/// The weight multiplies the expert's output, its input (Llama 4), or its hidden row and the bias
+/// behind it: the output's value, for which backward needs no stored output.
+enum class WeightOn { output, input, hidden };
 
 /// How a layer uses its parts: y = routed_scale * (sum of the routed outputs) + shared_scale *
 /// (shared output), summed in float at least and rounded once. An average has 0.5 twice

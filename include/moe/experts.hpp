@@ -8,6 +8,7 @@
 #include "experts/dense_ffn.hpp"
 #include "experts/each_expert.hpp"
 #include "experts/expert.hpp"
+#include "experts/expert_backward.hpp"
 #include "experts/expert_list.hpp"
 #include "experts/expert_params.hpp"
 #include "experts/ffn_experts.hpp"

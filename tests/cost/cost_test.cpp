@@ -189,6 +189,18 @@ TEST(Flops, AreExactForScalesOfTheRoutedAndTheSharedOutput) {
   }
 }
 
+TEST(Flops, AreExactWithTheWeightOnHiddenRows) {
+  for (int bits = 0; bits < 8; ++bits) {
+    MoEConfig config = small();
+    config.weight_on = WeightOn::hidden;
+    config.d_out = 6;
+    config.expert = {
+        .gated = (bits & 1) != 0, .bias = (bits & 2) != 0, .output_gate = (bits & 4) != 0};
+    SCOPED_TRACE(::testing::Message() << "bits " << bits);
+    expect_exact_flops(config, 6);
+  }
+}
+
 TEST(Flops, AreExactForLatentExperts) {
   for (int bits = 0; bits < 16; ++bits) {
     MoEConfig config = small();

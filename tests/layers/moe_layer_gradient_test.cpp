@@ -63,8 +63,9 @@ bool is_smooth(const Layer& layer, const Matrix<double>& x, const RoutingTable<d
       }
     }
   }
-  const auto projected = [&](const Matrix<double>& weight, const Matrix<double>& bias) {
-    Matrix<double> z = x * weight.transpose();
+  const auto projected = [](const Matrix<double>& from, const Matrix<double>& weight,
+                            const Matrix<double>& bias) {
+    Matrix<double> z = from * weight.transpose();
     if (bias.size() > 0) {
       z.rowwise() += bias.row(0);
     }
@@ -73,13 +74,13 @@ bool is_smooth(const Layer& layer, const Matrix<double>& x, const RoutingTable<d
   const auto near = [](const auto& z, double kink) {
     return (z.array() - kink).abs().minCoeff() < 2e-3;
   };
-  const auto kinks = [&](const Expert<double>& expert) {
+  const auto kinks = [&](const Expert<double>& expert, const Matrix<double>& x_of_expert) {
     const auto& p = expert.params();
     const ExpertConfig& kind = expert.config();
     const bool relu =
         kind.activation == Activation::relu || kind.activation == Activation::relu_squared;
-    const Matrix<double> up = projected(p.up, p.up_bias);
-    const Matrix<double> gate = kind.gated ? projected(p.gate, p.gate_bias) : up;
+    const Matrix<double> up = projected(x_of_expert, p.up, p.up_bias);
+    const Matrix<double> gate = kind.gated ? projected(x_of_expert, p.gate, p.gate_bias) : up;
     if (!kind.limit) {
       return relu && near(gate, 0.0);
     }
@@ -87,8 +88,11 @@ bool is_smooth(const Layer& layer, const Matrix<double>& x, const RoutingTable<d
         [&](double z) { return kind.clamp == Clamp::before ? z : reference::activate(kind, z); });
     return near(cut, *kind.limit) || near(up, *kind.limit) || near(up, -*kind.limit);
   };
-  return !(std::any_of(layer.experts().begin(), layer.experts().end(), kinks) ||
-           (layer.shared() && kinks(layer.shared()->expert())));
+  const Matrix<double> inside =
+      layer.latent() ? Matrix<double>(x * layer.latent()->params().down.transpose()) : x;
+  return std::none_of(layer.experts().begin(), layer.experts().end(),
+                      [&](const Expert<double>& expert) { return kinks(expert, inside); }) &&
+         !(layer.shared() && kinks(layer.shared()->expert(), x));
 }
 
 /// The worst relative error of x and all parameters.
@@ -193,6 +197,21 @@ TEST(MoELayerGradient, MatchesCentralDifferencesWithScalesOfTheRoutedAndTheShare
   Problem alone;
   alone.config.routed_scale = 1.7;
   EXPECT_LT(worst_error(alone), 1e-7);
+}
+
+TEST(MoELayerGradient, MatchesCentralDifferencesWithTheWeightOnHiddenRows) {
+  for (int bits = 0; bits < 8; ++bits) {
+    Problem problem;
+    problem.config.weight_on = WeightOn::hidden;
+    problem.config.router.weight.renormalise = false;
+    problem.config.expert = {
+        .gated = (bits & 1) != 0, .bias = (bits & 2) != 0, .output_gate = (bits & 4) != 0};
+    if ((bits & 4) != 0) {
+      problem.config.shared = SharedExpertConfig{.d_ff = 2};
+      problem.losses = true;
+    }
+    EXPECT_LT(worst_error(problem), 1e-7) << bits;
+  }
 }
 
 TEST(MoELayerGradient, MatchesCentralDifferencesWithLatentExperts) {

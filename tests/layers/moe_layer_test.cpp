@@ -135,6 +135,18 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryScaleOfTheRoutedAndTheSharedOut
   }
 }
 
+TYPED_TEST(MoELayerOf, EqualsTheReferenceWithTheWeightOnHiddenRows) {
+  for (int bits = 0; bits < 8; ++bits) {
+    MoEConfig config = small_config();
+    config.weight_on = WeightOn::hidden;
+    config.router.weight.renormalise = false;
+    config.expert = {
+        .gated = (bits & 1) != 0, .bias = (bits & 2) != 0, .output_gate = (bits & 4) != 0};
+    SCOPED_TRACE(bits);
+    this->check(config, 17);
+  }
+}
+
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForLatentExperts) {
   for (const bool norm : {false, true}) {
     for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {

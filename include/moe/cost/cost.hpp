@@ -158,7 +158,11 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
                                                                 top_k_flops(c.router, e, k));
   flops.experts = work.rows * detail::forward_flops(detail::expert_shape(c));
   const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
-  flops.combine = work.rows * detail::flops_of_one(0, on_input ? row_in + row_out : 2 * row_out);
+  const bool on_hidden = c.weight_on == WeightOn::hidden;
+  const Index weights = on_input    ? row_in
+                        : on_hidden ? c.d_ff + detail::expert_shape(c).bias(row_out)
+                                    : row_out;
+  flops.combine = work.rows * detail::flops_of_one(0, weights + row_out);
   if (c.latent) {
     const Index width = row_in;
     flops.latent =
@@ -188,9 +192,12 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
   // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.
   const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
-  flops.combine =
-      work.rows * detail::flops_of_one(0, 3 * (on_input ? row_in : row_out) + 1 + row_in) +
-      work.tokens * detail::flops_of_one(0, c.latent ? 0 : d);
+  const bool on_hidden = c.weight_on == WeightOn::hidden;
+  const Index weights = on_input    ? 3 * row_in
+                        : on_hidden ? 3 * c.d_ff + detail::expert_shape(c).bias(3 * row_out + 1)
+                                    : 3 * row_out;
+  flops.combine = work.rows * detail::flops_of_one(0, weights + 1 + row_in) +
+                  work.tokens * detail::flops_of_one(0, c.latent ? 0 : d);
   if (c.latent) {
     flops.latent =
         work.tokens * detail::flops_of_one(4 * row_in * (d + d_out),

@@ -7,7 +7,9 @@
 //   y = h W_down^T + b_down, times sigmoid(x . output_gate) where there is one
 #pragma once
 
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "../detail/parallel.hpp"
@@ -35,6 +37,7 @@ class Expert {
     Matrix<T> gate, up;  // (n, F): pre-activations; without a tape `up` becomes the hidden row
     Matrix<T> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
     std::vector<kernels::GemmMemory<T>> packing;  // of each thread
+    std::span<const W> hidden_weight;             // (n) of whose set the rows are; empty: none
   };
 
   /// What backward needs of the rows, and its own intermediate results.
@@ -43,6 +46,8 @@ class Expert {
     Matrix<T> dgate, dup;         // (n, F) written by backward_hidden
     Matrix<T> ungated, dungated;  // (n, D_out) before the output gate, and its gradient
     Matrix<T> dfactor;            // (n, 1) the gradient of x . output_gate
+    Matrix<T> weighted;           // (n, F) hidden rows times their weights, if they have any
+    std::vector<W> dweight;       // (n) the gradients of those
   };
 
   struct Sizes {
@@ -115,6 +120,7 @@ class Expert {
     check_params({"Expert"});
     detail::check_shape(x, x.rows(), d_in(), "Expert: x");
     detail::check_shape(y, x.rows(), d_out(), "Expert: y");
+    memory.hidden_weight = {};
     reserve(memory, x.rows());
     forward_hidden(x, memory, 0, {});
     forward_output(memory, 0, y, {});
@@ -151,6 +157,8 @@ class Expert {
   void backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
   void backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part,
                        int worker = 0) const;
+  /// The rest of backward_hidden where hidden rows have weights. Has no parts.
+  void backward_weight(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
   void backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail::Part part,
                       int worker = 0) const;
 
@@ -196,7 +204,8 @@ class Expert {
   /// grad.weight += dz (n, out)^T x (n, in), and the bias the sums of dz's columns; the rows of one
   /// part.
   static void linear_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, detail::Part part,
-                              const Linear<Matrix<W>>& grad, Packing& packing) {
+                              const Linear<Matrix<W>>& grad, Packing& packing,
+                              const W* bias_weight = nullptr) {
     constexpr Index step = kernels::RegisterTile<W>::rows;
     const Index size = grad.weight.rows(), begin = part.begin(size, step);
     const Index rows = part.end(size, step) - begin;
@@ -204,7 +213,7 @@ class Expert {
                         kernels::view(x), grad.weight.middleRows(begin, rows), kernels::Update::add,
                         packing);
     if (grad.bias.size() > 0) {
-      kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, grad.bias.data() + begin);
+      kernels::add_rows<T, W>(dz.middleCols(begin, rows), bias_weight, grad.bias.data() + begin);
     }
   }
 
@@ -219,6 +228,15 @@ class Expert {
 
   static Matrix<T>& hidden(Scratch& scratch) { return scratch.up; }
   static Matrix<T>& hidden(Tape& tape) { return tape.hidden; }
+  /// What the projection down reads.
+  static Matrix<T>& weighted(Scratch& scratch) { return scratch.up; }
+  static Matrix<T>& weighted(Tape& tape) {
+    return tape.hidden_weight.empty() ? tape.hidden : tape.weighted;
+  }
+  /// The weights of hidden rows from `first` on, null if they have none.
+  static const W* weights_from(const Scratch& memory, Index first) {
+    return memory.hidden_weight.empty() ? nullptr : memory.hidden_weight.data() + first;
+  }
 
   /// The gradient behind the output gate: dy itself where there is none.
   ConstMatrixRef<T> ungated(ConstMatrixRef<T> dy, const Tape& tape, Index first) const {
@@ -256,6 +274,9 @@ void Expert<T>::reserve(Tape& tape, Index rows, int threads) const {
     detail::grow_both(*m, config_.output_gate ? rows : 0, d_out());
   }
   detail::grow_both(tape.dfactor, config_.output_gate ? rows : 0, 1);
+  const Index weighted_rows = tape.hidden_weight.empty() ? 0 : rows;
+  detail::grow_both(tape.weighted, weighted_rows, width);
+  detail::grow(tape.dweight, weighted_rows);
 }
 
 template <Real T>
@@ -272,6 +293,14 @@ void Expert<T>::forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first,
     }
     linear(x, {params_.up, params_.up_bias}, begin, up, packing);
     activate_rows<T>(config_, gate, up, hidden(memory).block(first, begin, rows, columns));
+    const W* weight = weights_from(memory, first);
+    for (Index row = 0; weight != nullptr && row < rows; ++row) {
+      T* to = &weighted(memory).coeffRef(first + row, begin);
+      if constexpr (std::same_as<Memory, Tape>) {
+        std::copy_n(&hidden(memory).coeffRef(first + row, begin), columns, to);
+      }
+      kernels::scale_row(weight[row], columns, to);
+    }
   });
   for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
     const W dot = kernels::dot(&x.coeffRef(row, 0), params_.output_gate.data(), d_in());
@@ -283,10 +312,17 @@ template <Real T>
 template <class Memory>
 void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y, detail::Part part,
                                int worker) const {
+  const W* weight = weights_from(memory, first);
+  const Matrix<T> no_bias;
   for_panels(d_out(), part, [&](Index begin, Index columns) {
     auto y_columns = y.middleCols(begin, columns);
-    linear(hidden(memory).block(first, 0, y.rows(), d_ff()), {params_.down, params_.down_bias},
-           begin, y_columns, packing_of(memory, worker));
+    linear(weighted(memory).block(first, 0, y.rows(), d_ff()),
+           {params_.down, weight == nullptr ? params_.down_bias : no_bias}, begin, y_columns,
+           packing_of(memory, worker));
+    for (Index row = 0; weight != nullptr && config_.bias && row < y.rows(); ++row) {
+      kernels::add_rows<T, W>(params_.down_bias.middleCols(begin, columns), &weight[row],
+                              &y_columns.coeffRef(row, 0));
+    }
     for (Index row = 0; config_.output_gate && row < y.rows(); ++row) {
       if constexpr (std::same_as<Memory, Tape>) {
         memory.ungated.block(first + row, begin, 1, columns) = y_columns.row(row);
@@ -296,69 +332,6 @@ void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y, deta
   });
 }
 
-template <Real T>
-void Expert<T>::backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const {
-  for (Index row = 0; config_.output_gate && row < dy.rows(); ++row) {
-    const T factor = tape.factor(first + row, 0);
-    const T dfactor = static_cast<T>(
-        kernels::dot(&dy.coeffRef(row, 0), &tape.ungated.coeffRef(first + row, 0), d_out()));
-    tape.dfactor(first + row, 0) = dfactor * (factor * (T(1) - factor));
-    tape.dungated.block(first + row, 0, 1, d_out()) = factor * dy.row(row);
-  }
-}
-
-template <Real T>
-void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part,
-                                int worker) const {
-  const Index rows = dy.rows(), gate_rows = config_.gated ? rows : 0;
-  const Index first_gate = config_.gated ? first : 0;
-  const ConstMatrixRef<T> dungated = ungated(dy, tape, first);
-  for_panels(d_ff(), part, [&](Index begin, Index columns) {
-    auto dup = tape.dup.block(first, begin, rows, columns);
-    kernels::gemm<T>(kernels::view(dungated),
-                     kernels::view(params_.down.middleCols(begin, columns)), dup,
-                     kernels::Update::assign, packing_of(tape, worker));
-    activate_rows_backward<T>(config_, tape.gate.block(first_gate, begin, gate_rows, columns),
-                              tape.up.block(first, begin, rows, columns),
-                              tape.dgate.block(first_gate, begin, gate_rows, columns), dup);
-  });
-}
-
-template <Real T>
-void Expert<T>::backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail::Part part,
-                               int worker) const {
-  const Index begin = part.begin(d_in(), panel), columns = part.end(d_in(), panel) - begin;
-  auto dx_columns = dx.middleCols(begin, columns);
-  kernels::gemm<T>(kernels::view(tape.dup.block(first, 0, dx.rows(), d_ff())),
-                   kernels::view(params_.up.middleCols(begin, columns)), dx_columns,
-                   kernels::Update::assign, packing_of(tape, worker));
-  if (config_.gated) {
-    kernels::gemm<T>(kernels::view(tape.dgate.block(first, 0, dx.rows(), d_ff())),
-                     kernels::view(params_.gate.middleCols(begin, columns)), dx_columns,
-                     kernels::Update::add, packing_of(tape, worker));
-  }
-  for (Index row = 0; config_.output_gate && row < dx.rows(); ++row) {
-    kernels::add_rows<T>(params_.output_gate.middleCols(begin, columns),
-                         &tape.dfactor.coeffRef(first + row, 0), &dx_columns.coeffRef(row, 0));
-  }
-}
-
-template <Real T>
-void Expert<T>::backward_params(const TapedRows& rows, Tape& tape, Grads& grads, detail::Part part,
-                                int worker) const {
-  const Index first = rows.first, count = rows.x.rows();
-  Packing& packing = packing_of(tape, worker);
-  linear_backward(tape.hidden.block(first, 0, count, d_ff()), ungated(rows.dy, tape, first), part,
-                  {grads.down, grads.down_bias}, packing);
-  linear_backward(rows.x, tape.dup.block(first, 0, count, d_ff()), part, {grads.up, grads.up_bias},
-                  packing);
-  if (config_.gated) {
-    linear_backward(rows.x, tape.dgate.block(first, 0, count, d_ff()), part,
-                    {grads.gate, grads.gate_bias}, packing);
-  }
-  if (config_.output_gate && part.number == 0 && count > 0) {
-    kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());
-  }
-}
-
 }  // namespace moe::inline MOE_INSTRUCTION_SET
+
+#include "expert_backward.hpp"

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <span>
+#include <type_traits>
 
 #include "lanes.hpp"
 
@@ -49,8 +50,8 @@ void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, co
 
 /// out (size) += the sum of weight[i] * rows.row(i) over the rows (n, size) in their order; weight
 /// (n) may be null for ones. It is rounded to Out once.
-template <class T, class Out>
-void add_rows(ConstMatrixRef<T> rows, const T* weight, Out* out) {
+template <class T, class Weight = T, class Out>
+void add_rows(ConstMatrixRef<T> rows, const std::type_identity_t<Weight>* weight, Out* out) {
   using W = Wide<T>;
   for_lanes<W>(rows.cols(), [&](auto at) {
     auto sum = at.load(out);

@@ -48,6 +48,9 @@ class MoELayer {
         shared_(std::move(shared)),
         latent_(std::move(latent)) {
     options_.validate();
+    detail::throw_unless(WeighsHidden<Set> || options_.weight_on != WeightOn::hidden,
+                         "MoELayer: weight_on is hidden, expected input or output with experts "
+                         "whose hidden rows the layer does not see");
     check_params({});
   }
 
@@ -301,7 +304,8 @@ class MoELayer {
   template <class Memory>
   ExpertInput<T> input(ConstMatrixRef<T> x, const Routed<T, RouterT>& routed,
                        const Memory& memory) const {
-    return {expert_x(x, memory), routed.plan.groups(), weight_on(WeightOn::input, memory)};
+    return {expert_x(x, memory), routed.plan.groups(), weight_on(WeightOn::input, memory),
+            weight_on(WeightOn::hidden, memory)};
   }
   /// What the routed experts read.
   template <class Memory>

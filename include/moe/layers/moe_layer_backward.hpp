@@ -80,9 +80,16 @@ void MoELayer<T, RouterT, E>::weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T
     const auto slot = static_cast<std::size_t>(row);
     const Index token = routed.plan.token()[slot];
     T* dx_row = &work.dx_rows.coeffRef(row, 0);
-    work.gradient.weight(token, routed.plan.choice()[slot]) +=
-        on_input ? kernels::dot(&x.coeffRef(token, 0), dx_row, x.cols())
-                 : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), dy.cols());
+    W& dweight = work.gradient.weight(token, routed.plan.choice()[slot]);
+    if constexpr (WeighsHidden<Set>) {
+      if (options_.weight_on == WeightOn::hidden) {
+        dweight += work.experts.dhidden_weight[slot];
+        return;
+      }
+    }
+    dweight += on_input
+                   ? kernels::dot(&x.coeffRef(token, 0), dx_row, x.cols())
+                   : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), dy.cols());
     if (on_input) {
       kernels::scale_row(work.row_weight[slot], x.cols(), dx_row);
     }
