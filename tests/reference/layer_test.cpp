@@ -51,12 +51,14 @@ TEST(Reference, SoftmaxHasKnownValues) {
 }
 
 TEST(Reference, ActivationsHaveKnownValues) {
-  EXPECT_EQ(reference::activate(Activation::relu, -2), 0);
-  EXPECT_EQ(reference::activate(Activation::relu, 2), 2);
-  EXPECT_EQ(reference::activate(Activation::relu_squared, 3), 9);
-  EXPECT_NEAR(reference::activate(Activation::gelu_erf, 1), 0.841344746068543, 1e-14);
-  EXPECT_NEAR(reference::activate(Activation::gelu_tanh, 1), 0.841191990608276, 1e-14);
-  EXPECT_NEAR(reference::activate(Activation::silu, L), 0.75 * L, 1e-14);
+  EXPECT_EQ(reference::activate({.activation = Activation::relu}, -2), 0);
+  EXPECT_EQ(reference::activate({.activation = Activation::relu}, 2), 2);
+  EXPECT_EQ(reference::activate({.activation = Activation::relu_squared}, 3), 9);
+  EXPECT_NEAR(reference::activate({.activation = Activation::gelu_erf}, 1), 0.841344746068543,
+              1e-14);
+  EXPECT_NEAR(reference::activate({.activation = Activation::gelu_tanh}, 1), 0.841191990608276,
+              1e-14);
+  EXPECT_NEAR(reference::activate({.activation = Activation::silu}, L), 0.75 * L, 1e-14);
 }
 
 ExpertParams<double> two_by_two() {

@@ -54,7 +54,8 @@ struct Flops {
 };
 
 struct LayerFlops {
-  Flops router, experts, shared, combine, latent;
+  Flops router, experts, shared, combine;
+  Flops latent = {};  ///< the projections around the experts, and their norm
 
   Flops sum() const { return router + experts + shared + combine + latent; }
   double total() const { return sum().total(); }
