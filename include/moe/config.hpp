@@ -105,8 +105,9 @@ struct SharedExpertConfig {
   double scale = 1.0;
 };
 
-/// The weight multiplies the expert's output, or its input (Llama 4).
-enum class WeightOn { output, input };
+/// The weight multiplies the expert's output, its input (Llama 4), or its hidden row and the bias
+/// behind it: the output's value, for which backward needs no stored output.
+enum class WeightOn { output, input, hidden };
 
 /// How a layer uses its parts: y = routed_scale * (sum of the routed outputs) + shared_scale *
 /// (shared output), summed in float at least and rounded once. An average has 0.5 twice
@@ -125,6 +126,19 @@ struct LayerOptions {
   }
 };
 
+/// Experts of another width than the tokens, between two projections (Nemotron-3 Super, Kimi-K3).
+struct LatentConfig {
+  Index width = 0;
+  bool norm = false;  ///< an RMSNorm of the sum of their outputs
+  double eps = 1e-6;  ///< of the norm
+
+  void validate() const {
+    detail::throw_unless(width > 0, "LatentConfig: width = ", width, ", expected at least 1");
+    detail::throw_unless(std::isfinite(eps) && eps >= 0.0, "LatentConfig: eps = ", eps,
+                         ", expected finite and at least 0");
+  }
+};
+
 struct MoEConfig {
   Index d_model = 0;
   Index d_ff = 0;
@@ -136,11 +150,15 @@ struct MoEConfig {
   RouterConfig router = {};
   Capacity capacity = {};
   std::optional<SharedExpertConfig> shared = std::nullopt;
+  std::optional<LatentConfig> latent = std::nullopt;
   WeightOn weight_on = WeightOn::output;
   /// Multiplies the sum of the routed outputs; RouterConfig's scale is on the weights themselves.
   double routed_scale = 1.0;
 
   Index output_width() const { return d_out.value_or(d_model); }
+  /// Of the rows that the routed experts read, and of those that they write.
+  Index expert_d_in() const { return latent ? latent->width : d_model; }
+  Index expert_d_out() const { return latent ? latent->width : output_width(); }
   /// The kind of the shared expert, which there is.
   ExpertConfig shared_expert() const {
     ExpertConfig kind = expert;
@@ -175,6 +193,12 @@ inline void MoEConfig::validate() const {
                        (std::numeric_limits<ExpertId>::max)());
   detail::throw_unless(top_k >= 1 && top_k <= num_experts, "MoEConfig: top_k = ", top_k,
                        ", expected in [1, num_experts = ", num_experts, "]");
+  if (latent) {
+    latent->validate();
+    fits(latent->width, d_ff, "latent.width", "d_ff");
+    fits(latent->width, d_model, "latent.width", "d_model");
+    fits(latent->width, output_width(), "latent.width", "d_out");
+  }
   fits(d_ff, d_model, "d_ff", "d_model");
   fits(d_ff, output_width(), "d_ff", "d_out");
   fits(num_experts, d_model, "num_experts", "d_model");

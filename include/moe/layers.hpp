@@ -6,5 +6,6 @@
 #include "layers/layer_parts.hpp"
 #include "layers/layer_tape.hpp"
 #include "layers/moe_layer.hpp"
+#include "layers/moe_layer_backward.hpp"
 #include "layers/packed_layer.hpp"
 #include "layers/padding.hpp"

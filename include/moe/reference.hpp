@@ -8,6 +8,7 @@
 #include "reference/expert.hpp"
 #include "reference/expert_choice.hpp"
 #include "reference/gate.hpp"
+#include "reference/latent.hpp"
 #include "reference/layer.hpp"
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
@@ -16,3 +17,4 @@
 #include "reference/sparse_mixer.hpp"
 #include "reference/two_level.hpp"
 #include "reference/uniform_choice.hpp"
+#include "reference/zero.hpp"

@@ -44,6 +44,8 @@ struct ExpertInput {
   ConstMatrixRef<T> x;
   RowGroups groups;
   std::span<const Wide<T>> weight = {};
+  /// (S) that multiply each row's hidden numbers and the bias behind them; or nothing.
+  std::span<const Wide<T>> hidden_weight = {};
 
   /// Row i is row i of x: nothing has to be gathered.
   bool in_order() const { return groups.token.empty() && weight.empty(); }
@@ -70,6 +72,13 @@ inline void RowGroups::validate(Index experts, Index x_rows) const {
   }
 }
 
+/// A set that says `static constexpr bool weighs_hidden = true`: it takes weights of hidden rows
+/// and, if it trains, leaves their gradients in tape.dhidden_weight (S).
+template <class Set>
+concept WeighsHidden = requires {
+  requires Set::weighs_hidden;
+};
+
 /// What a set of experts asks of a call: groups of its experts, an x of its width, a weight for
 /// each row or none (any number, also NaN, which reaches its row), and room for its outputs. Throws
 /// std::invalid_argument otherwise.
@@ -81,6 +90,16 @@ void check_set_call(const Set& set, const ExpertInput<T>& input, const MatrixRef
   detail::throw_unless(input.weight.empty() || static_cast<Index>(input.weight.size()) == num_rows,
                        "experts: weight has ", input.weight.size(),
                        " elements, expected as many as rows = ", num_rows);
+  if constexpr (WeighsHidden<Set>) {
+    detail::throw_unless(
+        input.hidden_weight.empty() || static_cast<Index>(input.hidden_weight.size()) == num_rows,
+        "experts: hidden_weight has ", input.hidden_weight.size(),
+        " elements, expected as many as rows = ", num_rows);
+  } else {
+    detail::throw_unless(input.hidden_weight.empty(),
+                         "experts: hidden_weight is set, expected none by a set without hidden "
+                         "rows");
+  }
   detail::check_shape(rows, num_rows, set.d_out(), "experts: rows");
 }
 

@@ -221,6 +221,33 @@ TEST(Flops, AreExactForScalesOfTheRoutedAndTheSharedOutput) {
   }
 }
 
+TEST(Flops, AreExactWithTheWeightOnHiddenRows) {
+  for (int bits = 0; bits < 8; ++bits) {
+    MoEConfig config = small();
+    config.weight_on = WeightOn::hidden;
+    config.d_out = 6;
+    config.expert = {
+        .gated = (bits & 1) != 0, .bias = (bits & 2) != 0, .output_gate = (bits & 4) != 0};
+    SCOPED_TRACE(::testing::Message() << "bits " << bits);
+    expect_exact_flops(config, 6);
+  }
+}
+
+TEST(Flops, AreExactForLatentExperts) {
+  for (int bits = 0; bits < 16; ++bits) {
+    MoEConfig config = small();
+    config.d_out = 6;
+    config.latent = LatentConfig{.width = 4, .norm = (bits & 1) != 0};
+    config.routed_scale = (bits & 2) != 0 ? 2.5 : 1.0;
+    config.weight_on = (bits & 4) != 0 ? WeightOn::input : WeightOn::output;
+    if ((bits & 8) != 0) {
+      config.shared = SharedExpertConfig{.d_ff = 6};
+    }
+    SCOPED_TRACE(::testing::Message() << "bits " << bits);
+    expect_exact_flops(config, 6);
+  }
+}
+
 TEST(Flops, AreExactForOneExpertOneChoiceAndAll) {
   MoEConfig config = small();
   config.top_k = 4;

@@ -89,6 +89,32 @@ TYPED_TEST(SetOfExperts, GivesEachRowTheBitsOfItsExpertAlone) {
   }
 }
 
+/// Each of another width, activation, limit and set of tensors.
+std::vector<Expert<float>> three_kinds() {
+  const ExpertConfig kinds[] = {
+      {.activation = Activation::relu_squared, .gated = false, .bias = true},
+      {.activation = Activation::gelu_quick, .output_gate = true, .limit = 0.7, .up_offset = 1.0},
+      {.bias = true, .limit = 0.5, .clamp = Clamp::after}};
+  std::vector<Expert<float>> experts;
+  Index d_ff = 13;
+  for (const ExpertConfig& kind : kinds) {
+    experts.emplace_back(Expert<float>::Sizes{17, d_ff += 20, 19}, kind, 1);
+    testing::randomise(experts.back().params(), static_cast<std::uint64_t>(d_ff), 0.7);
+  }
+  return experts;
+}
+
+TYPED_TEST(SetOfExperts, MayHaveExpertsOfDifferentKindsAndWidths) {
+  const auto experts = three_kinds();
+  const auto set = make<TypeParam>(experts);
+  Rows rows;
+  rows.offset = {0, 4, 9, 18};
+  const ExpertInput<float> input{rows.x, rows.groups()};
+  for (const int threads : {1, 3}) {
+    EXPECT_TRUE(same_bits(forward(set, input, threads), wanted(experts, input))) << threads;
+  }
+}
+
 TYPED_TEST(SetOfExperts, TakesRowsThatCameFromElsewhereInOrder) {
   const auto experts = three_experts();
   const auto set = make<TypeParam>(experts);
@@ -219,6 +245,44 @@ TEST(SetsOfExperts, ThatTrainGiveTheSameGradientsForAnyThreadCount) {
     compare(Step<Each>(Each(three_experts()), input, threads));
     compare(Step<Ffn>(Ffn(three_experts()), input, threads));
   }
+}
+
+TEST(SetsOfExperts, OfDifferentKindsGiveTheGradientsOfEachAlone) {
+  Rows rows;
+  rows.offset = {0, 4, 9, 18};
+  const ExpertInput<float> input{rows.x, rows.groups()};
+  using Each = EachExpert<float, Expert<float>>;
+  const Step<Each> want(Each(three_kinds()), input, 1);
+  for (const int threads : {1, 3}) {
+    const Step<FfnExperts<float>> step(FfnExperts<float>(three_kinds()), input, threads);
+    EXPECT_TRUE(same_bits(step.dx_rows, want.dx_rows));
+    for (std::size_t e = 0; e < 3; ++e) {
+      ExpertParams<float>::for_each([](std::string_view name, const auto& a,
+                                       const auto& b) { EXPECT_TRUE(same_bits(a, b)) << name; },
+                                    step.grads[e], want.grads[e]);
+    }
+  }
+}
+
+template <class Set>
+std::string message_with_hidden_weights(std::size_t size) {
+  const auto set = make<Set>(three_experts());
+  const Rows rows;
+  const std::vector<float> weight(size, 1.0F);
+  Matrix<float> out(18, 19);
+  typename Set::Scratch scratch;
+  return testing::message_of([&] {
+    set.forward({rows.x, rows.groups(), {}, weight}, out, scratch, 2);
+  });
+}
+
+TEST(SetsOfExperts, TakeWeightsOfHiddenRowsOnlyIfTheyHaveThem) {
+  EXPECT_EQ(message_with_hidden_weights<FfnExperts<float>>(18), "(nothing was thrown)");
+  EXPECT_EQ(message_with_hidden_weights<PackedExperts<float>>(18), "(nothing was thrown)");
+  EXPECT_EQ(message_with_hidden_weights<FfnExperts<float>>(17),
+            "experts: hidden_weight has 17 elements, expected as many as rows = 18");
+  EXPECT_EQ((message_with_hidden_weights<EachExpert<float, Expert<float>>>(18)),
+            "experts: hidden_weight is set, expected none by a set without hidden rows");
 }
 
 TEST(SetsOfExperts, RefuseNoneAndThoseOfDifferentWidths) {

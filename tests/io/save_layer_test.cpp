@@ -4,6 +4,7 @@
 
 #include "moe/io/load_layer.hpp"
 #include "small_models.hpp"
+#include "support/throws.hpp"
 
 namespace moe::io::testing {
 namespace {
@@ -123,6 +124,11 @@ TEST_F(SaveLayer, RefusesWhatTheFamilyHasNoNameFor) {
   EXPECT_THROW(save_layer(layer, *find_family("olmoe"), folder()), std::invalid_argument);
   EXPECT_THROW(save_layer(layer, *find_family("qwen2_moe"), folder(), {.dtype = DType::I8}),
                std::invalid_argument);
+  const MoELayer<float> latent(
+      {.d_model = 4, .d_ff = 3, .num_experts = 2, .top_k = 1, .latent = LatentConfig{.width = 2}},
+      1);
+  EXPECT_EQ(moe::testing::message_of([&] { save_layer(latent, *find_family("olmoe"), folder()); }),
+            "family olmoe has no latent.down");
   EXPECT_EQ(num_files(), 1U);
 }
 

@@ -49,8 +49,14 @@ struct Step {
   }
 };
 
-TEST(LayerInput, RoutesByOneMatrixWhatTheExpertsComputeOfTheOther) {
-  const auto layer = make_layer<double>(config(), 5);
+/// The layer of config(), and one whose experts are between projections.
+std::vector<MoEConfig> configs() {
+  MoEConfig latent = config();
+  latent.latent = LatentConfig{.width = 4, .norm = true, .eps = 0.1};
+  return {config(), latent};
+}
+
+void routes_by_one_and_computes_of_the_other(const Layer& layer) {
   Step step;
   Layer::Scratch scratch;
   layer.forward({step.x, step.router_x}, step.y, scratch);
@@ -63,31 +69,41 @@ TEST(LayerInput, RoutesByOneMatrixWhatTheExpertsComputeOfTheOther) {
   EXPECT_TRUE(same_bits(y, step.y));
 }
 
-TEST(LayerInput, HasAGradientForEach) {
-  auto layer = make_layer<double>(config(), 5);
-  for (const WeightOn place : {WeightOn::output, WeightOn::input}) {
-    MoEConfig changed = config();
-    changed.weight_on = place;
-    layer = make_layer<double>(changed, 5);
-    Step step;
-    Layer::Tape tape;
-    step.run(layer, tape);
-    Layer::Scratch scratch;
-    const auto loss = [&] {
-      M y(N, 3);
-      layer.forward({step.x, step.router_x}, y, scratch, {.num_threads = 1});
-      return (y.array() * step.dy.array()).sum();
-    };
-    EXPECT_LT(gradient_error(loss, step.x, step.dx), 1e-8);
-    EXPECT_LT(gradient_error(loss, step.router_x, step.router_dx), 1e-8);
-    EXPECT_LT(gradient_error(loss, layer.router().params().gate_part().weight,
-                             step.grads.router.gate_part().weight),
-              1e-8);
+TEST(LayerInput, RoutesByOneMatrixWhatTheExpertsComputeOfTheOther) {
+  for (const MoEConfig& each : configs()) {
+    routes_by_one_and_computes_of_the_other(make_layer<double>(each, 5));
   }
 }
 
-TEST(LayerInput, OfTheSameMatrixTwiceIsThatOfOne) {
-  const auto layer = make_layer<double>(config(), 6);
+void has_a_gradient_for_each(Layer layer) {
+  Step step;
+  Layer::Tape tape;
+  step.run(layer, tape);
+  Layer::Scratch scratch;
+  const auto loss = [&] {
+    M y(N, 3);
+    layer.forward({step.x, step.router_x}, y, scratch, {.num_threads = 1});
+    return (y.array() * step.dy.array()).sum();
+  };
+  EXPECT_LT(gradient_error(loss, step.x, step.dx), 1e-8);
+  EXPECT_LT(gradient_error(loss, step.router_x, step.router_dx), 1e-8);
+  EXPECT_LT(gradient_error(loss, layer.router().params().gate_part().weight,
+                           step.grads.router.gate_part().weight),
+            1e-8);
+}
+
+TEST(LayerInput, HasAGradientForEach) {
+  for (MoEConfig each : configs()) {
+    for (const WeightOn place : {WeightOn::output, WeightOn::input, WeightOn::hidden}) {
+      each.weight_on = place;
+      has_a_gradient_for_each(make_layer<double>(each, 5));
+    }
+    each.shared.reset();
+    has_a_gradient_for_each(make_layer<double>(each, 5));
+  }
+}
+
+void of_the_same_matrix_twice_is_that_of_one(const Layer& layer) {
   Step two;
   two.router_x = two.x;
   Layer::Tape tape;
@@ -101,8 +117,13 @@ TEST(LayerInput, OfTheSameMatrixTwiceIsThatOfOne) {
   EXPECT_TRUE(matrix_near(dx, two.dx + two.router_dx, 1e-13));
 }
 
-TEST(LayerInput, IsRecomputedToTheSameBits) {
-  const auto layer = make_layer<double>(config(), 7);
+TEST(LayerInput, OfTheSameMatrixTwiceIsThatOfOne) {
+  for (const MoEConfig& each : configs()) {
+    of_the_same_matrix_twice_is_that_of_one(make_layer<double>(each, 6));
+  }
+}
+
+void is_recomputed_to_the_same_bits(const Layer& layer) {
   Step kept, computed;
   Layer::Tape tape, memory;
   Layer::RecomputingTape recomputing(memory);
@@ -114,8 +135,13 @@ TEST(LayerInput, IsRecomputedToTheSameBits) {
   EXPECT_TRUE(same_grads(layer, computed.grads, kept.grads));
 }
 
-TEST(LayerInput, OfPaddingReachesNothing) {
-  const auto layer = make_layer<double>(config(), 8);
+TEST(LayerInput, IsRecomputedToTheSameBits) {
+  for (const MoEConfig& each : configs()) {
+    is_recomputed_to_the_same_bits(make_layer<double>(each, 7));
+  }
+}
+
+void padding_reaches_nothing(const Layer& layer) {
   std::vector<std::uint8_t> padding(N, 0);
   padding[2] = 1;
   Step clean, spoilt;
@@ -129,6 +155,12 @@ TEST(LayerInput, OfPaddingReachesNothing) {
   EXPECT_TRUE(same_bits(spoilt.router_dx, clean.router_dx));
   EXPECT_TRUE(same_grads(layer, spoilt.grads, clean.grads));
   EXPECT_EQ(spoilt.router_dx.row(2).cwiseAbs().maxCoeff(), 0.0);
+}
+
+TEST(LayerInput, OfPaddingReachesNothing) {
+  for (const MoEConfig& each : configs()) {
+    padding_reaches_nothing(make_layer<double>(each, 8));
+  }
 }
 
 TEST(LayerInput, ThatDoesNotFitIsRefusedBeforeAnythingIsWritten) {

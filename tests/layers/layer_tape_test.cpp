@@ -230,6 +230,31 @@ TEST(LayerTape, OutlivesValuesThatAnOptimiserAssigns) {
   EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
 }
 
+TEST(LayerTape, OfOtherProjectionsAroundTheExpertsIsRefusedBeforeAnythingIsWritten) {
+  MoEConfig with_latent = small_config();
+  with_latent.d_out = with_latent.d_model;
+  const Layer plain = make_layer<double>(with_latent, 9);
+  with_latent.latent = LatentConfig{.width = with_latent.d_model};
+  const Layer made = make_layer<double>(with_latent, 9);
+  const Matrix<double> x = random_matrix<double>(N, 3, 10), dy = random_matrix<double>(N, 3, 11);
+  Matrix<double> y(N, 3);
+  for (const auto& [first, second] :
+       {std::pair(&made, &made), std::pair(&made, &plain), std::pair(&plain, &made)}) {
+    Layer layer = *first;
+    Layer::Tape tape;
+    layer.forward(x, y, tape);
+    layer.latent() = second->latent();
+    Matrix<double> dx = Matrix<double>::Constant(N, 3, 5.0);
+    Layer::Grads grads = layer.zero_grads();
+    EXPECT_EQ(message_of([&] { layer.backward(x, dy, tape, dx, grads); }),
+              "MoELayer: the tape is of another latent part, expected this layer's");
+    EXPECT_TRUE(same_bits(dx, Matrix<double>::Constant(N, 3, 5.0)));
+    EXPECT_TRUE(same_grads(layer, grads, layer.zero_grads()));
+    layer.forward(x, y, tape);
+    EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
+  }
+}
+
 TEST(LayerTape, TakesNoTapeThatWasMovedFromButTheOneItWasMovedTo) {
   const Layer layer = make_layer<double>(small_config(), 9);
   const Matrix<double> none_of_them(0, 3), no_dy(0, 2);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 
 #include "../support/finite_difference.hpp"
 #include "../support/layer_step.hpp"
@@ -63,8 +64,9 @@ bool is_smooth(const Layer& layer, const Matrix<double>& x, const RoutingTable<d
       }
     }
   }
-  const auto projected = [&](const Matrix<double>& weight, const Matrix<double>& bias) {
-    Matrix<double> z = x * weight.transpose();
+  const auto projected = [](const Matrix<double>& from, const Matrix<double>& weight,
+                            const Matrix<double>& bias) {
+    Matrix<double> z = from * weight.transpose();
     if (bias.size() > 0) {
       z.rowwise() += bias.row(0);
     }
@@ -73,13 +75,13 @@ bool is_smooth(const Layer& layer, const Matrix<double>& x, const RoutingTable<d
   const auto near = [](const auto& z, double kink) {
     return (z.array() - kink).abs().minCoeff() < 2e-3;
   };
-  const auto kinks = [&](const Expert<double>& expert) {
+  const auto kinks = [&](const Expert<double>& expert, const Matrix<double>& x_of_expert) {
     const auto& p = expert.params();
     const ExpertConfig& kind = expert.config();
     const bool relu =
         kind.activation == Activation::relu || kind.activation == Activation::relu_squared;
-    const Matrix<double> up = projected(p.up, p.up_bias);
-    const Matrix<double> gate = kind.gated ? projected(p.gate, p.gate_bias) : up;
+    const Matrix<double> up = projected(x_of_expert, p.up, p.up_bias);
+    const Matrix<double> gate = kind.gated ? projected(x_of_expert, p.gate, p.gate_bias) : up;
     if (!kind.limit) {
       return relu && near(gate, 0.0);
     }
@@ -87,8 +89,11 @@ bool is_smooth(const Layer& layer, const Matrix<double>& x, const RoutingTable<d
         [&](double z) { return kind.clamp == Clamp::before ? z : reference::activate(kind, z); });
     return near(cut, *kind.limit) || near(up, *kind.limit) || near(up, -*kind.limit);
   };
-  return !(std::any_of(layer.experts().begin(), layer.experts().end(), kinks) ||
-           (layer.shared() && kinks(layer.shared()->expert())));
+  const Matrix<double> inside =
+      layer.latent() ? Matrix<double>(x * layer.latent()->params().down.transpose()) : x;
+  return std::none_of(layer.experts().begin(), layer.experts().end(),
+                      [&](const Expert<double>& expert) { return kinks(expert, inside); }) &&
+         !(layer.shared() && kinks(layer.shared()->expert(), x));
 }
 
 /// The worst relative error of x and all parameters.
@@ -195,6 +200,37 @@ TEST(MoELayerGradient, MatchesCentralDifferencesWithScalesOfTheRoutedAndTheShare
   EXPECT_LT(worst_error(alone), 1e-7);
 }
 
+TEST(MoELayerGradient, MatchesCentralDifferencesWithTheWeightOnHiddenRows) {
+  for (int bits = 0; bits < 8; ++bits) {
+    Problem problem;
+    problem.config.weight_on = WeightOn::hidden;
+    problem.config.router.weight.renormalise = false;
+    problem.config.expert = {
+        .gated = (bits & 1) != 0, .bias = (bits & 2) != 0, .output_gate = (bits & 4) != 0};
+    if ((bits & 4) != 0) {
+      problem.config.shared = SharedExpertConfig{.d_ff = 2};
+      problem.losses = true;
+    }
+    EXPECT_LT(worst_error(problem), 1e-7) << bits;
+  }
+}
+
+TEST(MoELayerGradient, MatchesCentralDifferencesWithLatentExperts) {
+  for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
+    for (const bool norm : {false, true}) {
+      Problem problem;
+      problem.config.latent = LatentConfig{.width = 4, .norm = norm, .eps = 0.1};
+      problem.config.weight_on = weight_on;
+      problem.config.router.weight.renormalise = false;
+      problem.losses = norm;
+      EXPECT_LT(worst_error(problem), 1e-7) << norm;
+      problem.config.routed_scale = 2.5;
+      problem.config.shared = SharedExpertConfig{.d_ff = 2, .scale = 0.5};
+      EXPECT_LT(worst_error(problem), 1e-7) << norm << " with a shared expert";
+    }
+  }
+}
+
 TEST(MoELayerGradient, MatchesCentralDifferencesWithMasksLossesAndNoise) {
   ExpertMask layer_mask = ExpertMask::Ones(1, E), token_mask = ExpertMask::Ones(N, E);
   layer_mask(0, 1) = 0;
@@ -277,10 +313,14 @@ TEST(MoELayerGradient, OfNoTokensIsZero) {
 
 // Two layers of a model, their tapes in one memory.
 TEST(MoELayerGradient, HasTheSameBitsFromATapeThatRecomputes) {
-  for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
+  for (int bits = 0; bits < 6; ++bits) {
     MoEConfig config = small_config();
     config.d_out = config.d_model;
-    config.weight_on = weight_on;
+    config.weight_on = std::array{WeightOn::output, WeightOn::input, WeightOn::hidden}.at(
+        static_cast<std::size_t>(bits % 3));
+    if (bits >= 3) {
+      config.latent = LatentConfig{.width = 4, .norm = bits % 2 == 0};
+    }
     config.expert.output_gate = true;
     config.router.logits = {.input_jitter = 0.2, .noisy = true};
     config.capacity.factor = 1.0;

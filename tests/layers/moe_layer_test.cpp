@@ -135,6 +135,33 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryScaleOfTheRoutedAndTheSharedOut
   }
 }
 
+TYPED_TEST(MoELayerOf, EqualsTheReferenceWithTheWeightOnHiddenRows) {
+  for (int bits = 0; bits < 8; ++bits) {
+    MoEConfig config = small_config();
+    config.weight_on = WeightOn::hidden;
+    config.router.weight.renormalise = false;
+    config.expert = {
+        .gated = (bits & 1) != 0, .bias = (bits & 2) != 0, .output_gate = (bits & 4) != 0};
+    SCOPED_TRACE(bits);
+    this->check(config, 17);
+  }
+}
+
+TYPED_TEST(MoELayerOf, EqualsTheReferenceForLatentExperts) {
+  for (const bool norm : {false, true}) {
+    for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+      MoEConfig config = small_config();
+      config.latent = LatentConfig{.width = 9, .norm = norm, .eps = 0.01};
+      config.weight_on = weight_on;
+      this->check(config, 17);
+      config.routed_scale = 2.5;
+      this->check(config, 17);
+      config.shared = SharedExpertConfig{.d_ff = 4};
+      this->check(config, 17);
+    }
+  }
+}
+
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForPaddingAndSequencesOfAnyLengths) {
   std::vector<std::uint8_t> padding(36, 0);
   for (const std::size_t token : {3U, 4U, 11U, 20U, 35U}) {

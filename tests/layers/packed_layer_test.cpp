@@ -49,6 +49,13 @@ std::vector<MoEConfig> configs() {
   scaled.routed_scale = 2.5;
   scaled.shared->scale = 0.5;
   all.push_back(scaled);
+  MoEConfig on_hidden = biased;
+  on_hidden.weight_on = WeightOn::hidden;
+  all.push_back(on_hidden);
+  MoEConfig latent = plain;
+  latent.latent = LatentConfig{.width = 29, .norm = true};
+  latent.shared = SharedExpertConfig{.d_ff = 13};
+  all.push_back(latent);
   return all;
 }
 

@@ -24,6 +24,9 @@ MoELayer<T> make_layer(const MoEConfig& config, std::uint64_t seed) {
   if (layer.shared()) {
     randomise(layer.shared()->params(), seed + 100);
   }
+  if (layer.latent()) {
+    randomise(layer.latent()->params(), seed + 200);
+  }
   return layer;
 }
 

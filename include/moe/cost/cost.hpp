@@ -12,6 +12,7 @@
 
 #include "../config.hpp"
 #include "../dispatch/plan.hpp"
+#include "../experts/latent.hpp"
 #include "../experts/pair.hpp"
 #include "../routing/gate.hpp"
 #include "../routing/top_k.hpp"
@@ -22,8 +23,9 @@ struct ParameterCount {
   Index router = 0;
   Index expert = 0;  ///< one of them
   Index shared = 0;
+  Index latent = 0;
   Index total = 0;
-  Index active = 0;  ///< used for one token: router, top_k experts, shared
+  Index active = 0;  ///< used for one token: router, top_k experts, shared, latent
 };
 
 /// What a call has to do: given by a plan, or predicted from a config.
@@ -53,8 +55,9 @@ struct Flops {
 
 struct LayerFlops {
   Flops router, experts, shared, combine;
+  Flops latent = {};  ///< the projections around the experts, and their norm
 
-  Flops sum() const { return router + experts + shared + combine; }
+  Flops sum() const { return router + experts + shared + combine + latent; }
   double total() const { return sum().total(); }
 };
 
@@ -83,7 +86,7 @@ struct FfnShape {
 };
 
 inline FfnShape expert_shape(const MoEConfig& c) {
-  return {c.d_model, c.d_ff, c.output_width(), c.expert};
+  return {c.expert_d_in(), c.d_ff, c.expert_d_out(), c.expert};
 }
 
 inline FfnShape shared_shape(const MoEConfig& c) {
@@ -124,8 +127,13 @@ inline ParameterCount parameters(const MoEConfig& c) {
                  top_k_parameters(c.router, c.num_experts);
   count.expert = detail::parameters(detail::expert_shape(c));
   count.shared = c.shared ? detail::parameters(detail::shared_shape(c)) : 0;
-  count.total = count.router + c.num_experts * count.expert + count.shared;
-  count.active = count.router + c.top_k * count.expert + count.shared;
+  if (c.latent) {
+    const Index width = c.latent->width;
+    count.latent = width * (c.d_model + c.output_width() + (c.latent->norm ? 1 : 0));
+  }
+  const Index always = count.router + count.shared + count.latent;
+  count.total = always + c.num_experts * count.expert;
+  count.active = always + c.top_k * count.expert;
   return count;
 }
 
@@ -150,13 +158,28 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
       work.tokens * detail::flops_of_one(2 * c.d_model * e, gate_flops(c.router.logits, e) +
                                                                 top_k_flops(c.router, e, k));
   flops.experts = work.rows * detail::forward_flops(detail::expert_shape(c));
-  flops.combine = work.rows * detail::flops_of_one(0, on_input ? c.d_model + d_out : 2 * d_out);
+  const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
+  const bool on_hidden = c.weight_on == WeightOn::hidden;
+  const Index weights = on_input    ? row_in
+                        : on_hidden ? c.d_ff + detail::expert_shape(c).bias(row_out)
+                                    : row_out;
+  flops.combine = work.rows * detail::flops_of_one(0, weights + row_out);
+  if (c.latent) {
+    const Index width = row_in;
+    flops.latent =
+        work.tokens * detail::flops_of_one(2 * width * (c.d_model + d_out),
+                                           c.latent->norm ? latent_norm_flops(width) : 0);
+  }
   if (c.shared) {
     flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
     flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
   if (!detail::equals(c.routed_scale, 1.0) || !detail::equals(c.options().shared_scale, 1.0)) {
     flops.combine += work.tokens * detail::flops_of_one(0, c.shared ? 2 * d_out : d_out);
+  }
+  if (c.latent &&
+      (c.shared || !detail::equals(c.routed_scale, 1.0))) {  // the sum is read once more
+    flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
   return flops;
 }
@@ -170,8 +193,18 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
                                                         top_k_gradient_flops(c.router, e, k));
   flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
   // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.
-  flops.combine = work.rows * detail::flops_of_one(0, (on_input ? 3 * d : 3 * d_out) + 1 + d) +
-                  work.tokens * detail::flops_of_one(0, d);
+  const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
+  const bool on_hidden = c.weight_on == WeightOn::hidden;
+  const Index weights = on_input    ? 3 * row_in
+                        : on_hidden ? 3 * c.d_ff + detail::expert_shape(c).bias(3 * row_out + 1)
+                                    : 3 * row_out;
+  flops.combine = work.rows * detail::flops_of_one(0, weights + 1 + row_in) +
+                  work.tokens * detail::flops_of_one(0, c.latent ? 0 : d);
+  if (c.latent) {
+    flops.latent =
+        work.tokens * detail::flops_of_one(4 * row_in * (d + d_out),
+                                           c.latent->norm ? latent_norm_backward_flops(row_in) : 0);
+  }
   if (c.shared) {
     flops.shared = work.tokens * detail::backward_flops(detail::shared_shape(c));
     flops.combine += work.tokens * detail::flops_of_one(0, d);
@@ -188,11 +221,12 @@ inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scal
   const ParameterCount count = parameters(c);
   const double size = static_cast<double>(scalar_size);
   LayerBytes bytes;
-  bytes.weights = size * (static_cast<double>(count.router + count.shared) +
+  bytes.weights = size * (static_cast<double>(count.router + count.shared + count.latent) +
                           work.distinct_experts * static_cast<double>(count.expert));
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
   bytes.activations = size * (tokens * static_cast<double>(c.d_model + c.output_width()) +
-                              rows * static_cast<double>(c.d_model + 2 * c.output_width()));
+                              rows * static_cast<double>(c.expert_d_in() + 2 * c.expert_d_out()) +
+                              tokens * static_cast<double>(c.latent ? 4 * c.latent->width : 0));
   return bytes;
 }
 

@@ -25,10 +25,16 @@ inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_s
     return (2 * s.up_projections() + 1) * s.d_ff + s.gate(2 * s.d_out + 2);
   };
   const Index d = c.d_model, d_out = c.output_width();
-  const Index row = ffn_scalars(detail::expert_shape(c)) + 2 * (d + d_out);
+  const Index row = ffn_scalars(detail::expert_shape(c)) +
+                    2 * (c.expert_d_in() + c.expert_d_out()) +
+                    (c.weight_on == WeightOn::hidden ? c.d_ff + 1 : 0);
+  // What goes into the experts and comes out of them, with gradients; the norm's two and its scale.
+  const Index latent =
+      c.latent ? 4 * c.latent->width + (c.latent->norm ? 2 * c.latent->width + 1 : 0) : 0;
   const Index scaled = (detail::equals(c.routed_scale, 1.0) ? 0 : d_out) +  // dy times each scale
                        (detail::equals(c.options().shared_scale, 1.0) ? 0 : d_out);
-  const Index shared = (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled;
+  const Index shared =
+      (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled + latent;
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
   const double choices = tokens * static_cast<double>(c.top_k);
   const double scalar_bytes = static_cast<double>(scalar_size);

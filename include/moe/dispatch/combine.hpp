@@ -37,6 +37,15 @@ struct CombineBase {
       : first(matrix != nullptr ? matrix : other),
         second(matrix != nullptr ? other : nullptr),
         scales(scales_of_both) {}
+
+  kernels::BaseRows<T> of(Index token) const {
+    return {row_of(first, token), row_of(second, token), scales};
+  }
+
+ private:
+  static const T* row_of(const MatrixRef<T>* matrix, Index token) {
+    return matrix == nullptr ? nullptr : &matrix->coeffRef(token, 0);
+  }
 };
 
 /// y (N, D) = base + the sum of each token's rows, each times its weight (S), or as it is if empty;
@@ -58,13 +67,20 @@ void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<co
       detail::check_shape(*matrix, y.rows(), y.cols(), "combine_rows: base");
     }
   }
-  const auto row_of = [](const MatrixRef<T>* matrix, Index token) -> const T* {
-    return matrix == nullptr ? nullptr : &matrix->coeffRef(token, 0);
-  };
   detail::for_rows(y.rows(), num_threads, [&](Index token) {
     kernels::combine_row<T>(rows, plan.slots_of(token), weight.empty() ? nullptr : weight.data(),
-                            {row_of(base.first, token), row_of(base.second, token), base.scales},
-                            &y.coeffRef(token, 0));
+                            base.of(token), &y.coeffRef(token, 0));
+  });
+}
+
+/// y (N, D) = y + base, each times its scale; rounded once.
+template <Real T>
+void add_base(const CombineBase<T>& base, MatrixRef<T> y, int num_threads) {
+  if (base.first == nullptr && base.scales.none()) {
+    return;
+  }
+  detail::for_rows(y.rows(), num_threads, [&](Index token) {
+    kernels::combine_row<T>(y, {&token, 1}, nullptr, base.of(token), &y.coeffRef(token, 0));
   });
 }
 

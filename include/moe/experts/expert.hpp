@@ -7,7 +7,9 @@
 //   y = h W_down^T + b_down, times sigmoid(x . output_gate) where there is one
 #pragma once
 
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "../detail/identity.hpp"
@@ -38,6 +40,7 @@ class Expert {
     Matrix<W> factor;    // (n, 1) sigmoid(x . output_gate), if there is one
     std::vector<kernels::GemmMemory<T>> packing;  // of each thread
     std::vector<detail::RoundedSums<T>> sums;     // of each thread
+    std::span<const W> hidden_weight;             // (n) of whose set the rows are; empty: none
   };
 
   /// What backward needs of the rows, and its own intermediate results.
@@ -46,6 +49,8 @@ class Expert {
     Matrix<T> dgate, dup;         // (n, F) written by backward_hidden
     Matrix<T> ungated, dungated;  // (n, D_out) before the output gate, and its gradient
     Matrix<W> dfactor;            // (n, 1) the gradient of x . output_gate
+    Matrix<T> weighted;           // (n, F) hidden rows times their weights, if they have any
+    std::vector<W> dweight;       // (n) the gradients of those
     detail::Owner owner;          // the expert whose forward it holds; nobody: of a set
     Index num_rows = 0;           // of that forward
   };
@@ -125,6 +130,7 @@ class Expert {
       memory.owner.clear();
       memory.num_rows = x.rows();
     }
+    memory.hidden_weight = {};
     reserve(memory, x.rows());
     forward_hidden(x, memory, 0, {});
     forward_output(memory, 0, y, {});
@@ -166,6 +172,8 @@ class Expert {
   void backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
   void backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part,
                        int worker = 0) const;
+  /// The rest of backward_hidden where hidden rows have weights. Has no parts.
+  void backward_weight(ConstMatrixRef<T> dy, Tape& tape, Index first) const;
   void backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail::Part part,
                       int worker = 0) const;
 
@@ -205,6 +213,15 @@ class Expert {
 
   static Matrix<T>& hidden(Scratch& scratch) { return scratch.up; }
   static Matrix<T>& hidden(Tape& tape) { return tape.hidden; }
+  /// What the projection down reads.
+  static Matrix<T>& weighted(Scratch& scratch) { return scratch.up; }
+  static Matrix<T>& weighted(Tape& tape) {
+    return tape.hidden_weight.empty() ? tape.hidden : tape.weighted;
+  }
+  /// The weights of hidden rows from `first` on, null if they have none.
+  static const W* weights_from(const Scratch& memory, Index first) {
+    return memory.hidden_weight.empty() ? nullptr : memory.hidden_weight.data() + first;
+  }
 
   /// The gradient behind the output gate: dy itself where there is none.
   ConstMatrixRef<T> ungated(ConstMatrixRef<T> dy, const Tape& tape, Index first) const {
@@ -231,7 +248,7 @@ void Expert<T>::reserve(Scratch& scratch, Index rows, int threads) const {
     packing.reserve();
   }
   detail::grow(scratch.sums, threads);
-  if (config_.output_gate) {
+  if (config_.output_gate || !scratch.hidden_weight.empty()) {
     reserve_sums(scratch, rows);
   }
 }
@@ -248,6 +265,9 @@ void Expert<T>::reserve(Tape& tape, Index rows, int threads) const {
     detail::grow_both(*m, config_.output_gate ? rows : 0, d_out());
   }
   detail::grow_both(tape.dfactor, config_.output_gate ? rows : 0, 1);
+  const Index weighted_rows = tape.hidden_weight.empty() ? 0 : rows;
+  detail::grow_both(tape.weighted, weighted_rows, width);
+  detail::grow(tape.dweight, weighted_rows);
 }
 
 template <Real T>
@@ -264,6 +284,14 @@ void Expert<T>::forward_hidden(ConstMatrixRef<T> x, Memory& memory, Index first,
     }
     detail::project<T, T>(x, {params_.up, params_.up_bias}, begin, up, packing);
     activate_rows<T>(config_, gate, up, hidden(memory).block(first, begin, rows, columns));
+    const W* weight = weights_from(memory, first);
+    for (Index row = 0; weight != nullptr && row < rows; ++row) {
+      T* to = &weighted(memory).coeffRef(first + row, begin);
+      if constexpr (std::same_as<Memory, Tape>) {
+        std::copy_n(&hidden(memory).coeffRef(first + row, begin), columns, to);
+      }
+      kernels::scale_row(weight[row], columns, to);
+    }
   });
   for (Index row = 0; config_.output_gate && part.number == 0 && row < rows; ++row) {
     const W dot = kernels::dot(&x.coeffRef(row, 0), params_.output_gate.data(), d_in());
@@ -275,16 +303,22 @@ template <Real T>
 template <class Memory>
 void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y, detail::Part part,
                                int worker) const {
-  const detail::Projection<const Matrix<T>> down{params_.down, params_.down_bias};
-  const ConstMatrixRef<T> h = hidden(memory).block(first, 0, y.rows(), d_ff());
+  const auto down_from = [&](Index row) -> detail::Projection<const Matrix<T>> {
+    return {params_.down, params_.down_bias, weights_from(memory, first + row)};
+  };
+  const ConstMatrixRef<T> h = weighted(memory).block(first, 0, y.rows(), d_ff());
   Packing& packing = packing_of(memory, worker);
   for_panels(d_out(), part, [&](Index begin, Index columns) {
-    if (!config_.output_gate) {
-      return detail::project<T, T>(h, down, begin, y.middleCols(begin, columns), packing);
+    if (!config_.output_gate && memory.hidden_weight.empty()) {
+      return detail::project<T, T>(h, down_from(0), begin, y.middleCols(begin, columns), packing);
     }
     sums_of(memory, worker)
         .write(y.middleCols(begin, columns), [&](MatrixRef<W> sums, Index row, Index col) {
-          detail::project<T, W>(h.middleRows(row, sums.rows()), down, begin + col, sums, packing);
+          detail::project<T, W>(h.middleRows(row, sums.rows()), down_from(row), begin + col, sums,
+                                packing);
+          if (!config_.output_gate) {
+            return;
+          }
           if constexpr (std::same_as<Memory, Tape>) {
             kernels::copy_rows(kernels::view(sums),
                                &memory.ungated.coeffRef(first + row, begin + col),
@@ -297,76 +331,6 @@ void Expert<T>::forward_output(Memory& memory, Index first, MatrixRef<T> y, deta
   });
 }
 
-template <Real T>
-void Expert<T>::backward_gate(ConstMatrixRef<T> dy, Tape& tape, Index first) const {
-  for (Index row = 0; config_.output_gate && row < dy.rows(); ++row) {
-    const W factor = tape.factor(first + row, 0);
-    const W dfactor =
-        kernels::dot(&dy.coeffRef(row, 0), &tape.ungated.coeffRef(first + row, 0), d_out());
-    tape.dfactor(first + row, 0) = dfactor * (factor * (W(1) - factor));
-    auto dungated = tape.dungated.block(first + row, 0, 1, d_out());
-    dungated = dy.row(row);
-    kernels::scale_row(factor, d_out(), dungated.data());
-  }
-}
-
-template <Real T>
-void Expert<T>::backward_hidden(ConstMatrixRef<T> dy, Tape& tape, Index first, detail::Part part,
-                                int worker) const {
-  const Index rows = dy.rows(), gate_rows = config_.gated ? rows : 0;
-  const Index first_gate = config_.gated ? first : 0;
-  const ConstMatrixRef<T> dungated = ungated(dy, tape, first);
-  for_panels(d_ff(), part, [&](Index begin, Index columns) {
-    auto dup = tape.dup.block(first, begin, rows, columns);
-    kernels::gemm<T>(kernels::view(dungated),
-                     kernels::view(params_.down.middleCols(begin, columns)), dup,
-                     kernels::Update::assign, packing_of(tape, worker));
-    activate_rows_backward<T>(config_, tape.gate.block(first_gate, begin, gate_rows, columns),
-                              tape.up.block(first, begin, rows, columns),
-                              tape.dgate.block(first_gate, begin, gate_rows, columns), dup);
-  });
-}
-
-template <Real T>
-void Expert<T>::backward_input(Tape& tape, Index first, MatrixRef<T> dx, detail::Part part,
-                               int worker) const {
-  const Index begin = part.begin(d_in(), panel), columns = part.end(d_in(), panel) - begin;
-  sums_of(tape, worker)
-      .write(dx.middleCols(begin, columns), [&](MatrixRef<W> sums, Index row, Index col) {
-        const auto multiply_back = [&](const Matrix<T>& dz, const Matrix<T>& weight,
-                                       kernels::Update update) {
-          kernels::gemm<T, W>(kernels::view(dz.block(first + row, 0, sums.rows(), d_ff())),
-                              kernels::view(weight.middleCols(begin + col, sums.cols())), sums,
-                              update, packing_of(tape, worker));
-        };
-        multiply_back(tape.dup, params_.up, kernels::Update::assign);
-        if (config_.gated) {
-          multiply_back(tape.dgate, params_.gate, kernels::Update::add);
-        }
-        for (Index r = 0; config_.output_gate && r < sums.rows(); ++r) {
-          kernels::add_rows<T>(params_.output_gate.middleCols(begin + col, sums.cols()),
-                               &tape.dfactor.coeffRef(first + row + r, 0), &sums.coeffRef(r, 0));
-        }
-      });
-}
-
-template <Real T>
-void Expert<T>::backward_params(const TapedRows& rows, Tape& tape, Grads& grads, detail::Part part,
-                                int worker) const {
-  const Index first = rows.first, count = rows.x.rows();
-  Packing& packing = packing_of(tape, worker);
-  detail::project_backward<T>(tape.hidden.block(first, 0, count, d_ff()),
-                              ungated(rows.dy, tape, first), part, {grads.down, grads.down_bias},
-                              packing);
-  detail::project_backward<T>(rows.x, tape.dup.block(first, 0, count, d_ff()), part,
-                              {grads.up, grads.up_bias}, packing);
-  if (config_.gated) {
-    detail::project_backward<T>(rows.x, tape.dgate.block(first, 0, count, d_ff()), part,
-                                {grads.gate, grads.gate_bias}, packing);
-  }
-  if (config_.output_gate && part.number == 0 && count > 0) {
-    kernels::add_rows<T>(rows.x, &tape.dfactor.coeffRef(first, 0), grads.output_gate.data());
-  }
-}
-
 }  // namespace moe::inline MOE_INSTRUCTION_SET
+
+#include "expert_backward.hpp"

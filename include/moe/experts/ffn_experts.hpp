@@ -19,6 +19,8 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
   /// Most rows in a part of a group: enough to pay for reading a weight from memory and packing it.
   static constexpr Index part_rows = 1024;
 
+  static constexpr bool weighs_hidden = true;
+
   /// Rows of all experts. It only grows.
   template <class Memory>
   struct MemoryOf {
@@ -30,6 +32,7 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
   struct Tape : MemoryOf<typename Expert<T>::Tape> {
     detail::Owner owner;                      ///< the set whose forward it holds
     std::vector<detail::Owner> expert_owner;  ///< (E), of those that have rows
+    std::span<const Wide<T>> dhidden_weight;  ///< (S) if hidden rows have weights
   };
 
   using TrainableExpertList<Expert<T>>::TrainableExpertList;
@@ -45,6 +48,7 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
     }
     cut_groups(input.groups, part_rows, memory.parts);
     const ConstMatrixRef<T> x = gather_rows(input, memory.gathered, threads);
+    memory.rows.hidden_weight = input.hidden_weight;
     for (const Expert<T>& expert : *this) {  // they may differ in width
       expert.reserve(memory.rows, input.groups.num_rows(), threads);
     }
@@ -119,9 +123,12 @@ void FfnExperts<T>::backward(const ExpertInput<T>& input, ConstMatrixRef<T> drow
                              int threads) const {
   this->check_set_backward(input, drows, tape, dx_rows, grads);
   check_tape(tape, {"experts"});
+  detail::throw_unless(input.hidden_weight.empty() == tape.rows.hidden_weight.empty(),
+                       "experts: hidden_weight is not as in the forward, expected in both or none");
   reserve_threads(tape, threads);
   const ConstMatrixRef<T> x =
       input.in_order() ? input.x : ConstMatrixRef<T>(tape.gathered.leftCols(this->d_in()));
+  tape.rows.hidden_weight = input.hidden_weight;
   for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int) {
     const Index first = part.begin(group.rows()), rows = part.end(group.rows()) - first;
     of(group.expert)
@@ -130,6 +137,15 @@ void FfnExperts<T>::backward(const ExpertInput<T>& input, ConstMatrixRef<T> drow
   for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int worker) {
     of(group.expert).backward_hidden(of(drows, group), tape.rows, group.begin, part, worker);
   });
+  if (!input.hidden_weight.empty()) {
+    for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int) {
+      const Index first = part.begin(group.rows()), rows = part.end(group.rows()) - first;
+      of(group.expert)
+          .backward_weight(drows.middleRows(group.begin + first, rows), tape.rows,
+                           group.begin + first);
+    });
+    tape.dhidden_weight = tape.rows.dweight;
+  }
   for_stage(tape.parts, threads, [&](const GroupPart& group, detail::Part part, int worker) {
     of(group.expert).backward_input(tape.rows, group.begin, of(dx_rows, group), part, worker);
   });
@@ -171,7 +187,7 @@ std::vector<Expert<T>> make_experts(const MoEConfig& config, std::uint64_t seed)
   std::vector<std::optional<Expert<T>>> made(static_cast<std::size_t>(config.num_experts));
   detail::parallel_for(config.num_experts, detail::num_threads(0), [&](Index e, int) {
     made[static_cast<std::size_t>(e)].emplace(
-        typename Expert<T>::Sizes{config.d_model, config.d_ff, config.output_width()},
+        typename Expert<T>::Sizes{config.expert_d_in(), config.d_ff, config.expert_d_out()},
         config.expert, detail::seed_of(seed, 2 + static_cast<std::uint64_t>(e)));
   });
   std::vector<Expert<T>> experts;

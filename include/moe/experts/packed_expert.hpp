@@ -67,6 +67,7 @@ struct PackedExpert {
     std::span<const Input* const> input;   ///< a row of x each
     std::span<const Input* const> hidden;  ///< a row of hidden each
     Input* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
+    const W* weight;                       ///< of each hidden row, null if they have none
     W* factor;                             ///< sigmoid(x . output_gate) of each, if there is one
     W* first_out;                          ///< outputs follow each other, D_out wide,
     Index out_stride;                      ///< so far apart
@@ -108,6 +109,10 @@ void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
     constexpr bool gated = decltype(pair)::gated;
     for (Index row = 0; row < tile.count; ++row, sums += up.cols, hidden += down.depth()) {
       const W* up_sums = gated ? sums + share : sums;
+      const auto weighted = [&](const auto& value) {
+        return rows.weight == nullptr ? value
+                                      : kernels::LanesOr<W>(rows.weight[tile.row + row]) * value;
+      };
       kernels::for_lanes<W>(size, [&](auto at) {
         auto u = at.load(up_sums);
         if (config.bias) {
@@ -118,9 +123,9 @@ void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
           if (config.bias) {
             gate = gate + at.load(gate_bias.data() + begin);
           }
-          at.store(hidden + begin, kernels::rounded_to<Precision>(pair.value(gate, u)));
+          at.store(hidden + begin, kernels::rounded_to<Precision>(weighted(pair.value(gate, u))));
         } else {
-          at.store(hidden + begin, kernels::rounded_to<Precision>(pair.value(u)));
+          at.store(hidden + begin, kernels::rounded_to<Precision>(weighted(pair.value(u))));
         }
       });
       if (begin + size == up.num_outputs()) {
@@ -141,8 +146,11 @@ void PackedExpert<S>::finish_down(const Finished& tile, const Rows& rows) const 
   for (Index row = 0; row < tile.count; ++row, sums += down.cols, out += rows.out_stride) {
     kernels::for_lanes<W>(size, [&](auto at) {
       auto value = at.load(sums);
-      if (config.bias) {
+      if (config.bias && rows.weight == nullptr) {
         value = value + at.load(down_bias.data() + begin);
+      } else if (config.bias) {
+        const kernels::LanesOr<W> weight(rows.weight[tile.row + row]);
+        value = kernels::madd(weight, at.load(down_bias.data() + begin), value);
       }
       if (config.output_gate) {
         value = value * kernels::Lanes<W>(rows.factor[tile.row + row]);

@@ -21,6 +21,7 @@ class PackedExperts {
  public:
   using W = Wide<S>;
   using Input = typename PackedMatrix<S>::Input;
+  static constexpr bool weighs_hidden = true;
 
   /// Memory of a call. It only grows.
   struct Scratch {
@@ -78,7 +79,7 @@ class PackedExperts {
 
   void list_inputs(const ExpertInput<W>& input, int threads, Scratch& scratch) const;
   void store_inputs(const ExpertInput<W>& input, int threads, Scratch& scratch) const;
-  void list_jobs(const RowGroups& groups, MatrixRef<W> rows, Scratch& scratch) const;
+  void list_jobs(const ExpertInput<W>& input, MatrixRef<W> rows, Scratch& scratch) const;
   /// body(job, part of its panels, memory) for all jobs, in enough parts to keep every thread busy.
   template <class Body>
   static void for_jobs(Scratch& scratch, int threads, Body&& body);
@@ -139,7 +140,7 @@ void PackedExperts<S>::forward(const ExpertInput<W>& input, MatrixRef<W> rows, S
                                int threads) const {
   check_set_call(*this, input, rows);
   list_inputs(input, threads, scratch);
-  list_jobs(input.groups, rows, scratch);
+  list_jobs(input, rows, scratch);
   for_jobs(scratch, threads, [](const Job& job, detail::Part part, const auto& memory) {
     job.expert->multiply_up(job.rows, part, memory);
   });
@@ -189,8 +190,10 @@ void PackedExperts<S>::store_inputs(const ExpertInput<W>& input, int threads,
 }
 
 template <Storage S>
-void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
+void PackedExperts<S>::list_jobs(const ExpertInput<W>& input, MatrixRef<W> rows,
                                  Scratch& scratch) const {
+  const RowGroups& groups = input.groups;
+  const W* weight = input.hidden_weight.empty() ? nullptr : input.hidden_weight.data();
   const Index num_rows = groups.num_rows();
   Index depth = 0;  // of the widest expert
   for (const PackedExpert<S>& expert : experts_) {
@@ -217,6 +220,7 @@ void PackedExperts<S>::list_jobs(const RowGroups& groups, MatrixRef<W> rows,
                             {.input = {scratch.input_rows.data() + first, size},
                              .hidden = {scratch.hidden_rows.data() + first, size},
                              .first_hidden = hidden,
+                             .weight = weight == nullptr ? nullptr : weight + part.begin,
                              .factor = scratch.factors.data() + first,
                              .first_out = &rows.coeffRef(part.begin, 0),
                              .out_stride = rows.outerStride()}});

@@ -13,27 +13,40 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
-/// A weight (out, in) with its bias (1, out) or none, or the gradients of both.
+/// A weight (out, in) with its bias (1, out) or none, or the gradients of both; and what each of
+/// the n rows multiplies the bias with, null for ones.
 template <class M>
 struct Projection {
   M &weight, &bias;
+  const Wide<typename M::Scalar>* bias_weight = nullptr;
 };
 
-/// z (n, columns) = x (n, in) weight^T + bias, for the columns [begin, begin + z.cols()). C is T or
-/// Wide<T>.
+/// z (n, columns) += the bias of each row, if there is one.
+template <Real T, Real C>
+void add_bias(const Projection<const Matrix<T>>& to, Index begin, MatrixRef<C> z) {
+  for (Index row = 0; to.bias.size() > 0 && row < z.rows(); ++row) {
+    kernels::add_rows<T>(to.bias.middleCols(begin, z.cols()),
+                         to.bias_weight == nullptr ? nullptr : to.bias_weight + row,
+                         &z.coeffRef(row, 0));
+  }
+}
+
+/// z (n, columns) = x (n, in) weight^T + the bias of each row, for the columns
+/// [begin, begin + z.cols()). C is T or Wide<T>.
 template <Real T, Real C>
 void project(ConstMatrixRef<T> x, const Projection<const Matrix<T>>& to, Index begin,
              MatrixRef<C> z, kernels::GemmMemory<T>& packing) {
   const auto weight = kernels::view(to.weight.middleRows(begin, z.cols()));
   // In 16 bits the sum begins with the bias: added in the end it would be rounded once more.
   const bool bias_first = to.bias.size() > 0 && !std::same_as<T, Wide<T>>;
-  for (Index row = 0; bias_first && row < z.rows(); ++row) {
-    z.row(row) = to.bias.middleCols(begin, z.cols()).template cast<C>();
+  if (bias_first) {
+    z.setZero();
+    add_bias<T, C>(to, begin, z);
   }
   kernels::gemm<T, C>(kernels::view(x), weight.transpose(), z,
                       bias_first ? kernels::Update::add : kernels::Update::assign, packing);
-  for (Index row = 0; !bias_first && to.bias.size() > 0 && row < z.rows(); ++row) {
-    z.row(row) += to.bias.middleCols(begin, z.cols()).template cast<C>();
+  if (!bias_first) {
+    add_bias<T, C>(to, begin, z);
   }
 }
 
@@ -49,7 +62,7 @@ void project_backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dz, Part part,
                             kernels::view(x), grad.weight.middleRows(begin, rows),
                             kernels::Update::add, packing);
   if (grad.bias.size() > 0) {
-    kernels::add_rows<T>(dz.middleCols(begin, rows), nullptr, grad.bias.data() + begin);
+    kernels::add_rows<T>(dz.middleCols(begin, rows), grad.bias_weight, grad.bias.data() + begin);
   }
 }
 

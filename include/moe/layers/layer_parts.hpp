@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a layer is made of: a router, a set of experts, perhaps a shared expert; their sizes, and
-// the walk over their parameters.
+// What a layer is made of: a router, a set of experts, perhaps a shared expert and projections
+// around the set; their sizes, and the walk over their parameters.
 #pragma once
 
 #include <optional>
@@ -9,6 +9,7 @@
 
 #include "../experts/dense_ffn.hpp"
 #include "../experts/each_expert.hpp"
+#include "../experts/latent.hpp"
 #include "../experts/packed_experts.hpp"
 #include "../routing/router.hpp"
 
@@ -49,11 +50,12 @@ struct SharedOf<Wide<S>, PackedExperts<S>> {
 };
 
 /// Like the parameters of a layer, in float at least: their gradients, or an optimiser's moments.
-template <class RouterT, class Set, class Shared>
+template <class RouterT, class Set, class Shared, class LatentT>
 struct LayerGrads {
   GradsOf<RouterT> router;
   GradsOf<Set> experts;
-  GradsOf<Shared> shared;  ///< empty without a shared expert
+  GradsOf<Shared> shared;   ///< empty without a shared expert
+  GradsOf<LatentT> latent;  ///< likewise
 };
 
 /// The parts of a MoELayer, as its template says.
@@ -63,15 +65,21 @@ class LayerParts {
   using W = Wide<T>;
   using Set = typename SetOf<T, E>::type;
   using Shared = typename SharedOf<T, Set>::type;
-  using Grads = LayerGrads<RouterT, Set, Shared>;
+  using Grads = LayerGrads<RouterT, Set, Shared, Latent<T>>;
 
-  /// Throws std::invalid_argument if their sizes disagree.
-  LayerParts(RouterT router, Set experts, const LayerOptions& options, std::optional<Shared> shared)
+  /// Throws std::invalid_argument if their sizes disagree, or the options ask the set for what it
+  /// has not.
+  LayerParts(RouterT router, Set experts, const LayerOptions& options, std::optional<Shared> shared,
+             std::optional<Latent<T>> latent)
       : router_(std::move(router)),
         experts_(std::move(experts)),
         options_(options),
-        shared_(std::move(shared)) {
+        shared_(std::move(shared)),
+        latent_(std::move(latent)) {
     options_.validate();
+    detail::throw_unless(WeighsHidden<Set> || options_.weight_on != WeightOn::hidden,
+                         "MoELayer: weight_on is hidden, expected input or output with experts "
+                         "whose hidden rows the layer does not see");
     check_params({});
   }
 
@@ -84,10 +92,13 @@ class LayerParts {
     if (shared_) {
       moe::check_params(*shared_, {.word = "shared", .part = &name});
     }
+    if (latent_) {
+      latent_->check_params({.word = "latent", .part = &name});
+    }
   }
 
-  Index d_in() const { return experts_.d_in(); }
-  Index d_out() const { return experts_.d_out(); }
+  Index d_in() const { return latent_ ? latent_->d_in() : experts_.d_in(); }
+  Index d_out() const { return latent_ ? latent_->d_out() : experts_.d_out(); }
   Index num_experts() const { return experts_.num_experts(); }
   const LayerOptions& options() const { return options_; }
   /// Those of a forward, if all rows go to the largest experts; infinite where a part states none.
@@ -97,7 +108,8 @@ class LayerParts {
       choices = router_.top_k();
     }
     return detail::multiply_adds(router_, rows) + detail::multiply_adds(experts_, rows * choices) +
-           (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0);
+           (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0) +
+           (latent_ ? latent_->multiply_adds(rows) : 0.0);
   }
   RouterT& router() { return router_; }
   const RouterT& router() const { return router_; }
@@ -105,12 +117,20 @@ class LayerParts {
   const Set& experts() const { return experts_; }
   std::optional<Shared>& shared() { return shared_; }
   const std::optional<Shared>& shared() const { return shared_; }
+  std::optional<Latent<T>>& latent() { return latent_; }
+  const std::optional<Latent<T>>& latent() const { return latent_; }
 
   /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
   Grads zero_grads() const requires TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
-    Grads grads{.router = zero_grads_of(router_), .experts = zero_grads_of(experts_), .shared = {}};
+    Grads grads{.router = zero_grads_of(router_),
+                .experts = zero_grads_of(experts_),
+                .shared = {},
+                .latent = {}};
     if (shared_) {
       grads.shared = zero_grads_of(*shared_);
+    }
+    if (latent_) {
+      grads.latent = zero_grads_of(*latent_);
     }
     return grads;
   }
@@ -136,6 +156,9 @@ class LayerParts {
     if (layer.shared()) {
       walk_params(*layer.shared(), {.word = "shared", .part = &name}, visit, grads.shared...);
     }
+    if (layer.latent()) {
+      walk_params(*layer.latent(), {.word = "latent", .part = &name}, visit, grads.latent...);
+    }
   }
 
  protected:
@@ -145,6 +168,12 @@ class LayerParts {
     if constexpr (requires { router_.d_model(); }) {
       detail::throw_unless(router_.d_model() == d_in(), "MoELayer: the router is ",
                            router_.d_model(), " wide, expected ", d_in());
+    }
+    if (latent_) {
+      detail::throw_unless(
+          experts_.d_in() == latent_->width() && experts_.d_out() == latent_->width(),
+          "MoELayer: the experts are ", experts_.d_in(), " to ", experts_.d_out(),
+          " wide, expected the latent width ", latent_->width());
     }
     if (shared_) {
       detail::throw_unless(shared_->d_in() == d_in() && shared_->d_out() == d_out(),
@@ -157,6 +186,7 @@ class LayerParts {
   Set experts_;
   LayerOptions options_;
   std::optional<Shared> shared_;
+  std::optional<Latent<T>> latent_;
 
  private:
   template <class Visit>

@@ -29,6 +29,7 @@ struct LayerScratch : Routed<T, RouterT> {
   typename Set::Scratch experts;
   GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Scratch shared;
+  typename Latent<T>::Scratch latent;
 };
 
 /// The rows of a call that trains.
@@ -39,6 +40,8 @@ struct LayerWork {
   typename Set::Tape experts;
   GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Tape shared;
+  typename Latent<T>::Tape latent;
+  GrowingMatrix<T> latent_x, latent_dy;  ///< where there is padding that it may not look at
   RoutingGradient<Wide<T>> gradient;
   GrowingMatrix<T> drows, dx_rows;        ///< (S, D_out), (S, D_in) gradients of the rows
   GrowingMatrix<T> shared_dx;             ///< (N, D_in)

@@ -27,19 +27,24 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   using Tape = LayerTape<T, RouterT, Set>;
   using RecomputingTape = RecomputingLayerTape<T, RouterT, Set>;
 
-  /// Router, experts and shared expert of the config, with random weights from the seed.
+  /// Router, experts, shared expert and latent part of the config, with random weights from the
+  /// seed.
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
       std::same_as<Set, FfnExperts<T>>
       : MoELayer(make_router<T>(config, seed), Set(make_experts<T>(config, seed)), config.options(),
-                 make_shared_expert<T>(config, seed)) {}
+                 make_shared_expert<T>(config, seed), make_latent<T>(config, seed)) {}
 
-  /// Takes ready parts. Throws std::invalid_argument if their sizes disagree.
+  /// Takes ready parts. Throws std::invalid_argument as LayerParts says.
   MoELayer(RouterT router, std::vector<E> experts, const LayerOptions& options = {},
-           std::optional<Shared> shared = std::nullopt) requires ExpertLike<E, T>
-      : MoELayer(std::move(router), Set(std::move(experts)), options, std::move(shared)) {}
+           std::optional<Shared> shared = std::nullopt,
+           std::optional<Latent<T>> latent = std::nullopt) requires ExpertLike<E, T>
+      : MoELayer(std::move(router), Set(std::move(experts)), options, std::move(shared),
+                 std::move(latent)) {}
   MoELayer(RouterT router, std::same_as<Set> auto experts, const LayerOptions& options = {},
-           std::optional<Shared> shared = std::nullopt)
-      : Parts(std::move(router), std::move(experts), options, std::move(shared)) {}
+           std::optional<Shared> shared = std::nullopt,
+           std::optional<Latent<T>> latent = std::nullopt)
+      : Parts(std::move(router), std::move(experts), options, std::move(shared),
+              std::move(latent)) {}
 
   /// Inference: y (N, d_out) = layer(x (N, d_in)), or of {x, router_x}; N may be 0. y may be x
   /// itself. Throws std::invalid_argument on other shapes, also of parameters, or options that do
@@ -110,7 +115,8 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   }
 
  private:
-  using Parts::check_parts, Parts::experts_, Parts::options_, Parts::router_, Parts::shared_;
+  using Parts::check_parts, Parts::experts_, Parts::latent_, Parts::options_, Parts::router_,
+      Parts::shared_;
 
   static constexpr bool trains = TrainableInLayer<E, T> && TrainableRouter<RouterT, T>;
 
@@ -119,6 +125,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     moe::check_params(router_, {"router"});
     if (shared_) {
       moe::check_params(*shared_, {"shared"});
+    }
+    if (latent_) {
+      latent_->check_params({"latent"});
     }
     detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
     call.validate(x.rows(), num_experts());
@@ -155,13 +164,22 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     detail::with_team(threads, [&] {
       write_routed(input.router_x, call, routed);
       compute(input.x, routed, memory, threads);
-      MatrixRef<T> shared_out = memory.shared_out;
-      combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory),
-                      {shared_ ? &shared_out : nullptr,
-                       nullptr,
-                       {options_.routed_scale, options_.shared_scale}},
-                      y, threads);
+      combine(routed, memory, y, threads);
     });
+  }
+
+  template <class Memory>
+  void combine(const Routed<T, RouterT>& routed, Memory& memory, MatrixRef<T> y,
+               int threads) const {
+    const MatrixRef<T> shared_out = memory.shared_out;
+    const CombineBase<T> base(shared_ ? &shared_out : nullptr, nullptr,
+                              {options_.routed_scale, options_.shared_scale});
+    if (!latent_) {
+      return combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory), base, y,
+                             threads);
+    }
+    latent_->leave(memory.latent, y, threads);
+    add_base<T>(base, y, threads);
   }
 
   /// The outputs of the routed and the shared experts, and all that backward needs of them.
@@ -170,8 +188,17 @@ class MoELayer : public LayerParts<T, RouterT, E> {
                int threads) const {
     const Index num_rows = routed.plan.num_rows();
     gather_weights(routed.routing.weight, routed.plan, memory.row_weight);
-    memory.rows.resize(num_rows, d_out());
+    memory.rows.resize(num_rows, experts_.d_out());
+    if (latent_) {
+      latent_->enter(x, memory.latent, threads);
+    }
     experts_.forward(expert_input(x, routed, memory), memory.rows, memory.experts, threads);
+    if (latent_) {
+      memory.latent.combined.resize(x.rows(), latent_->width());
+      combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory), nullptr,
+                      memory.latent.combined, threads);
+      latent_->normalise(memory.latent, threads);
+    }
     if (shared_) {
       memory.shared_out.resize(x.rows(), d_out());
       shared_->forward(x, memory.shared_out, memory.shared,
@@ -182,7 +209,16 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   template <class Memory>
   ExpertInput<T> expert_input(ConstMatrixRef<T> x, const Routed<T, RouterT>& routed,
                               const Memory& memory) const {
-    return {x, routed.plan.groups(), weight_on(WeightOn::input, memory)};
+    return {expert_x(x, memory), routed.plan.groups(), weight_on(WeightOn::input, memory),
+            weight_on(WeightOn::hidden, memory)};
+  }
+  /// What the routed experts read.
+  template <class Memory>
+  ConstMatrixRef<T> expert_x(const ConstMatrixRef<T>& x, const Memory& memory) const {
+    if (latent_) {
+      return memory.latent.inside;
+    }
+    return x;
   }
   /// The weights of the rows (S) if they act there, else nothing.
   template <class Memory>
@@ -202,9 +238,13 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     routed.owner.clear();
     work.owner.clear();
     work.shared.owner.clear();
+    work.latent.owner.clear();
     run(input, y, routed, work, call);
     routed.owner.set(identity_);
     work.owner.set(identity_);
+    if (latent_) {
+      latent_->own(work.latent);
+    }
   }
 
   void check_routed(const TapedRouting<T, RouterT>& routed, const ParameterName& name) const {
@@ -219,6 +259,8 @@ class MoELayer : public LayerParts<T, RouterT, E> {
                       "other calls used the memory of the tape, expected its forward last");
     detail::check_own(shared_ ? shared_->owns(work.shared) : work.shared.owner.is_nobody(), name,
                       "the tape is of another shared expert, expected this layer's");
+    detail::check_own(latent_ ? latent_->owns(work.latent) : work.latent.owner.is_nobody(), name,
+                      "the tape is of another latent part, expected this layer's");
     if (shared_) {
       moe::check_tape(*shared_, work.shared, {.word = "shared", .part = &name});
     }
@@ -250,79 +292,29 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     check_grads(*this, {}, grads);
   }
 
-  /// The pipeline from right to left.
+  /// The pipeline from right to left: moe_layer_backward.hpp.
   template <class Work>
   void run_back(const LayerInput<T>& input, ConstMatrixRef<T> dy,
                 const TapedRouting<T, RouterT>& routed, Work& work,
-                const LayerInputGrads<T>& dinput, Grads& grads) const {
-    const int threads = routed.num_threads;
-    const ConstMatrixRef<T> x = input.x;
-    MatrixRef<T> dx = dinput.dx, router_dx = dinput.router_dx;
-    const Index num_rows = routed.plan.num_rows();
-    work.dx_rows.resize(num_rows, d_in());
-    const ConstMatrixRef<T> routed_dy =
-        scaled_rows<T>(dy, options_.routed_scale, work.routed_dy, threads);
-    const ConstMatrixRef<T> drows = gather_rows<T>(
-        {routed_dy, routed.plan.groups(), weight_on(WeightOn::output, work)}, work.drows, threads);
-    experts_.backward(expert_input(x, routed, work), drows, work.experts, work.dx_rows,
-                      grads.experts, threads);
-    weights_back(x, routed_dy, routed, work);
-    router_back(input.router_x, routed, work, router_dx, grads.router);
-    if (shared_) {
-      work.shared_dx.resize(x.rows(), d_in());
-      shared_->backward(x, scaled_rows<T>(dy, options_.shared_scale, work.shared_dy, threads),
-                        work.shared, work.shared_dx, grads.shared);
-    }
-    const MatrixRef<T> shared_dx = work.shared_dx;
-    const MatrixRef<T>* const from_router = dinput.apart ? nullptr : &dx;
-    const MatrixRef<T>* const from_shared = shared_ ? &shared_dx : nullptr;
-    combine_rows<T>(work.dx_rows, routed.plan,
-                    weighted_when_added ? weight_on(WeightOn::input, work) : std::span<const W>(),
-                    {from_router, from_shared}, dx, threads);
-    const auto& padding = routed.routing.padding;
-    detail::for_rows(static_cast<Index>(padding.size()), threads, [&](Index token) {
-      if (padding[static_cast<std::size_t>(token)] != 0) {
-        dx.row(token).setZero();
-        router_dx.row(token).setZero();
-      }
-    });
-  }
-
+                const LayerInputGrads<T>& dinput, Grads& grads) const;
+  /// dx = from the experts and, of an input of one, from the router, which has written it there.
+  template <class Work>
+  void input_back(ConstMatrixRef<T> x, const TapedRouting<T, RouterT>& routed, Work& work,
+                  const LayerInputGrads<T>& dinput, Grads& grads) const;
   template <class Work, class RouterGrads>  // a router that only infers has none
   void router_back(const ConstMatrixRef<T>& x, const TapedRouting<T, RouterT>& routed, Work& work,
-                   MatrixRef<T> dx, RouterGrads& grads) const {
-    if constexpr (LeavesOutPadding<RouterT>) {
-      router_.backward(x, routed.routing, work.gradient, dx, grads);
-    } else {
-      const ConstMatrixRef<T> tokens = detail::without_padding<T>(
-          x, routed.routing, work.gradient, work.router_x, routed.num_threads);
-      router_.backward(tokens, routed.routing, work.gradient, dx, grads);
-    }
-  }
+                   MatrixRef<T> dx, RouterGrads& grads) const;
+  template <class Work>
+  void weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                    const TapedRouting<T, RouterT>& routed, Work& work) const;
 
   /// Whether weights of inputs meet the rows of dx where these are added up, and not before: in 16
   /// bits each would be rounded once more.
   static constexpr bool weighted_when_added = !std::same_as<T, W>;
 
-  /// The gradients of the router's weights; where those act on the inputs, dx_rows takes them in.
-  template <class Work>
-  void weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
-                    const TapedRouting<T, RouterT>& routed, Work& work) const {
-    const bool on_input = options_.weight_on == WeightOn::input;
-    detail::for_rows(routed.plan.num_rows(), routed.num_threads, [&](Index row) {
-      const auto slot = static_cast<std::size_t>(row);
-      const Index token = routed.plan.token()[slot];
-      T* dx_row = &work.dx_rows.coeffRef(row, 0);
-      work.gradient.weight(token, routed.plan.choice()[slot]) +=
-          on_input ? kernels::dot(&x.coeffRef(token, 0), dx_row, d_in())
-                   : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), d_out());
-      if (on_input && !weighted_when_added) {
-        kernels::scale_row(work.row_weight[slot], d_in(), dx_row);
-      }
-    });
-  }
-
   detail::Identity identity_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
+
+#include "moe_layer_backward.hpp"

@@ -40,8 +40,12 @@ auto pack(const MoELayer<T, RouterT, E>& layer) {
   if (layer.shared()) {
     shared.emplace(PackedExperts<S>(layer.shared()->set()));
   }
+  std::optional<Latent<Wide<S>>> latent;
+  if (layer.latent()) {
+    latent.emplace(layer.latent()->template cast<Wide<S>>());
+  }
   return Packed(std::move(router), PackedExperts<S>(layer.experts()), layer.options(),
-                std::move(shared));
+                std::move(shared), std::move(latent));
 }
 
 /// The layer again, with its weights as they are stored: rounded if S is narrower than they were.
@@ -53,7 +57,7 @@ auto unpack(const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed) {
     shared.emplace(std::move(packed.shared()->set().unpack().front()));
   }
   return MoELayer<W, RouterT>(packed.router(), packed.experts().unpack(), packed.options(),
-                              std::move(shared));
+                              std::move(shared), packed.latent());
 }
 
 /// Memory of the packed weights of the experts, the shared one included.

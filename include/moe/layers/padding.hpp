@@ -26,6 +26,25 @@ void clear_padding(RoutingTable<T>& table) {
   }
 }
 
+/// Rows with zeros for padding: themselves where there is none, else a copy in `memory`.
+template <Real T>
+ConstMatrixRef<T> zero_padding(const ConstMatrixRef<T>& rows,
+                               const std::vector<std::uint8_t>& padding, GrowingMatrix<T>& memory,
+                               int num_threads) {
+  if (std::ranges::all_of(padding, [](std::uint8_t mark) { return mark == 0; })) {
+    return rows;
+  }
+  memory.resize(rows.rows(), rows.cols());
+  for_rows(rows.rows(), num_threads, [&](Index row) {
+    if (padding[static_cast<std::size_t>(row)] != 0) {
+      memory.row(row).setZero();
+    } else {
+      memory.row(row) = rows.row(row);
+    }
+  });
+  return memory;
+}
+
 /// x (N, D) with zeros for padding: itself where there is none, else a copy in `memory`. Padding
 /// has no gradient after it.
 template <Real T>

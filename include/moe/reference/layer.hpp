@@ -7,8 +7,31 @@
 
 #include "../layers/moe_layer.hpp"
 #include "capacity.hpp"
+#include "latent.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
+
+/// What the kept choices of one token add up to.
+template <Real T>
+Row routed_output(const MoELayer<T>& layer, const Row& x, const std::vector<Choice>& choices) {
+  const bool on_input = layer.options().weight_on == WeightOn::input;
+  Row sum(static_cast<std::size_t>(layer.experts().d_out()), 0.0);
+  for (const Choice& choice : choices) {
+    if (!choice.kept) {
+      continue;
+    }
+    Row input = layer.latent() ? enter_latent(*layer.latent(), x) : x;
+    for (double& value : input) {
+      value *= on_input ? choice.weight : 1.0;
+    }
+    const Expert<T>& e = layer.experts()[static_cast<std::size_t>(choice.expert)];
+    const Row output = expert(e.params(), e.config(), input);
+    for (std::size_t col = 0; col < sum.size(); ++col) {
+      sum[col] += (on_input ? 1.0 : choice.weight) * output[col];
+    }
+  }
+  return layer.latent() ? leave_latent(*layer.latent(), sum) : sum;
+}
 
 /// y (N, D_out) of a layer with our own router and experts, without noise. The router looks at
 /// router_x, or at x if that is null.
@@ -46,27 +69,17 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
 
   Matrix<double> y = Matrix<double>::Zero(x.rows(), layer.d_out());
   for (Index t = 0; t < x.rows(); ++t) {
-    const auto add = [&](double weight, const Row& row) {
+    const auto add = [&](double scale, const Row& row) {
       for (Index col = 0; col < y.cols(); ++col) {
-        y(t, col) += weight * row[static_cast<std::size_t>(col)];
+        y(t, col) += scale * row[static_cast<std::size_t>(col)];
       }
     };
-    for (const Choice& choice : routing[static_cast<std::size_t>(t)]) {
-      if (!choice.kept) {
-        continue;
-      }
-      const Expert<T>& e = layer.experts()[static_cast<std::size_t>(choice.expert)];
-      Row input = row_of(x, t);
-      const bool on_input = layer.options().weight_on == WeightOn::input;
-      for (double& value : input) {
-        value *= on_input ? choice.weight : 1.0;
-      }
-      add(layer.options().routed_scale * (on_input ? 1.0 : choice.weight),
-          expert(e.params(), e.config(), input));
-    }
+    const Row x_row = row_of(x, t);
+    add(layer.options().routed_scale,
+        routed_output(layer, x_row, routing[static_cast<std::size_t>(t)]));
     if (layer.shared() && !call.tokens.is_padding(t)) {
       const Expert<T>& e = layer.shared()->expert();
-      add(layer.options().shared_scale, expert(e.params(), e.config(), row_of(x, t)));
+      add(layer.options().shared_scale, expert(e.params(), e.config(), x_row));
     }
   }
   return y;
