@@ -46,9 +46,25 @@ void fill_place(const Matrix<T>& parameter, const Place& place, std::byte* data)
   }
 }
 
+/// The table by which a router selects, as integers of 64 bits; none of a router without.
+template <class RouterT>
+std::vector<TensorToWrite> table_of(const RouterT& router, const LayerNames& names) {
+  if constexpr (requires { router.rule().table(); }) {
+    const ExpertTable& table = router.rule().table();
+    if (table.size() > 0) {
+      return {
+          {names.table(), DType::I64, {table.rows(), table.cols()}, [&](std::span<std::byte> to) {
+             const Matrix<std::int64_t> wide = table.template cast<std::int64_t>();
+             std::memcpy(to.data(), wide.data(), to.size());
+           }}};
+    }
+  }
+  return {};
+}
+
 /// The tensors of a layer, each filled by all of the parameters that lie in it.
-template <Real T>
-std::vector<TensorToWrite> tensors_of(const MoELayer<T>& layer, const LayerNames& names,
+template <Real T, class RouterT>
+std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT>& layer, const LayerNames& names,
                                       std::optional<DType> dtype) {
   std::map<std::string, TensorToWrite> tensors;
   std::map<std::string, std::vector<std::function<void(std::byte*)>>> parts;
@@ -63,7 +79,7 @@ std::vector<TensorToWrite> tensors_of(const MoELayer<T>& layer, const LayerNames
       });
     });
   });
-  std::vector<TensorToWrite> all;
+  std::vector<TensorToWrite> all = table_of(layer.router(), names);
   for (auto& [name, tensor] : tensors) {
     tensor.fill = [fills = std::move(parts[name])](std::span<std::byte> data) {
       for (const auto& fill : fills) {
@@ -107,8 +123,8 @@ inline std::string shard_name(std::size_t number, std::size_t count) {
 /// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
 /// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
 /// model.safetensors of before. What was there stays until a whole new file takes its place.
-template <Real T>
-void save_layer(const MoELayer<T>& layer, const Family& family,
+template <Real T, class RouterT>
+void save_layer(const MoELayer<T, RouterT>& layer, const Family& family,
                 const std::filesystem::path& directory, const SaveOptions& options = {}) {
   layer.check_params({});
   moe::detail::throw_unless(
