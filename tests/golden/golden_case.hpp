@@ -3,17 +3,18 @@
 // MoELayer and measures how far every recorded tensor is off.
 #pragma once
 
-#include <moe/io/families.hpp>
-#include <moe/io/layer_names.hpp>
-#include <moe/io/place.hpp>
+#include <moe/io/family_router.hpp>
 #include <moe/moe.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "golden_facts.hpp"
 
 namespace moe::golden {
 
@@ -69,81 +70,33 @@ double relative_error(const A& got, const B& want) {
   return size > 0.0 ? difference / size : difference;
 }
 
-/// What a file's metadata say: our config, and where each of our parameters is in its weights.
-class Facts {
- public:
-  explicit Facts(const io::SafeTensors& file)
-      : config_(io::layer_config(facts_of(file),
-                                 io::ModelConfig::parse(meta(file, "config"), file.file()), 0)),
-        names_(facts_of(file), "weights.", config_.num_experts,
-               [&](const std::string& name) { return file.contains(name); }),
-        unordered_(meta(file, "semantics").find("sorted=False") != std::string::npos) {
-    const auto shape = io::ModelConfig::parse(meta(file, "shape"), file.file());
-    sequence_ = shape.size("seq");
-    tokens_ = shape.size("tokens");
-  }
-
-  const MoEConfig& config() const { return config_; }
-  Index tokens() const { return tokens_; }
-  Index sequence() const { return sequence_; }
-  bool drops() const { return config_.capacity.limited(); }
-  /// Whether the choices of a token are recorded in no order.
-  bool unordered() const { return unordered_; }
-
-  /// Of a parameter's weights; under `prefix` of its gradients, which lie in the same way.
-  template <class M>
-  io::Place place(const std::string& name, const M& parameter,
-                  const std::string& prefix = "weights") const {
-    io::Place place = names_.place(name, {parameter.rows(), parameter.cols()});
-    place.tensor.replace(0, std::string("weights").size(), prefix);
-    return place;
-  }
-
- private:
-  static const std::string& meta(const io::SafeTensors& file, const std::string& key) {
-    const auto found = file.metadata().find(key);
-    if (found == file.metadata().end()) {
-      throw std::invalid_argument(file.file() + ": no " + key + " in its metadata");
-    }
-    return found->second;
-  }
-  static const io::Family& facts_of(const io::SafeTensors& file) {
-    const std::string& name = meta(file, "family");
-    // The same family, recorded once more to tell two ways to mask its groups apart.
-    const io::Family* const family =
-        io::find_family(name == "deepseek_v3_minf" ? "deepseek_v3" : name);
-    if (family == nullptr) {
-      throw std::invalid_argument(file.file() + ": family \"" + name + "\" is unknown");
-    }
-    return *family;
-  }
-
-  MoEConfig config_;
-  io::LayerNames names_;
-  bool unordered_;
-  Index tokens_ = 0, sequence_ = 0;
-};
-
 /// One file in one scalar. Every tensor of the file must be used: see run().
-template <Real T>
+template <Real T, class RouterT>
 class Case {
  public:
-  using Layer = MoELayer<T>;
+  using Layer = MoELayer<T, RouterT>;
 
-  explicit Case(const io::SafeTensors& file)
-      : file_(file), facts_(file), layer_(facts_.config(), 0) {
+  Case(const io::SafeTensors& file, const Facts& facts)
+      : file_(file), facts_(facts), layer_(make_layer(file, facts)) {
     layer_.for_each_parameter([&](const std::string& name, auto& parameter) {
       read(facts_.place(name, parameter), parameter);
     });
     x_ = read<T>("input.x", facts_.tokens(), width());
+    expert_x_ = apart() ? read<T>("input.expert_x", facts_.tokens(), width()) : x_;
     r_ = read<T>("input.r", facts_.tokens(), width());
     call_.num_threads = 1;  // some 20 tokens
     call_.tokens.sequence_length = facts_.sequence();
+    if (facts_.config().router.selection.vocabulary > 0) {
+      used_.insert("weights.gate.tid2eid");  // read by facts_.table()
+      ids_ = read<std::int32_t>("input.token_ids", facts_.tokens() / facts_.sequence(),
+                                facts_.sequence());
+      call_.tokens.ids = {ids_.data(), static_cast<std::size_t>(ids_.size())};
+    }
   }
 
   std::vector<Error> run() {
     y_.resize(x_.rows(), width());
-    layer_.forward(x_, y_, tape_, call_);
+    layer_.forward(input(), y_, tape_, call_);
     compare("output.y64", Kind::output, y_);
     if (std::is_same_v<T, float>) {
       compare("output.y", Kind::output, y_);
@@ -153,7 +106,8 @@ class Case {
     compare_router();
     compare_losses();
     for (const TensorView_& tensor : file_.tensors()) {
-      if (!used_.contains(tensor.name)) {
+      // "layer": the half of a decoder layer that is around the block, which is the model's.
+      if (!used_.contains(tensor.name) && !tensor.name.starts_with("layer")) {
         errors_.push_back({tensor.name + " (not compared)", Kind::router, std::nan(""), 0.0});
       }
     }
@@ -164,7 +118,17 @@ class Case {
   using TensorView_ = io::TensorView;
   using Loss = RoutingLoss<T>;
 
+  static Layer make_layer(const io::SafeTensors& file, const Facts& facts) {
+    const io::LayerConfig& config = facts.config();
+    return Layer(io::FamilyRouter<RouterT>::make(config, facts.table(file)),
+                 FfnExperts<T>(make_experts<T>(config, 0)), config.options(),
+                 make_shared_expert<T>(config, 0));
+  }
+
   Index width() const { return facts_.config().d_model; }
+  /// Whether the experts see other tokens than the router.
+  bool apart() const { return file_.contains("input.expert_x"); }
+  LayerInput<T> input() const { return {expert_x_, apart() ? x_ : expert_x_}; }
 
   template <class S>
   Matrix<S> read(const std::string& name, Index rows, Index cols) {
@@ -196,7 +160,7 @@ class Case {
     const auto packed = pack<T>(layer_);
     typename std::remove_const_t<decltype(packed)>::Scratch scratch;
     Matrix<T> y(x_.rows(), width());
-    packed.forward(x_, y, scratch, call_);
+    packed.forward(input(), y, scratch, call_);
     compare("output.y64", Kind::output, y);
   }
 
@@ -245,18 +209,67 @@ class Case {
       return compare_switch_losses();
     }
     if (file_.contains("aux.load_balancing")) {
-      const Loss aux = hugging_face_load_balancing_loss(tape_.routing);
+      const Loss aux = token_loss();
       compare_loss("aux.load_balancing", aux);
       compare_aux_gradients(aux);
+    }
+    if (file_.contains("aux.load_balancing_hf_wiring")) {
+      compare_hf_wiring();
     }
     if (file_.contains("aux.load_balancing_masked")) {
       const Matrix<std::uint8_t> mask = read<std::uint8_t>(
           "input.attention_mask", facts_.tokens() / facts_.sequence(), facts_.sequence());
-      const Loss masked = hugging_face_load_balancing_loss(
-          tape_.routing, {mask.data(), static_cast<std::size_t>(mask.size())});
+      const Loss masked = token_loss({mask.data(), static_cast<std::size_t>(mask.size())});
       compare_loss("aux.load_balancing_masked", masked);
       compare_aux_gradients(masked, "_masked");
     }
+  }
+
+  /// HF's goes by a softmax of the logits and its k largest, whatever the router goes by.
+  Loss token_loss(std::span<const std::uint8_t> mask = {}) const {
+    const RouterConfig& router = facts_.config().router;
+    const SelectionConfig& selection = router.selection;
+    if (router.score == Score::softmax && !selection.bias && !selection.groups) {
+      return hugging_face_load_balancing_loss(tape_.routing, mask);
+    }
+    RoutingTable<T> table = tape_.routing;
+    set_softmax(tape_.routing.logits, table);
+    Loss loss = hugging_face_load_balancing_loss(table, mask);
+    auto& gradient = loss.gradient;
+    gradient.logits.resize(table.probs.rows(), table.probs.cols());
+    for (Index t = 0; t < table.num_tokens(); ++t) {
+      const T mean = (table.probs.row(t).array() * gradient.probs.row(t).array()).sum();
+      gradient.logits.row(t) =
+          (table.probs.row(t).array() * (gradient.probs.row(t).array() - mean)).matrix();
+    }
+    gradient.probs.resize(0, 0);
+    return loss;
+  }
+
+  /// Probs become the softmax of these logits, and the choices its largest.
+  static void set_softmax(const Matrix<T>& logits, RoutingTable<T>& table) {
+    for (Index t = 0; t < logits.rows(); ++t) {
+      const auto exp = (logits.row(t).array() - logits.row(t).maxCoeff()).exp().eval();
+      table.probs.row(t) = (exp / exp.sum()).matrix();
+      std::vector<ExpertId> order(static_cast<std::size_t>(logits.cols()));
+      std::iota(order.begin(), order.end(), ExpertId{0});
+      std::stable_sort(order.begin(), order.end(),
+                       [&](ExpertId a, ExpertId b) { return logits(t, a) > logits(t, b); });
+      std::copy_n(order.begin(), table.top_k(), &table.expert.coeffRef(t, 0));
+    }
+  }
+
+  /// Of the weights of all experts, 0 of those that were not chosen, as if they were logits.
+  void compare_hf_wiring() {
+    RoutingTable<T> table = tape_.routing;
+    Matrix<T> weights = Matrix<T>::Zero(table.probs.rows(), table.probs.cols());
+    for (Index t = 0; t < table.num_tokens(); ++t) {
+      for (Index k = 0; k < table.top_k(); ++k) {
+        weights(t, table.expert(t, k)) = table.weight(t, k);
+      }
+    }
+    set_softmax(weights, table);
+    compare_loss("aux.load_balancing_hf_wiring", hugging_face_load_balancing_loss(table));
   }
 
   void compare_switch_losses() {
@@ -304,9 +317,15 @@ class Case {
   /// derived (dy = 0), and as without the loss elsewhere; a selection bias has none.
   void compare_gradients(const std::string& prefix, const Matrix<T>& dy, const Loss& losses) {
     auto grads = layer_.zero_grads();
-    Matrix<T> dx(x_.rows(), width());
-    layer_.backward(x_, dy, tape_, dx, grads, losses.gradient);
-    compare(prefix + ".x", Kind::gradient, dx);
+    Matrix<T> dx(x_.rows(), width()), router_dx(x_.rows(), width());
+    if (apart()) {
+      layer_.backward(input(), dy, tape_, {dx, router_dx}, grads, losses.gradient);
+      compare(prefix + ".x", Kind::gradient, router_dx);
+      compare(prefix + ".expert_x", Kind::gradient, dx);
+    } else {
+      layer_.backward(input(), dy, tape_, dx, grads, losses.gradient);
+      compare(prefix + ".x", Kind::gradient, dx);
+    }
     layer_.for_each_parameter(
         [&](const std::string& name, const auto&, const auto& grad) {
           const io::Place here = facts_.place(name, grad, prefix);
@@ -327,9 +346,10 @@ class Case {
   }
 
   const io::SafeTensors& file_;
-  Facts facts_;
+  const Facts& facts_;
   Layer layer_;
-  Matrix<T> x_, r_, y_;
+  Matrix<T> x_, expert_x_, r_, y_;  // the router sees x_
+  Matrix<std::int32_t> ids_;
   CallOptions call_;
   typename Layer::Tape tape_;
   std::set<std::string> used_;
@@ -339,7 +359,11 @@ class Case {
 /// Throws FormatError or std::invalid_argument if the file does not hold a golden case.
 template <Real T>
 std::vector<Error> check_file(const io::SafeTensors& file) {
-  return Case<T>(file).run();
+  const Facts facts(file);
+  return io::visit_router_type<T>(facts.config().router_type,
+                                  [&]<class RouterT>(std::type_identity<RouterT>) {
+                                    return Case<T, RouterT>(file, facts).run();
+                                  });
 }
 
 // Compiled once, in golden_case.cpp.

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -70,14 +71,48 @@ TEST_P(Golden, FloatAgreesWithFloat64RunToItsRounding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Files, Golden,
-                         testing::Values("mixtral_a", "mixtral_b", "mixtral_c",
-                                         "switch_transformers_a", "switch_transformers_b",
-                                         "switch_transformers_c", "qwen2_moe_a", "qwen2_moe_b",
-                                         "qwen2_moe_c", "qwen3_moe_b", "qwen3_5_moe_b",
-                                         "granitemoe_b", "deepseek_v2_b", "deepseek_v3_c",
-                                         "glm_moe_dsa_v"),
-                         [](const auto& file) { return std::string(file.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Files, Golden,
+    testing::Values("cohere2_moe_a", "cohere2_moe_b", "cohere2_moe_c", "deepseek_v2_a",
+                    "deepseek_v2_b", "deepseek_v3_a", "deepseek_v3_c", "deepseek_v3_minf_a",
+                    "deepseek_v3_minf_c", "deepseek_v4_a", "deepseek_v4_b", "deepseek_v4_c",
+                    "gemma4_b", "gemma4_c", "glm_moe_dsa_b", "glm_moe_dsa_v", "gpt_oss_b",
+                    "gpt_oss_c", "granitemoe_b", "granitemoe_c", "laguna_b", "laguna_c", "laguna_v",
+                    "minimax_m3_a", "minimax_m3_b", "mistral4_a", "mistral4_b", "mistral4_c",
+                    "mixtral_a", "mixtral_b", "mixtral_c", "nemotron_h_b", "olmoe_b", "olmoe_c",
+                    "phimoe_b", "phimoe_c", "qwen2_moe_a", "qwen2_moe_b", "qwen2_moe_c",
+                    "qwen3_5_moe_b", "qwen3_moe_b", "qwen3_moe_c", "step3p7_a", "step3p7_b",
+                    "step3p7_c", "switch_transformers_a", "switch_transformers_b",
+                    "switch_transformers_c"),
+    [](const auto& file) { return std::string(file.param); });
+
+/// The files in the folder of the recorded layers, without their ending.
+std::vector<std::string> recorded() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(MOE_GOLDEN_DIR)) {
+    if (entry.path().extension() == ".safetensors") {
+      names.push_back(entry.path().stem().string());
+    }
+  }
+  return names;
+}
+
+TEST(GoldenFamilies, AreProvenByTheFilesThatTheirRowsName) {
+  const auto files = recorded();
+  for (const io::Family& family : io::detail::families) {
+    const std::string begin = std::string(family.proven_by) + '_';
+    EXPECT_TRUE(family.proven_by.empty() ||
+                std::any_of(files.begin(), files.end(),
+                            [&](const std::string& name) { return name.starts_with(begin); }))
+        << family.name();
+  }
+  for (const std::string& name : files) {
+    const auto file = open(bytes_of(name));
+    const io::Family* const family = family_of_case(file.metadata().at("family"));
+    ASSERT_NE(family, nullptr) << name;
+    EXPECT_TRUE(!family->proven_by.empty() && name.starts_with(family->proven_by)) << name;
+  }
+}
 
 class GoldenCheck : public testing::TestWithParam<const char*> {};
 
@@ -107,7 +142,7 @@ TEST_P(GoldenCheck, FailsOnNaNInAnyTensorOfNumbers) {
 
 INSTANTIATE_TEST_SUITE_P(Files, GoldenCheck,
                          testing::Values("mixtral_b", "switch_transformers_a", "qwen2_moe_b",
-                                         "qwen3_5_moe_b"),
+                                         "qwen3_5_moe_b", "gpt_oss_b", "mistral4_b"),
                          [](const auto& file) { return std::string(file.param); });
 
 TEST(GoldenCheck, ThrowsOnATruncatedFile) {

@@ -32,22 +32,44 @@ TEST(Families, ListTheKnownOnesForAnUnknownOne) {
   EXPECT_EQ(find_family("mixtral minimax"), nullptr);
 }
 
+TEST(Families, SayWhatAKnownOneNeedsThatIsNotSupported) {
+  expect_fault([] { family_of_text(R"({"model_type": "kimi_k3"})"); }, "config.json", "",
+               {"model_type", "\"kimi_k3\", which needs experts of a latent width, expected one of",
+                "mixtral, qwen2_moe"});
+  expect_fault(
+      [] { family_of_text(R"({"model_type": "v", "text_config": {"model_type": "zaya"}})"); },
+      "config.json", "", {"\"v\" in \"zaya\", which needs a router that hands its state on"});
+}
+
 TEST(Families, HaveNoModelTypeTwice) {
   std::set<std::string_view> seen;
-  for (const Family& family : detail::families) {
-    for (const std::string_view type : detail::words(family.model_types)) {
-      EXPECT_TRUE(seen.insert(type).second) << type;
+  const auto add = [&](const auto& rows) {
+    for (const auto& row : rows) {
+      for (const std::string_view type : detail::words(row.model_types)) {
+        EXPECT_TRUE(seen.insert(type).second) << type;
+      }
     }
-  }
+  };
+  add(detail::families);
+  add(detail::unsupported_families);
 }
 
 TEST(Families, HaveValidRulesAndANameForEveryTensorOfTheirExperts) {
   for (const Family& family : detail::families) {
     family.rule.validate();
+    family.other_rule.rule.validate();
+    family.expert.validate();
     EXPECT_EQ(family.expert.gated, !family.experts.names->gate.name.empty()) << family.name();
     EXPECT_FALSE(family.experts.names->up.name.empty()) << family.name();
     EXPECT_FALSE(family.experts.names->down.name.empty()) << family.name();
-    EXPECT_EQ(family.expert.bias, false) << family.name();
+    EXPECT_EQ(family.expert.bias, false) << family.name();  // has_expert_bias says it
+    EXPECT_EQ(family.rule.weight.expert_scale != ExpertScale::off,
+              !family.router.expert_scale.empty())
+        << family.name();
+    EXPECT_EQ(family.router_type == RouterType::norm_router, !family.router.norm_scale.empty())
+        << family.name();
+    EXPECT_EQ(family.other_rule.rule.selection.vocabulary > 0, !family.router.table.empty())
+        << family.name();
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What layer_config() makes of a config.json, and what it refuses.
-#include "moe/io/family.hpp"
+#include "moe/io/family_config.hpp"
 
 #include "model_folder.hpp"
 #include "moe/io/families.hpp"
@@ -31,11 +31,17 @@ TEST(Family, Qwen3MoeIsASoftmaxRouterOfItsOwnExpertWidth) {
 
 TEST(Family, DeepSeekV3IsASigmoidRouterWithABiasScaleAndSharedExperts) {
   const MoEConfig config = config_of("deepseek_v3", R"({"hidden_size": 64, "n_routed_experts": 8,
-      "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_shared_experts": 2, "n_group": 1})");
+      "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_shared_experts": 2, "n_group": 4,
+      "topk_group": 2})");
   EXPECT_EQ(config.router.score, Score::sigmoid);
   EXPECT_TRUE(config.router.selection.bias);
   EXPECT_EQ(config.router.weight.scale, 2.5);
   EXPECT_EQ(config.router.weight.renormalise, true);
+  ASSERT_TRUE(config.router.selection.groups);
+  EXPECT_EQ(config.router.selection.groups->num_groups, 4);
+  EXPECT_EQ(config.router.selection.groups->kept, 2);
+  EXPECT_EQ(config.router.selection.groups->rule, GroupRule::sum_of_two_best);
+  EXPECT_EQ(config.router.selection.groups->others, OtherGroups::minus_infinity);
   ASSERT_TRUE(config.shared);
   EXPECT_EQ(config.shared->d_ff, 48);
   EXPECT_FALSE(config.shared->output_gate);
@@ -57,6 +63,112 @@ TEST(Family, GraniteTakesASoftmaxOfTheChosen) {
       "intermediate_size": 16, "num_experts_per_tok": 2, "shared_intermediate_size": 0})");
   EXPECT_EQ(config.router.weight.source, WeightSource::softmax_of_chosen);
   EXPECT_FALSE(config.shared);
+}
+
+TEST(Family, DeepSeekV2HasGroupsByTheKeyOfItsMethod) {
+  constexpr std::string_view text = R"("hidden_size": 8, "n_routed_experts": 8,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 6, "n_group": 4, "topk_group": 2)";
+  EXPECT_FALSE(config_of("deepseek_v2", joined("{", text, "}")).router.selection.groups);
+  const auto groups =
+      config_of("deepseek_v2", joined("{", text, R"(, "topk_method": "group_limited_greedy"})"))
+          .router.selection.groups;
+  ASSERT_TRUE(groups);
+  EXPECT_EQ(groups->rule, GroupRule::best);
+  EXPECT_EQ(groups->others, OtherGroups::zero);
+  EXPECT_EQ(groups->num_groups, 4);
+}
+
+TEST(Family, GptOssHasTheConstantsThatItsConfigLeavesOut) {
+  const MoEConfig config = config_of("gpt_oss", R"({"hidden_size": 8, "num_local_experts": 4,
+      "num_experts_per_tok": 2, "intermediate_size": 6, "hidden_act": "silu"})");
+  EXPECT_EQ(config.expert.activation, Activation::gelu_quick);
+  EXPECT_EQ(config.expert.limit, 7.0);
+  EXPECT_EQ(config.expert.alpha, 1.702);
+  EXPECT_EQ(config.expert.up_offset, 1.0);
+  EXPECT_TRUE(config.expert.bias);
+  EXPECT_TRUE(config.router.logits.bias);
+  EXPECT_EQ(config.router.weight.source, WeightSource::softmax_of_chosen);
+}
+
+TEST(Family, LimitsAreThoseOfTheLayerAndOfTheSharedExpertApart) {
+  constexpr std::string_view text = R"({"hidden_size": 8, "moe_num_experts": 4, "moe_top_k": 2,
+      "moe_intermediate_size": 6, "share_expert_dim": 5, "moe_router_scaling_factor": 3.0,
+      "swiglu_limits": [0.0, 7.0, null], "swiglu_limits_shared": [16.0, null, 0.0]})";
+  const MoEConfig first = config_of("step3p7", text, 0), second = config_of("step3p7", text, 1),
+                  third = config_of("step3p7", text, 2);
+  EXPECT_FALSE(first.expert.limit);
+  EXPECT_EQ(first.shared->limit, 16.0);
+  EXPECT_EQ(second.expert.limit, 7.0);
+  EXPECT_EQ(second.expert.clamp, Clamp::after);
+  EXPECT_FALSE(second.shared->limit);
+  EXPECT_FALSE(third.expert.limit);
+  EXPECT_EQ(first.routed_scale, 3.0);
+  EXPECT_EQ(first.router.weight.scale, 1.0);
+}
+
+TEST(Family, HyV4LimitsItsRoutedExpertsAlone) {
+  const MoEConfig config = config_of("hy_v4", R"({"hidden_size": 8, "n_routed_experts": 4,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 6})");
+  EXPECT_EQ(config.expert.limit, 10.0);
+  EXPECT_EQ(config.expert.clamp, Clamp::before);
+  EXPECT_FALSE(config.shared->limit);
+}
+
+TEST(Family, DeepSeekV4SelectsByTableInItsFirstLayersOrWhereItsTypesSaySo) {
+  constexpr std::string_view text = R"("hidden_size": 8, "n_routed_experts": 4, "vocab_size": 50,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 6)";
+  const auto router = [&](std::string_view more, Index layer) {
+    return config_of("deepseek_v4", joined("{", text, more, "}"), layer).router;
+  };
+  EXPECT_EQ(router("", 2).selection.vocabulary, 50);
+  EXPECT_FALSE(router("", 2).selection.bias);
+  EXPECT_EQ(router("", 3).selection.vocabulary, 0);
+  EXPECT_TRUE(router("", 3).selection.bias);
+  EXPECT_EQ(router(R"(, "num_hash_layers": 0)", 0).selection.vocabulary, 0);
+  constexpr std::string_view types = R"(, "mlp_layer_types": ["moe", "hash_moe"])";
+  EXPECT_EQ(router(types, 0).selection.vocabulary, 0);
+  EXPECT_EQ(router(types, 1).selection.vocabulary, 50);
+  EXPECT_EQ(router(types, 1).score, Score::sqrt_softplus);
+}
+
+TEST(Family, CohereAveragesUnlessItSaysOtherwise) {
+  constexpr std::string_view text = R"("hidden_size": 8, "num_experts": 4,
+      "num_experts_per_tok": 2, "intermediate_size": 6, "expert_selection_fn": "sigmoid")";
+  const MoEConfig average =
+      config_of("cohere2_moe", joined("{", text, R"(, "num_shared_experts": 2})"));
+  EXPECT_EQ(average.routed_scale, 0.5);
+  EXPECT_EQ(average.shared->scale, 0.5);
+  EXPECT_EQ(average.shared->d_ff, 12);
+  EXPECT_EQ(average.router.score, Score::sigmoid);
+  EXPECT_EQ(config_of("cohere2_moe", joined("{", text, "}")).routed_scale, 1.0);
+  EXPECT_EQ(config_of("cohere2_moe", joined("{", text, R"(, "num_shared_experts": 1,
+      "shared_expert_combination_strategy": "sum"})"))
+                .shared->scale,
+            1.0);
+}
+
+TEST(Family, RoutersOfOtherTypesHaveWhatTheyNeed) {
+  const LayerConfig gemma =
+      layer_config(*find_family("gemma4"),
+                   ModelConfig::parse(R"({"text_config": {"hidden_size": 16, "num_experts": 4,
+      "top_k_experts": 2, "moe_intermediate_size": 6, "rms_norm_eps": 1e-5,
+      "hidden_activation": "gelu_pytorch_tanh"}})",
+                                      "config.json"),
+                   0);
+  EXPECT_EQ(gemma.router_type, RouterType::norm_router);
+  EXPECT_EQ(gemma.router_norm.epsilon, 1e-5);
+  EXPECT_EQ(gemma.router_norm.factor, 0.25);
+  EXPECT_EQ(gemma.router.weight.expert_scale, ExpertScale::learned);
+  EXPECT_EQ(gemma.expert.activation, Activation::gelu_tanh);
+  const LayerConfig phi =
+      layer_config(*find_family("phimoe"),
+                   ModelConfig::parse(R"({"hidden_size": 8, "num_local_experts": 4,
+      "intermediate_size": 6, "router_jitter_noise": 0.3})",
+                                      "config.json"),
+                   0);
+  EXPECT_EQ(phi.router_type, RouterType::sparse_mixer);
+  EXPECT_EQ(phi.sparse_mixer.jitter, 0.3);
+  EXPECT_EQ(phi.router.logits.input_jitter, 0.0);
 }
 
 constexpr std::string_view sizes = R"("hidden_size": 8, "n_routed_experts": 4,
@@ -91,13 +203,15 @@ void expect_config_fault(std::string_view family, const std::string& text,
 }
 
 TEST(Family, RefusesAConfigThatItCannotObey) {
+  expect_config_fault("deepseek_v2", joined("{", sizes, R"(, "topk_method": "noaux_tc"})"),
+                      {"topk_method", "noaux_tc", "expected greedy group_limited_greedy"});
+  expect_config_fault("nemotron_h", joined("{", sizes, R"(, "moe_latent_size": 7})"),
+                      {"moe_latent_size", "7 in a config of nemotron_h", "expected none"});
+  expect_config_fault("cohere2_moe", joined("{", sizes, R"(, "intermediate_size": 6})"),
+                      {"expert_selection_fn", "nothing (where it is left out)"});
+  // The left-out eight groups of DeepSeek-V3, of four experts.
   expect_config_fault("deepseek_v3", joined("{", sizes, "}"),
-                      {"n_group", "8 (where it is left out)"});
-  expect_config_fault("deepseek_v3", joined("{", sizes, R"(, "n_group": 4})"),
-                      {"n_group", "4", "expected 1", "deepseek_v3"});
-  expect_config_fault("deepseek_v2",
-                      joined("{", sizes, R"(, "topk_method": "group_limited_greedy"})"),
-                      {"topk_method", "group_limited_greedy", "expected greedy"});
+                      {"num_groups = 8", "num_experts = 4"});
 }
 
 TEST(Family, RefusesMissingAndWrongKeys) {

@@ -139,6 +139,73 @@ TEST_F(LoadLayer, TakesASharedExpertWithItsGate) {
   EXPECT_EQ(unpack(load_packed<float>(folder(), 0)).shared()->params().gate, matrix(2, 3, D));
 }
 
+/// A layer of Gemma 4: its router and experts lie beside a dense branch and norms of the model's.
+NewTensors gemma4() {
+  NewTensors tensors;
+  const std::string layer = "model.language_model.layers.0.";
+  tensors[layer + "router.proj.weight"] = weights(1, {E, D});
+  tensors[layer + "router.scale"] = weights(2, {D});
+  tensors[layer + "router.per_expert_scale"] = weights(3, {E});
+  tensors[layer + "experts.gate_up_proj"] = stacked(10, 3, 2, F, D);
+  tensors[layer + "experts.down_proj"] = stacked(12, 3, 1, D, F);
+  tensors[layer + "mlp.gate_proj.weight"] = weights(4, {F, D});
+  tensors[layer + "pre_feedforward_layernorm_2.weight"] = weights(5, {D});
+  return tensors;
+}
+constexpr std::string_view gemma4_config = R"({"model_type": "gemma4", "text_config":
+    {"model_type": "gemma4_text", "hidden_size": 8, "moe_intermediate_size": 6, "num_experts": 4,
+     "top_k_experts": 2, "rms_norm_eps": 1e-6, "hidden_activation": "gelu_pytorch_tanh"}})";
+
+TEST_F(LoadLayer, TakesARouterOfTheFamilysType) {
+  write_model(gemma4(), gemma4_config);
+  const auto layer = load_layer<float, NormRouter<float>>(folder(), 0);
+  const auto& router = layer.router().params();
+  EXPECT_EQ(router.weight, matrix(1, E, D));
+  EXPECT_EQ(router.norm_scale, matrix(2, 1, D));
+  EXPECT_EQ(router.expert_scale, matrix(3, 1, E));
+  EXPECT_EQ(layer.experts()[1].params().down, matrix(15, D, F));
+  const auto packed = load_packed<float, NormRouter<float>>(folder(), 0);
+  EXPECT_EQ(packed.router().params().norm_scale, matrix(2, 1, D));
+}
+
+TEST_F(LoadLayer, RefusesARouterOfAnotherType) {
+  expect_bad(gemma4(), folder() / "config.json", "",
+             {"family gemma4 has a NormRouter", "not of Router"}, gemma4_config);
+}
+
+TEST_F(LoadLayer, TakesTheTableThatSelectsInSomeLayers) {
+  NewTensors tensors;
+  const std::string block = "layers.0.ffn.", table = block + "gate.tid2eid";
+  tensors[block + "gate.weight"] = weights(1, {E, D});
+  tensors[table] = tensor_of("I64", {3, 2}, std::vector<std::int64_t>{0, 1, 3, 2, 1, 3});
+  for (int e = 0; e < E; ++e) {
+    const std::string expert = joined(block, "experts.", e, ".");
+    tensors[expert + "w1.weight"] = weights(10 + 3 * e, {F, D});
+    tensors[expert + "w3.weight"] = weights(11 + 3 * e, {F, D});
+    tensors[expert + "w2.weight"] = weights(12 + 3 * e, {D, F});
+  }
+  constexpr std::string_view config = R"({"model_type": "deepseek_v4", "hidden_size": 8,
+      "moe_intermediate_size": 6, "n_routed_experts": 4, "num_experts_per_tok": 2, "vocab_size": 3,
+      "num_hash_layers": 1, "n_shared_experts": 0})";
+  write_model(tensors, config);
+  const auto layer = load_layer<float>(folder(), 0);
+  Matrix<ExpertId> wanted(3, 2);
+  wanted << 0, 1, 3, 2, 1, 3;
+  EXPECT_EQ(layer.router().rule().table(), wanted);
+  EXPECT_EQ(layer.experts()[2].params().up, matrix(17, F, D));
+
+  tensors[table] = tensor_of("I64", {2, 3}, std::vector<std::int64_t>{0, 1, 3, 2, 1, 3});
+  expect_bad(tensors, file(), table, {"I64 [2, 3]", "expected integers [3, 2]"}, config);
+  tensors[table] = tensor_of("I64", {3, 2}, std::vector<std::int64_t>{0, 1, 3, 4, 1, 3});
+  expect_bad(tensors, file(), table, {"has 4 for id 1", "num_experts = 4"}, config);
+  tensors[table] = tensor_of("I64", {3, 2}, std::vector<std::int64_t>{0, 1, 3, 2, 1, 1LL << 40});
+  expect_bad(tensors, file(), table, {"out of range", "expected numbers of experts"}, config);
+  tensors[table] = tensor_of("F32", {3, 2}, std::vector<float>(6));
+  expect_bad(tensors, file(), table, {"dtype F32"}, config);
+  tensors.erase(table);
+  expect_bad(tensors, file(), table, {"no tensor of this name", "deepseek_v4"}, config);
+}
+
 TEST_F(LoadLayer, RefusesATensorThatIsMissing) {
   NewTensors tensors = mixtral();
   const std::string name = "model.layers.0.block_sparse_moe.experts.3.w2.weight";

@@ -13,21 +13,32 @@ namespace {
 std::string config_text(std::string_view family) {
   return joined(R"({"model_type": ")", family, R"(", "hidden_size": 8, "num_experts": 4,
       "num_experts_per_tok": 2, "moe_intermediate_size": 6, "intermediate_size": 6,
-      "ffn_hidden_size": 6, "d_ff": 6, "shared_expert_intermediate_size": 3,
+      "ffn_hidden_size": 6, "moe_ffn_hidden_size": 6, "d_ff": 6, "shared_expert_intermediate_size": 3,
       "shared_intermediate_size": 3, "n_shared_experts": 2, "routed_scaling_factor": 1.5,
       "n_group": 1, "router_bias": true, "expert_selection_fn": "softmax",
-      "shared_expert_combination_strategy": "sum"})");
+      "shared_expert_combination_strategy": "sum", "share_expert_dim": 3, "vocab_size": 5,
+      "moe_shared_expert_intermediate_size": 3, "moe_num_primary_experts": 4,
+      "moe_num_active_primary_experts": 2})");
 }
 
 class SaveLayer : public ModelFolder {
  protected:
-  /// A layer of random numbers, also where they begin as zeros.
-  template <Real T>
-  MoELayer<T> layer_of(std::string_view family) const {
+  LayerConfig config_of(std::string_view family) const {
     const std::string text = config_text(family);
     write("config.json", text);
-    MoELayer<T> layer(
-        layer_config(*find_family(family), ModelConfig::parse(text, "config.json"), 0), 1);
+    return layer_config(*find_family(family), ModelConfig::parse(text, "config.json"), 0);
+  }
+
+  /// A layer of random numbers, also where they begin as zeros.
+  template <Real T, class RouterT = Router<T>>
+  MoELayer<T, RouterT> layer_of(std::string_view family) const {
+    const LayerConfig config = config_of(family);
+    MoELayer<T, RouterT> layer(
+        FamilyRouter<RouterT>::make(
+            config, random_expert_table(config.router.selection.vocabulary, config.num_experts,
+                                        config.top_k, 3)),
+        FfnExperts<T>(make_experts<T>(config, 1)), config.options(),
+        make_shared_expert<T>(config, 1));
     int number = 0;
     layer.for_each_parameter([&](const std::string&, auto& parameter) {
       using P = typename std::decay_t<decltype(parameter)>::Scalar;
@@ -42,8 +53,8 @@ class SaveLayer : public ModelFolder {
   }
 };
 
-template <Real T>
-std::map<std::string, Matrix<double>> parameters(const MoELayer<T>& layer) {
+template <Real T, class RouterT>
+std::map<std::string, Matrix<double>> parameters(const MoELayer<T, RouterT>& layer) {
   std::map<std::string, Matrix<double>> all;
   layer.for_each_parameter([&](const std::string& name, const auto& parameter) {
     all[name] = parameter.template cast<double>();
@@ -51,23 +62,32 @@ std::map<std::string, Matrix<double>> parameters(const MoELayer<T>& layer) {
   return all;
 }
 
-template <Real T>
-void expect_same(const MoELayer<T>& got, const MoELayer<T>& want) {
+template <Real T, class RouterT>
+void expect_same(const MoELayer<T, RouterT>& got, const MoELayer<T, RouterT>& want) {
   const auto a = parameters(got), b = parameters(want);
   ASSERT_EQ(a.size(), b.size());
   for (const auto& [name, parameter] : b) {
     ASSERT_TRUE(a.contains(name)) << name;
     EXPECT_EQ(a.at(name), parameter) << name;
   }
+  if constexpr (requires { want.router().rule().table(); }) {
+    EXPECT_EQ(got.router().rule().table(), want.router().rule().table());
+  }
+  EXPECT_EQ(got.options().routed_scale, want.options().routed_scale);
+  EXPECT_EQ(got.options().shared_scale, want.options().shared_scale);
+  EXPECT_EQ(got.options().weight_on, want.options().weight_on);
+  EXPECT_EQ(got.options().capacity.rows, want.options().capacity.rows);
 }
 
 TEST_F(SaveLayer, OfEveryFamilyIsLoadedAgain) {
   for (const Family& family : detail::families) {
     const std::string name(family.name());
     SCOPED_TRACE(name);
-    const auto layer = layer_of<float>(name);
-    save_layer(layer, family, folder());
-    expect_same(load_layer<float>(folder(), 0), layer);
+    visit_router_type<float>(family.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
+      const auto layer = layer_of<float, RouterT>(name);
+      save_layer(layer, family, folder());
+      expect_same(load_layer<float, RouterT>(folder(), 0), layer);
+    });
     EXPECT_EQ(num_files(), 2U);
   }
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "families.hpp"
+#include "family_config.hpp"
 #include "layer_names.hpp"
 #include "tensor_files.hpp"
 
@@ -42,7 +43,7 @@ class Checkpoint {
   const std::vector<std::string>& multi_token_prediction() const { return prediction_; }
 
   /// These throw unless it is one of layers().
-  MoEConfig layer_config(Index layer) const {
+  LayerConfig layer_config(Index layer) const {
     block_of(layer);
     return io::layer_config(*family_, config_, layer);
   }
@@ -99,7 +100,7 @@ inline void Checkpoint::find_stacks(std::map<std::string, LayerStack>& stacks) {
     blocks.emplace_back();
   }
   for (const std::string& block : blocks) {
-    for (const std::string_view router : detail::words(family_->router)) {
+    for (const std::string_view router : detail::words(family_->router.weight)) {
       const std::string end = '.' + block + std::string(router);
       for (const std::string& name : files_.names()) {
         if (!name.ends_with(end)) {
@@ -133,8 +134,8 @@ inline void Checkpoint::choose_stack(const std::map<std::string, LayerStack>& st
       files_.file(), "", std::nullopt,
       stacks.empty()
           ? detail::joined("no layer with a router of family ", family_->name(), ", expected \"",
-                           detail::words(family_->router).front(), "\" in \"", family_->blocks,
-                           "\"")
+                           detail::words(family_->router.weight).front(), "\" in \"",
+                           family_->blocks, "\"")
           : detail::joined("layers under ", known, ", expected one of them as the stack, not \"",
                            printable(wanted), "\""));
 }

@@ -3,9 +3,11 @@
 // with what they are where they are left out, and what no key says. families.hpp has the families.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <string_view>
 
 #include "../config.hpp"
@@ -56,9 +58,47 @@ inline constexpr std::string_view groups = "n_group num_expert_group";
 
 }  // namespace keys
 
-/// A key that is refused unless it has this value: what the family's code can do, and ours cannot.
-struct Only {
-  std::string_view key = {}, value = {}, omitted = {};
+/// Whether a key has one of these values, with spaces between them. One that is left out or null
+/// has the value `omitted`.
+struct Is {
+  std::string_view key = {}, values = {}, omitted = {};
+
+  std::string found(const ModelConfig& config, Index layer) const {
+    const JsonFact* const fact = config.find(key, layer);
+    return fact == nullptr                         ? std::string(omitted)
+           : fact->kind == JsonFact::Kind::text    ? fact->text
+           : fact->kind == JsonFact::Kind::boolean ? fact->integer != 0 ? "true" : "false"
+                                                   : fact->shown();
+  }
+  bool of(const ModelConfig& config, Index layer) const {
+    const std::string value = found(config, layer);
+    const auto all = detail::words(values);
+    return !key.empty() && std::find(all.begin(), all.end(), value) != all.end();
+  }
+};
+
+/// Another rule, in the layers where `when` holds. Where its key is left out: in the first so many
+/// layers, if there is a key for their number.
+struct OtherRule {
+  Is when = {};
+  Setting first_layers = always(0);
+  RouterConfig rule = {};
+
+  bool of(const ModelConfig& config, Index layer) const {
+    return config.find(when.key) == nullptr && !first_layers.keys.empty()
+               ? layer < first_layers.size_of(config, layer)
+               : when.of(config, layer);
+  }
+};
+
+/// Which type a family's router has: Router, NormRouter or SparseMixerRouter (family_router.hpp).
+enum class RouterType { router, norm_router, sparse_mixer };
+
+/// Names of what a router has, any of several, of the block; empty where it has no such thing.
+struct RouterNames {
+  std::string_view weight = "gate.weight", bias = {}, selection_bias = {};
+  std::string_view norm_scale = {}, expert_scale = {};
+  std::string_view table = {};  ///< of experts by the token's id: integers (vocabulary, k)
 };
 
 /// The shared expert: width * count wide, none where that is 0.
@@ -67,13 +107,20 @@ struct SharedNames {
   const FfnNames* names = &layouts::projections;
   std::string_view output_gate = {};  ///< of the block
   Setting width = {}, count = always(1);
+  Setting limit = always(0);  ///< 0: none
+  Is averaged = {};           ///< y = (routed + shared) / 2
 };
 
 /// Names are relative to the block; any of several with spaces between them.
 struct Family {
-  std::string_view model_types;     ///< in config.json; the first is the family's name
+  std::string_view model_types;  ///< in config.json; the first is the family's name
+  /// The recorded layers of Hugging Face's that it agrees with, in tests/golden/data: their files
+  /// begin so. Empty: there are none, the row is what descriptions and code of others say.
+  std::string_view proven_by = {};
+  std::string_view doubt = {};      ///< what of the row is not certain
   std::string_view blocks = "mlp";  ///< in a decoder layer; empty: the layer itself
-  std::string_view router = "gate.weight", router_bias = {}, selection_bias = {};
+  RouterType router_type = RouterType::router;
+  RouterNames router = {};
   FfnLayout experts = {"experts.*.", &layouts::projections};
   SharedNames shared = {};
 
@@ -82,110 +129,28 @@ struct Family {
   Setting num_experts = {keys::num_experts};
   Setting top_k = {keys::top_k};
   Setting renormalise = always(0);
-  Setting scale = always(1);
-  Setting jitter = always(0);
+  Setting epsilon = {};              ///< without a key: that of the rule
+  Setting scale = always(1);         ///< of the weights
+  Setting routed_scale = always(1);  ///< of the routed output
+  Setting softcap = always(0);
+  Setting jitter = always(0);  ///< of the input; of a SparseMixer its threshold
+  Setting groups = {keys::groups, 1}, kept_groups = {"topk_group", 1};  ///< if the rule has any
+  Setting vocabulary = {"vocab_size"};                                  ///< if it has a table
+  Setting norm_epsilon = {"rms_norm_eps", 1e-6};                        ///< of a norm_router
+  Setting limit = always(0), alpha = always(1.702);                     ///< of experts; 0: none
   Setting capacity = always(-1);           ///< rows; negative: dropless
   Setting has_router_bias = always(1);     ///< where it has a name
   Setting has_selection_bias = always(1);  ///< likewise
+  Setting has_expert_bias = always(0);
   std::string_view activation_keys = "hidden_act hidden_activation";
-  RouterConfig rule = {};    ///< what the settings above leave as it is
-  ExpertConfig expert = {};  ///< likewise
+  RouterConfig rule = {};     ///< what the settings above leave as it is
+  OtherRule other_rule = {};  ///< likewise
+  ExpertConfig expert = {};   ///< likewise
   WeightOn weight_on = WeightOn::output;
-  std::array<Only, 3> only = {};
+  /// Refused unless they hold: what the family's code can do, and ours cannot.
+  std::array<Is, 3> only = {};
 
   std::string_view name() const { return model_types.substr(0, model_types.find(' ')); }
 };
-
-namespace detail {
-
-struct ActivationName {
-  std::string_view name;
-  Activation activation;
-};
-inline constexpr std::array<ActivationName, 9> activation_names{
-    {{"silu", Activation::silu},
-     {"swish", Activation::silu},
-     {"gelu", Activation::gelu_erf},
-     {"gelu_new", Activation::gelu_tanh},
-     {"gelu_fast", Activation::gelu_tanh},
-     {"gelu_pytorch_tanh", Activation::gelu_tanh},
-     {"relu", Activation::relu},
-     {"relu2", Activation::relu_squared},
-     {"squared_relu", Activation::relu_squared}}};
-
-/// `omitted` where the config does not say.
-inline Activation activation_of(const ModelConfig& config, std::string_view keys,
-                                Activation omitted) {
-  if (config.find(keys) == nullptr) {
-    return omitted;
-  }
-  const std::string name = config.text(keys, {});
-  std::string known;
-  for (const ActivationName& each : activation_names) {
-    if (each.name == name) {
-      return each.activation;
-    }
-    known += joined(known.empty() ? "" : ", ", each.name);
-  }
-  config.fail(keys, joined("\"", printable(name, 40), "\""), joined("one of ", known));
-}
-
-inline void check_only(const Family& family, const ModelConfig& config, Index layer) {
-  for (const Only& only : family.only) {
-    if (only.key.empty()) {
-      continue;
-    }
-    const JsonFact* const fact = config.find(only.key, layer);
-    const std::string found = fact == nullptr                      ? std::string(only.omitted)
-                              : fact->kind == JsonFact::Kind::text ? fact->text
-                                                                   : fact->shown();
-    if (found != only.value) {
-      config.fail(only.key,
-                  joined(printable(found, 40), fact == nullptr ? " (where it is left out)" : ""),
-                  joined(only.value, ", all that is supported of ", family.name()));
-    }
-  }
-}
-
-}  // namespace detail
-
-/// The config of a decoder layer. Throws FormatError, naming the key, where config.json does not
-/// have what the family must say, or says what is not supported.
-inline MoEConfig layer_config(const Family& family, const ModelConfig& config, Index layer) {
-  detail::check_only(family, config, layer);
-  MoEConfig made{.d_model = family.d_model.size_of(config, layer),
-                 .d_ff = family.d_ff.size_of(config, layer),
-                 .num_experts = family.num_experts.size_of(config, layer),
-                 .top_k = family.top_k.size_of(config, layer),
-                 .expert = family.expert,
-                 .router = family.rule,
-                 .weight_on = family.weight_on};
-  RouterConfig& router = made.router;
-  router.logits.input_jitter = family.jitter.of(config, layer);
-  router.logits.bias = !family.router_bias.empty() && family.has_router_bias.is_set(config, layer);
-  router.selection.bias =
-      !family.selection_bias.empty() && family.has_selection_bias.is_set(config, layer);
-  router.weight.renormalise = family.renormalise.is_set(config, layer);
-  router.weight.scale = family.scale.of(config, layer);
-  made.expert.activation =
-      detail::activation_of(config, family.activation_keys, family.expert.activation);
-  if (const double rows = family.capacity.of(config, layer); rows >= 0) {
-    made.capacity.rows = family.capacity.size_of(config, layer);
-  }
-  if (!family.shared.prefixes.empty()) {
-    const Index count = family.shared.count.size_of(config, layer);
-    const Index width = count == 0 ? 0 : family.shared.width.size_of(config, layer);
-    if (width > 0) {
-      made.shared = SharedExpertConfig{.d_ff = width * count,
-                                       .output_gate = !family.shared.output_gate.empty()};
-    }
-  }
-  try {
-    made.validate();
-  } catch (const std::invalid_argument& error) {
-    throw FormatError(config.file(), "", std::nullopt, error.what());
-  }
-  return made;
-}
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -24,6 +24,8 @@ class LayerNames {
   /// Of "router.weight", "experts.3.up", "shared.down_bias", ... Throws std::invalid_argument if
   /// the family has no such tensor.
   Place place(const std::string& parameter, Shape shape) const;
+  /// Of the table of experts by the token's id. Throws likewise.
+  std::string table() const { return full_name(router_.table, "table of experts"); }
 
  private:
   struct Ffn {
@@ -31,6 +33,11 @@ class LayerNames {
     const FfnNames* names = nullptr;
   };
 
+  struct Router {
+    std::string weight, bias, selection_bias, norm_scale, expert_scale, table;
+  };
+
+  std::string full_name(const std::string& name, std::string_view parameter) const;
   static const TensorRule& rule_of(const FfnNames& names, std::string_view tensor);
   std::string first_of(std::string_view alternatives, const Exists& exists) const;
   Ffn choose(const std::vector<Ffn>& forms, const Exists& exists) const;
@@ -39,7 +46,8 @@ class LayerNames {
 
   std::string block_;
   Index num_experts_;
-  std::string family_, router_, router_bias_, selection_bias_, output_gate_;
+  std::string family_, output_gate_;
+  Router router_;
   Ffn experts_, shared_;
 };
 
@@ -56,9 +64,10 @@ inline std::string with_number(std::string prefix, Index number) {
 inline LayerNames::LayerNames(const Family& family, std::string block, Index num_experts,
                               const Exists& exists)
     : block_(std::move(block)), num_experts_(num_experts), family_(family.name()) {
-  router_ = first_of(family.router, exists);
-  router_bias_ = first_of(family.router_bias, exists);
-  selection_bias_ = first_of(family.selection_bias, exists);
+  const RouterNames& router = family.router;
+  router_ = {first_of(router.weight, exists),         first_of(router.bias, exists),
+             first_of(router.selection_bias, exists), first_of(router.norm_scale, exists),
+             first_of(router.expert_scale, exists),   first_of(router.table, exists)};
   output_gate_ = first_of(family.shared.output_gate, exists);
   const std::string own(family.experts.prefix);
   const std::string base = own.substr(0, own.find("experts"));  // all of it where that is not in it
@@ -105,21 +114,27 @@ inline const TensorRule& LayerNames::rule_of(const FfnNames& names, std::string_
                                  : none_at_all;
 }
 
+inline std::string LayerNames::full_name(const std::string& name,
+                                         std::string_view parameter) const {
+  if (name.empty()) {
+    throw std::invalid_argument(detail::joined("family ", family_, " has no ", parameter));
+  }
+  return block_ + name;
+}
+
 inline Place LayerNames::place(const std::string& parameter, Shape shape) const {
-  const auto plain = [&](const std::string& name, bool is_vector) {
-    if (name.empty()) {
-      throw std::invalid_argument(detail::joined("family ", family_, " has no ", parameter));
-    }
-    return place_of({}, block_ + name, shape, is_vector);
-  };
   const std::string tensor = parameter.substr(parameter.rfind('.') + 1);
   if (parameter.starts_with("router.")) {
-    return tensor == "weight" ? plain(router_, false)
-           : tensor == "bias" ? plain(router_bias_, true)
-                              : plain(tensor == "selection_bias" ? selection_bias_ : "", true);
+    const std::string name = tensor == "weight"           ? router_.weight
+                             : tensor == "bias"           ? router_.bias
+                             : tensor == "selection_bias" ? router_.selection_bias
+                             : tensor == "norm_scale"     ? router_.norm_scale
+                             : tensor == "expert_scale"   ? router_.expert_scale
+                                                          : std::string();
+    return place_of({}, full_name(name, parameter), shape, tensor != "weight");
   }
   if (parameter == "shared.output_gate") {
-    return plain(output_gate_, false);
+    return place_of({}, full_name(output_gate_, parameter), shape, false);
   }
   if (parameter.starts_with("shared.")) {
     return place_in(shared_, parameter, tensor, shape, std::nullopt);
@@ -170,9 +185,9 @@ inline bool is_of_block(const Family& family, std::string_view block, std::strin
     return false;
   };
   return block.empty() &&
-         (begins_like(family.router) || begins_like(family.experts.prefix) ||
+         (begins_like(family.router.weight) || begins_like(family.experts.prefix) ||
           begins_like(family.shared.prefixes) || begins_like(family.shared.output_gate) ||
-          begins_like(family.selection_bias));
+          begins_like(family.router.selection_bias));
 }
 
 }  // namespace detail

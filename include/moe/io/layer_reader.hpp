@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "../experts/expert.hpp"
-#include "../routing/router.hpp"
 #include "checkpoint.hpp"
+#include "family_router.hpp"
 #include "place.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
@@ -35,24 +35,23 @@ void for_each_expert_tensor(const std::string& name, const ExpertTensors<Shape>&
 inline ExpertTensors<Shape> routed_expert_shapes(const MoEConfig& config) {
   return expert_shapes(config.expert, config.d_model, config.d_ff, config.output_width());
 }
-inline ExpertConfig shared_expert_config(const MoEConfig& config) {
-  ExpertConfig expert = config.expert;
-  expert.output_gate = config.shared && config.shared->output_gate;
-  return expert;
-}
+/// Only where the config has one.
 inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
-  return expert_shapes(shared_expert_config(config), config.d_model,
-                       config.shared ? config.shared->d_ff : 0, config.output_width());
+  return expert_shapes(config.shared_expert(), config.d_model, config.shared->d_ff,
+                       config.output_width());
 }
 
 /// visit(name, shape) for every parameter of a layer of this config: "router.weight", ...
 template <class Visit>
-void for_each_shape(const MoEConfig& config, Visit&& visit) {
-  const Router<float> router = make_router<float>(config, 0);
-  walk_params(router, {"router"}, [&](const ParameterName& name, const auto& tensor) {
-    if (tensor.size() > 0) {
-      visit(name.text(), Shape{tensor.rows(), tensor.cols()});
-    }
+void for_each_shape(LayerConfig config, Visit&& visit) {
+  config.router.selection.vocabulary = 0;  // the table is no parameter
+  visit_router_type<float>(config.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
+    const RouterT router = FamilyRouter<RouterT>::make(config, {});
+    walk_params(router, {"router"}, [&](const ParameterName& name, const auto& tensor) {
+      if (tensor.size() > 0) {
+        visit(name.text(), Shape{tensor.rows(), tensor.cols()});
+      }
+    });
   });
   const ExpertTensors<Shape> shapes = routed_expert_shapes(config);
   for (Index e = 0; e < config.num_experts; ++e) {
@@ -75,11 +74,13 @@ class LayerReader {
     check_layer(layer);
   }
 
-  const MoEConfig& config() const { return config_; }
+  const LayerConfig& config() const { return config_; }
 
-  template <Real T>
-  Router<T> router() const {
-    Router<T> made = make_router<T>(config_, 0);
+  /// Of the type that the family's router is. Throws FormatError if it is another.
+  template <class RouterT>
+  RouterT router() const {
+    check_router_type(FamilyRouter<RouterT>::type);
+    RouterT made = FamilyRouter<RouterT>::make(config_, table());
     walk_params(made, {"router"}, [&](const ParameterName& name, auto& tensor) {
       if (tensor.size() > 0) {
         read(name.text(), tensor);
@@ -96,7 +97,7 @@ class LayerReader {
   /// Only where the config has one.
   template <Real T>
   Expert<T> shared() const {
-    return read_expert<T>("shared", shared_expert_shapes(config_), shared_expert_config(config_));
+    return read_expert<T>("shared", shared_expert_shapes(config_), config_.shared_expert());
   }
   /// Whether an expert's weights are F64.
   bool is_double(const std::string& expert) const {
@@ -107,6 +108,8 @@ class LayerReader {
 
  private:
   void check_layer(Index layer) const;
+  void check_router_type(RouterType wanted) const;
+  ExpertTable table() const;
   [[noreturn]] void fail_missing(const std::string& tensor) const;
 
   template <class W>
@@ -130,9 +133,28 @@ class LayerReader {
   }
 
   Checkpoint* model_;
-  MoEConfig config_;
+  LayerConfig config_;
   LayerNames names_;
 };
+
+inline void LayerReader::check_router_type(RouterType wanted) const {
+  if (config_.router_type != wanted) {
+    throw FormatError(
+        model_->config().file(), "", std::nullopt,
+        detail::joined("family ", model_->family().name(), " has a ", name(config_.router_type),
+                       ", expected a layer of it, not of ", name(wanted)));
+  }
+}
+
+/// Empty where the layer does not select by one.
+inline ExpertTable LayerReader::table() const {
+  if (config_.router.selection.vocabulary == 0) {
+    return {};
+  }
+  const FileTensor tensor = model_->files().at(names_.table());
+  return read_expert_table(tensor, config_.router.selection.vocabulary, config_.num_experts,
+                           config_.top_k);
+}
 
 inline void LayerReader::check_layer(Index layer) const {
   TensorFiles& files = model_->files();
@@ -145,6 +167,12 @@ inline void LayerReader::check_layer(Index layer) const {
     check_place(files.at(place.tensor), place);
     used.insert(place.tensor);
   });
+  if (config_.router.selection.vocabulary > 0) {
+    if (!files.contains(names_.table())) {
+      fail_missing(names_.table());
+    }
+    used.insert(names_.table());
+  }
   const std::vector<std::string> left = left_over(model_->family(), model_->layer_prefix(layer),
                                                   model_->block_of(layer), files.names(), used);
   if (!left.empty()) {

@@ -54,6 +54,9 @@ inline constexpr FfnNames projections{.gate = {"gate_proj.weight"},
                                       .down_bias = {"down_proj.bias"}};
 inline constexpr FfnNames mixtral_names{
     .gate = {"w1.weight"}, .up = {"w3.weight"}, .down = {"w2.weight"}};
+inline constexpr FfnNames smallthinker_names{
+    .gate = {"gate.weight"}, .up = {"up.weight"}, .down = {"down.weight"}};
+inline constexpr FfnNames up_down{.up = {"up_proj.weight"}, .down = {"down_proj.weight"}};
 inline constexpr FfnNames switch_names{.up = {"wi.weight"}, .down = {"wo.weight"}};
 
 /// Gate and up in one tensor: what transformers 5 keeps in memory.
@@ -71,6 +74,12 @@ inline constexpr Order transposed{.transposed = true};
 inline constexpr FfnNames fused_transposed{.gate = gate_of("gate_up_proj", transposed),
                                            .up = up_of("gate_up_proj", transposed),
                                            .down = {"down_proj", transposed}};
+inline constexpr FfnNames privacy_filter_names{.gate = gate_of("gate_up_proj", transposed),
+                                               .up = up_of("gate_up_proj", transposed),
+                                               .down = {"down_proj", transposed},
+                                               .gate_bias = gate_of("gate_up_proj_bias"),
+                                               .up_bias = up_of("gate_up_proj_bias"),
+                                               .down_bias = {"down_proj_bias"}};
 inline constexpr FfnNames aria_names{.gate = gate_of("fc1.weight", transposed),
                                      .up = up_of("fc1.weight", transposed),
                                      .down = {"fc2.weight", transposed}};

@@ -14,9 +14,10 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// A decoder layer's MoE block, its weights rounded once to T where the file's are wider. Throws
 /// FormatError, naming file, tensor, found and expected, unless the block is complete, of the
-/// shapes that config.json says, and without a tensor that the family does not know.
-template <Real T>
-MoELayer<T> load_layer(Checkpoint& model, Index layer) {
+/// shapes that config.json says, and without a tensor that the family does not know. RouterT is
+/// Router, unless the family has a router of another type: NormRouter<T> or SparseMixerRouter<T>.
+template <Real T, class RouterT = Router<T>>
+MoELayer<T, RouterT> load_layer(Checkpoint& model, Index layer) {
   const LayerReader reader(model, layer);
   const MoEConfig& config = reader.config();
   std::vector<Expert<T>> experts;
@@ -28,16 +29,16 @@ MoELayer<T> load_layer(Checkpoint& model, Index layer) {
   if (config.shared) {
     shared.emplace(reader.shared<T>());
   }
-  return MoELayer<T>(reader.router<T>(), FfnExperts<T>(std::move(experts)),
-                     {config.capacity, config.weight_on}, std::move(shared));
+  return MoELayer<T, RouterT>(reader.router<RouterT>(), FfnExperts<T>(std::move(experts)),
+                              config.options(), std::move(shared));
 }
 
 /// Of a directory with config.json and model.safetensors, or shards and their index.
-template <Real T>
-MoELayer<T> load_layer(const std::filesystem::path& directory, Index layer,
-                       const CheckpointOptions& options = {}) {
+template <Real T, class RouterT = Router<T>>
+MoELayer<T, RouterT> load_layer(const std::filesystem::path& directory, Index layer,
+                                const CheckpointOptions& options = {}) {
   Checkpoint model(directory, options);
-  return load_layer<T>(model, layer);
+  return load_layer<T, RouterT>(model, layer);
 }
 
 namespace detail {
@@ -54,8 +55,8 @@ PackedExpert<S> pack_expert(bool is_double, Read&& read) {
 }  // namespace detail
 
 /// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert.
-template <Storage S>
-PackedLayer<S> load_packed(Checkpoint& model, Index layer) {
+template <Storage S, class RouterT = Router<Wide<S>>>
+PackedLayer<S, RouterT> load_packed(Checkpoint& model, Index layer) {
   const LayerReader reader(model, layer);
   const MoEConfig& config = reader.config();
   std::vector<PackedExpert<S>> experts;
@@ -73,15 +74,15 @@ PackedLayer<S> load_packed(Checkpoint& model, Index layer) {
                                [&]<class T>(std::type_identity<T>) { return reader.shared<T>(); }));
     shared.emplace(PackedExperts<S>(std::move(one)));
   }
-  return PackedLayer<S>(reader.router<Wide<S>>(), PackedExperts<S>(std::move(experts)),
-                        {config.capacity, config.weight_on}, std::move(shared));
+  return PackedLayer<S, RouterT>(reader.router<RouterT>(), PackedExperts<S>(std::move(experts)),
+                                 config.options(), std::move(shared));
 }
 
-template <Storage S>
-PackedLayer<S> load_packed(const std::filesystem::path& directory, Index layer,
-                           const CheckpointOptions& options = {}) {
+template <Storage S, class RouterT = Router<Wide<S>>>
+PackedLayer<S, RouterT> load_packed(const std::filesystem::path& directory, Index layer,
+                                    const CheckpointOptions& options = {}) {
   Checkpoint model(directory, options);
-  return load_packed<S>(model, layer);
+  return load_packed<S, RouterT>(model, layer);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

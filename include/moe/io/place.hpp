@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../routing/expert_table.hpp"
 #include "layouts.hpp"
 #include "safetensors.hpp"
 #include "tensor_files.hpp"
@@ -76,6 +78,38 @@ void read_place(const FileTensor& tensor, const Place& place, MatrixRef<T> param
   detail::visit_weight_type(tensor.view.dtype, [&]<class From>(std::type_identity<From>) {
     detail::copy_place<From, T>(tensor.view.data.data(), place, parameter);
   });
+}
+
+/// A table of experts (vocabulary, k). Throws FormatError unless the tensor has that shape, and in
+/// each row so many different numbers of experts.
+inline ExpertTable read_expert_table(const FileTensor& tensor, Index vocabulary, Index num_experts,
+                                     Index top_k) {
+  const TensorView& view = tensor.view;
+  const auto check = [&](bool ok, const std::string& fault) {
+    if (!ok) {
+      throw FormatError(tensor.file, view.name, view.file_offset, fault);
+    }
+  };
+  check(view.shape == std::vector<Index>{vocabulary, top_k},
+        detail::joined(detail::dtype_and_shape(view.dtype, view.shape), ", expected integers [",
+                       vocabulary, ", ", top_k, "]"));
+  ExpertTable table(vocabulary, top_k);
+  const bool whole =
+      detail::visit_element_type(view.dtype, [&]<class From>(std::type_identity<From>) {
+        if constexpr (Integer<From>) {
+          return detail::copy_elements<From>(view.data, table.data()) ==
+                 static_cast<std::size_t>(table.size());
+        }
+        return false;
+      });
+  check(whole, detail::joined("dtype ", name(view.dtype),
+                              " or a number out of range, expected numbers of experts"));
+  try {
+    check_expert_table(table, vocabulary, num_experts, top_k);
+  } catch (const std::invalid_argument& error) {
+    check(false, error.what());
+  }
+  return table;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -46,9 +47,25 @@ void fill_place(const Matrix<T>& parameter, const Place& place, std::byte* data)
   }
 }
 
+/// The table by which a router selects, as integers of 64 bits; none of a router without.
+template <class RouterT>
+std::vector<TensorToWrite> table_of(const RouterT& router, const LayerNames& names) {
+  if constexpr (requires { router.rule().table(); }) {
+    const ExpertTable& table = router.rule().table();
+    if (table.size() > 0) {
+      return {
+          {names.table(), DType::I64, {table.rows(), table.cols()}, [&](std::span<std::byte> to) {
+             const Matrix<std::int64_t> wide = table.template cast<std::int64_t>();
+             std::memcpy(to.data(), wide.data(), to.size());
+           }}};
+    }
+  }
+  return {};
+}
+
 /// The tensors of a layer, each filled by all of the parameters that lie in it.
-template <Real T>
-std::vector<TensorToWrite> tensors_of(const MoELayer<T>& layer, const LayerNames& names,
+template <Real T, class RouterT>
+std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT>& layer, const LayerNames& names,
                                       std::optional<DType> dtype) {
   std::map<std::string, TensorToWrite> tensors;
   std::map<std::string, std::vector<std::function<void(std::byte*)>>> parts;
@@ -63,7 +80,7 @@ std::vector<TensorToWrite> tensors_of(const MoELayer<T>& layer, const LayerNames
       });
     });
   });
-  std::vector<TensorToWrite> all;
+  std::vector<TensorToWrite> all = table_of(layer.router(), names);
   for (auto& [name, tensor] : tensors) {
     tensor.fill = [fills = std::move(parts[name])](std::span<std::byte> data) {
       for (const auto& fill : fills) {
@@ -101,26 +118,9 @@ inline std::string shard_name(std::size_t number, std::size_t count) {
   return joined("model-", five(number + 1), "-of-", five(count), ".safetensors");
 }
 
-}  // namespace detail
-
-/// Writes model.safetensors, or shards and then their index, as one layer of a model of the family;
-/// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
-/// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
-/// model.safetensors of before. What was there stays until a whole new file takes its place.
-template <Real T>
-void save_layer(const MoELayer<T>& layer, const Family& family,
-                const std::filesystem::path& directory, const SaveOptions& options = {}) {
-  layer.check_params({});
-  moe::detail::throw_unless(
-      !options.dtype || detail::visit_weight_type(*options.dtype, [](auto) {}),
-      "SaveOptions: dtype = ", name(options.dtype.value_or(DType::F32)),
-      ", expected F64, F32, F16 or BF16");
-  const auto blocks = detail::words(family.blocks);
-  const std::string block = blocks.empty() ? "" : std::string(blocks.front()) + '.';
-  const LayerNames names(family, options.layer + block, layer.num_experts(),
-                         [](const std::string&) { return false; });
-  auto shards =
-      detail::cut_shards(detail::tensors_of(layer, names, options.dtype), options.shard_bytes);
+/// One file, or shards and then their index.
+inline void write_model(std::vector<std::vector<TensorToWrite>> shards,
+                        const std::filesystem::path& directory) {
   const std::filesystem::path single = directory / "model.safetensors";
   if (shards.size() == 1) {
     return write_safetensors(single, std::move(shards.front()));
@@ -133,7 +133,7 @@ void save_layer(const MoELayer<T>& layer, const Family& family,
   nlohmann::json index;
   std::uint64_t total = 0;
   for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = detail::shard_name(i, shards.size());
+    const std::string file = shard_name(i, shards.size());
     for (const TensorToWrite& tensor : shards[i]) {
       index["weight_map"][tensor.name] = file;
       total += tensor.bytes();
@@ -142,9 +142,47 @@ void save_layer(const MoELayer<T>& layer, const Family& family,
   }
   index["metadata"]["total_size"] = total;
   const std::string text = index.dump(2) + '\n';
-  detail::OutputFile file(directory / "model.safetensors.index.json");
+  OutputFile file(directory / "model.safetensors.index.json");
   file.write(std::as_bytes(std::span(text)));
   file.finish();
+}
+
+}  // namespace detail
+
+/// Layers of one model by what stands before their names, as SaveOptions::layer, which is not read.
+template <Real T, class RouterT = Router<T>>
+using LayersToSave = std::map<std::string, const MoELayer<T, RouterT>*>;
+
+/// Writes model.safetensors, or shards and then their index, as layers of a model of the family;
+/// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
+/// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
+/// model.safetensors of before. What was there stays until a whole new file takes its place.
+template <Real T, class RouterT>
+void save_layers(const LayersToSave<T, RouterT>& layers, const Family& family,
+                 const std::filesystem::path& directory, const SaveOptions& options = {}) {
+  moe::detail::throw_unless(!layers.empty(), "save_layers: no layer, expected at least 1");
+  moe::detail::throw_unless(
+      !options.dtype || detail::visit_weight_type(*options.dtype, [](auto) {}),
+      "SaveOptions: dtype = ", name(options.dtype.value_or(DType::F32)),
+      ", expected F64, F32, F16 or BF16");
+  const auto blocks = detail::words(family.blocks);
+  const std::string block = blocks.empty() ? "" : std::string(blocks.front()) + '.';
+  std::vector<TensorToWrite> all;
+  for (const auto& [prefix, layer] : layers) {
+    layer->check_params({});
+    const LayerNames names(family, prefix + block, layer->num_experts(),
+                           [](const std::string&) { return false; });
+    auto tensors = detail::tensors_of(*layer, names, options.dtype);
+    std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
+  }
+  detail::write_model(detail::cut_shards(std::move(all), options.shard_bytes), directory);
+}
+
+/// One layer as the whole of a model's file, over what was there.
+template <Real T, class RouterT>
+void save_layer(const MoELayer<T, RouterT>& layer, const Family& family,
+                const std::filesystem::path& directory, const SaveOptions& options = {}) {
+  save_layers(LayersToSave<T, RouterT>{{options.layer, &layer}}, family, directory, options);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

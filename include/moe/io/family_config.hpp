@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// A family and a config.json -> LayerConfig, what a decoder layer of the model is.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "../routing/norm_gate.hpp"
+#include "../routing/sparse_mixer.hpp"
+#include "family.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+/// A layer's config, and the type of its router with what is not in every router's config.
+struct LayerConfig : MoEConfig {
+  RouterType router_type = RouterType::router;
+  InputNormConfig router_norm = {};     ///< of a norm_router
+  SparseMixerConfig sparse_mixer = {};  ///< of a sparse_mixer
+};
+
+namespace detail {
+
+struct ActivationName {
+  std::string_view name;
+  Activation activation;
+};
+inline constexpr std::array<ActivationName, 9> activation_names{
+    {{"silu", Activation::silu},
+     {"swish", Activation::silu},
+     {"gelu", Activation::gelu_erf},
+     {"gelu_new", Activation::gelu_tanh},
+     {"gelu_fast", Activation::gelu_tanh},
+     {"gelu_pytorch_tanh", Activation::gelu_tanh},
+     {"relu", Activation::relu},
+     {"relu2", Activation::relu_squared},
+     {"squared_relu", Activation::relu_squared}}};
+
+/// `omitted` where the config does not say.
+inline Activation activation_of(const ModelConfig& config, std::string_view keys,
+                                Activation omitted) {
+  if (config.find(keys) == nullptr) {
+    return omitted;
+  }
+  const std::string name = config.text(keys, {});
+  std::string known;
+  for (const ActivationName& each : activation_names) {
+    if (each.name == name) {
+      return each.activation;
+    }
+    known += joined(known.empty() ? "" : ", ", each.name);
+  }
+  config.fail(keys, joined("\"", printable(name, 40), "\""), joined("one of ", known));
+}
+
+/// What configs of one family say, and the library does not do.
+inline void check_only(const Family& family, const ModelConfig& config, Index layer) {
+  for (const Is& only : family.only) {
+    if (only.key.empty() || only.of(config, layer)) {
+      continue;
+    }
+    const bool omitted = config.find(only.key, layer) == nullptr;
+    config.fail(only.key,
+                joined(printable(only.found(config, layer), 40),
+                       omitted ? " (where it is left out)" : "", " in a config of ", family.name()),
+                joined(only.values, ", all that is supported of ", family.name()));
+  }
+}
+
+inline RouterConfig router_config(const Family& family, const ModelConfig& config, Index layer) {
+  RouterConfig made = family.other_rule.of(config, layer) ? family.other_rule.rule : family.rule;
+  made.logits.bias = !family.router.bias.empty() && family.has_router_bias.is_set(config, layer);
+  made.logits.softcap = family.softcap.of(config, layer);
+  if (family.router_type != RouterType::sparse_mixer) {
+    made.logits.input_jitter = family.jitter.of(config, layer);
+  }
+  SelectionConfig& selection = made.selection;
+  if (selection.vocabulary > 0) {
+    selection.vocabulary = family.vocabulary.size_of(config, layer);
+  }
+  selection.bias = selection.vocabulary == 0 && !family.router.selection_bias.empty() &&
+                   family.has_selection_bias.is_set(config, layer);
+  if (selection.groups) {
+    selection.groups->num_groups = family.groups.size_of(config, layer);
+    selection.groups->kept = family.kept_groups.size_of(config, layer);
+    if (selection.groups->num_groups <= 1) {
+      selection.groups.reset();
+    }
+  }
+  // Those of a softmax of the chosen sum to 1 as they are.
+  made.weight.renormalise = made.weight.source != WeightSource::softmax_of_chosen &&
+                            family.renormalise.is_set(config, layer);
+  if (!family.epsilon.keys.empty()) {
+    made.weight.epsilon = family.epsilon.of(config, layer);
+  }
+  made.weight.scale = family.scale.of(config, layer);
+  return made;
+}
+
+/// Limits of 0 are none.
+inline std::optional<double> limit_of(const Setting& limit, const ModelConfig& config,
+                                      Index layer) {
+  const double found = limit.of(config, layer);
+  return found > 0.0 ? std::optional<double>(found) : std::nullopt;
+}
+
+inline ExpertConfig expert_config(const Family& family, const ModelConfig& config, Index layer) {
+  ExpertConfig made = family.expert;
+  made.activation = activation_of(config, family.activation_keys, family.expert.activation);
+  made.bias = family.has_expert_bias.is_set(config, layer);
+  made.limit = limit_of(family.limit, config, layer);
+  made.alpha = family.alpha.of(config, layer);
+  return made;
+}
+
+inline std::optional<SharedExpertConfig> shared_config(const Family& family,
+                                                       const ModelConfig& config, Index layer) {
+  const SharedNames& shared = family.shared;
+  const Index count = shared.prefixes.empty() ? 0 : shared.count.size_of(config, layer);
+  const Index width = count == 0 ? 0 : shared.width.size_of(config, layer);
+  if (width == 0) {
+    return std::nullopt;
+  }
+  return SharedExpertConfig{.d_ff = width * count,
+                            .output_gate = !shared.output_gate.empty(),
+                            .limit = limit_of(shared.limit, config, layer)};
+}
+
+}  // namespace detail
+
+/// The config of a decoder layer. Throws FormatError, naming the key, where config.json does not
+/// have what the family must say, or says what is not supported.
+inline LayerConfig layer_config(const Family& family, const ModelConfig& config, Index layer) {
+  detail::check_only(family, config, layer);
+  LayerConfig made{{.d_model = family.d_model.size_of(config, layer),
+                    .d_ff = family.d_ff.size_of(config, layer),
+                    .num_experts = family.num_experts.size_of(config, layer),
+                    .top_k = family.top_k.size_of(config, layer),
+                    .expert = detail::expert_config(family, config, layer),
+                    .router = detail::router_config(family, config, layer),
+                    .shared = detail::shared_config(family, config, layer),
+                    .weight_on = family.weight_on,
+                    .routed_scale = family.routed_scale.of(config, layer)}};
+  if (made.shared && family.shared.averaged.of(config, layer)) {
+    made.routed_scale *= 0.5;
+    made.shared->scale *= 0.5;
+  }
+  if (family.capacity.of(config, layer) >= 0) {
+    made.capacity.rows = family.capacity.size_of(config, layer);
+  }
+  made.router_type = family.router_type;
+  if (made.router_type == RouterType::sparse_mixer) {
+    made.sparse_mixer.jitter = family.jitter.of(config, layer);
+  }
+  try {
+    made.validate();
+    if (made.router_type == RouterType::norm_router) {
+      made.router_norm = {.epsilon = family.norm_epsilon.of(config, layer),
+                          .factor = 1.0 / std::sqrt(static_cast<double>(made.d_model))};
+      made.router_norm.validate();
+    }
+    made.sparse_mixer.validate();
+  } catch (const std::invalid_argument& error) {
+    throw FormatError(config.file(), "", std::nullopt, error.what());
+  }
+  return made;
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io
