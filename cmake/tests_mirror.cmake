@@ -43,6 +43,7 @@ set(tested_by
   "reference/balanced_assignment.hpp routing/balanced_assignment_test.cpp"
   "reference/uniform_choice.hpp routing/uniform_choice_test.cpp"
   "reference/two_level.hpp routing/two_level_test.cpp"
+  "reference/sequence_top_k.hpp routing/sequence_top_k_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "routing/assignment.hpp      routing/balanced_assignment_test.cpp"
   "routing/concepts.hpp        routing/gated_router_test.cpp"

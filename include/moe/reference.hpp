@@ -12,6 +12,7 @@
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"
+#include "reference/sequence_top_k.hpp"
 #include "reference/sinkhorn.hpp"
 #include "reference/sparse_mixer.hpp"
 #include "reference/two_level.hpp"

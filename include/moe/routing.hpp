@@ -23,6 +23,7 @@
 #include "routing/score.hpp"
 #include "routing/second_expert.hpp"
 #include "routing/selection.hpp"
+#include "routing/sequence_top_k.hpp"
 #include "routing/sinkhorn.hpp"
 #include "routing/softcap.hpp"
 #include "routing/sparse_mixer.hpp"
