@@ -31,4 +31,5 @@
 #include "routing/two_layer_gate.hpp"
 #include "routing/two_level.hpp"
 #include "routing/uniform_choice.hpp"
+#include "routing/unit_gate.hpp"
 #include "routing/weights.hpp"
