@@ -8,3 +8,6 @@
 #include "layers/moe_layer.hpp"
 #include "layers/packed_layer.hpp"
 #include "layers/padding.hpp"
+#include "layers/slot_rows.hpp"
+#include "layers/soft_moe.hpp"
+#include "layers/soft_moe_tape.hpp"

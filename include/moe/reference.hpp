@@ -14,6 +14,7 @@
 #include "reference/second_expert.hpp"
 #include "reference/sequence_top_k.hpp"
 #include "reference/sinkhorn.hpp"
+#include "reference/soft_moe.hpp"
 #include "reference/sparse_mixer.hpp"
 #include "reference/two_level.hpp"
 #include "reference/uniform_choice.hpp"

@@ -25,6 +25,7 @@
 #include "routing/selection.hpp"
 #include "routing/sequence_top_k.hpp"
 #include "routing/sinkhorn.hpp"
+#include "routing/slot_router.hpp"
 #include "routing/softcap.hpp"
 #include "routing/sparse_mixer.hpp"
 #include "routing/top_k.hpp"

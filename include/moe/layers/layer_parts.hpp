@@ -120,12 +120,12 @@ class LayerParts {
   template <class Visit, class... G>
   void for_each_parameter(Visit&& visit,
                           G&... grads) requires Parametrised<RouterT> && Parametrised<Set> {
-    walk(*this, {}, existing(visit), grads...);
+    walk(*this, {}, detail::visit_existing(visit), grads...);
   }
   template <class Visit, class... G>
   void for_each_parameter(Visit&& visit,
                           G&... grads) const requires Parametrised<RouterT> && Parametrised<Set> {
-    walk(*this, {}, existing(visit), grads...);
+    walk(*this, {}, detail::visit_existing(visit), grads...);
   }
 
   /// What WalksParams asks for: all tensors, also those that a part does not have.
@@ -157,16 +157,6 @@ class LayerParts {
   Set experts_;
   LayerOptions options_;
   std::optional<Shared> shared_;
-
- private:
-  template <class Visit>
-  static auto existing(Visit& visit) {
-    return [&visit](const ParameterName& name, auto& parameter, auto&... grads) {
-      if (parameter.size() > 0) {
-        visit(name, parameter, grads...);
-      }
-    };
-  }
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
