@@ -36,6 +36,8 @@ set(tested_by
   "kernels/register_tile.hpp    kernels/gemm_test.cpp"
   "layers/layer_parts.hpp      layers/moe_layer_test.cpp"
   "layers/moe_layer_backward.hpp layers/moe_layer_gradient_test.cpp"
+  "layers/slot_rows.hpp        layers/soft_moe_test.cpp"
+  "layers/soft_moe_tape.hpp    layers/soft_moe_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"
   "reference/expert.hpp        reference/layer_test.cpp"
   "reference/expert_choice.hpp routing/expert_choice_test.cpp"
@@ -49,6 +51,8 @@ set(tested_by
   "reference/balanced_assignment.hpp routing/balanced_assignment_test.cpp"
   "reference/uniform_choice.hpp routing/uniform_choice_test.cpp"
   "reference/two_level.hpp routing/two_level_test.cpp"
+  "reference/sequence_top_k.hpp routing/sequence_top_k_test.cpp"
+  "reference/soft_moe.hpp      layers/soft_moe_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "reference/zero.hpp          experts/zero_test.cpp"
   "routing/assignment.hpp      routing/balanced_assignment_test.cpp"
@@ -56,6 +60,7 @@ set(tested_by
   "routing/gate_params.hpp     routing/gate_test.cpp"
   "routing/gated_table.hpp     routing/gated_router_test.cpp"
   "routing/linear_router.hpp   routing/expert_choice_test.cpp"
+  "routing/slot_router.hpp     layers/soft_moe_test.cpp"
   "storage/bfloat16.hpp        storage/panels_test.cpp"
   "storage/float.hpp           storage/panels_test.cpp")
 

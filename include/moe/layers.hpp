@@ -9,3 +9,6 @@
 #include "layers/moe_layer_backward.hpp"
 #include "layers/packed_layer.hpp"
 #include "layers/padding.hpp"
+#include "layers/slot_rows.hpp"
+#include "layers/soft_moe.hpp"
+#include "layers/soft_moe_tape.hpp"

@@ -126,6 +126,16 @@ P zeros_like(const P& params) {
 
 namespace detail {
 
+/// A visit for walk_params that leaves out what a part does not have.
+template <class Visit>
+auto visit_existing(Visit& visit) {
+  return [&visit](const ParameterName& name, auto& parameter, auto&... others) {
+    if (parameter.size() > 0) {
+      visit(name, parameter, others...);
+    }
+  };
+}
+
 template <class M>
 [[noreturn]] void fail_shape(const char* what, const ParameterName& name, const M& found,
                              const Shape& expected) {

@@ -8,6 +8,9 @@
 #include "rule_checks.hpp"
 
 namespace moe {
+
+template class DynamicTopK<float>;
+
 namespace {
 
 using testing::message_of;

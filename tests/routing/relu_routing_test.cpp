@@ -7,6 +7,9 @@
 #include "rule_checks.hpp"
 
 namespace moe {
+
+template class ReluRouting<float>;
+
 namespace {
 
 using testing::message_of;

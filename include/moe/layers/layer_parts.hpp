@@ -140,12 +140,12 @@ class LayerParts {
   template <class Visit, class... G>
   void for_each_parameter(Visit&& visit,
                           G&... grads) requires Parametrised<RouterT> && Parametrised<Set> {
-    walk(*this, {}, existing(visit), grads...);
+    walk(*this, {}, detail::visit_existing(visit), grads...);
   }
   template <class Visit, class... G>
   void for_each_parameter(Visit&& visit,
                           G&... grads) const requires Parametrised<RouterT> && Parametrised<Set> {
-    walk(*this, {}, existing(visit), grads...);
+    walk(*this, {}, detail::visit_existing(visit), grads...);
   }
 
   /// What WalksParams asks for: all tensors, also those that a part does not have.
@@ -187,16 +187,6 @@ class LayerParts {
   LayerOptions options_;
   std::optional<Shared> shared_;
   std::optional<Latent<T>> latent_;
-
- private:
-  template <class Visit>
-  static auto existing(Visit& visit) {
-    return [&visit](const ParameterName& name, auto& parameter, auto&... grads) {
-      if (parameter.size() > 0) {
-        visit(name, parameter, grads...);
-      }
-    };
-  }
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -10,6 +10,7 @@
 #include "../routing/cosine_gate.hpp"
 #include "../routing/norm_gate.hpp"
 #include "../routing/two_layer_gate.hpp"
+#include "../routing/unit_gate.hpp"
 #include "expert.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
@@ -58,6 +59,24 @@ Row logits(const CosineGateTensors<Matrix<W>>& p, const Row& x) {
     const double lengths =
         std::sqrt(dot(projected, projected)) * std::sqrt(dot(direction, direction));
     z.push_back(sharpness * dot(projected, direction) / lengths);
+  }
+  return z;
+}
+
+template <Real W>
+Row logits(const UnitGateTensors<Matrix<W>>& p, const UnitGateConfig& config, Row x) {
+  const auto to_unit = [&](Row& row) {
+    const double length = std::sqrt(dot(row, row));
+    for (double& value : row) {
+      value /= length + config.epsilon;
+    }
+  };
+  to_unit(x);
+  Row z;
+  for (Index e = 0; e < p.direction.weight.rows(); ++e) {
+    Row direction = row_of(p.direction.weight, e);
+    to_unit(direction);
+    z.push_back(static_cast<double>(p.scale(0, 0)) * dot(x, direction));
   }
   return z;
 }
