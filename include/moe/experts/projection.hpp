@@ -80,11 +80,14 @@ class RoundedSums {
   }
 
   /// sum(sums, row, col) writes in W what belongs into out from (row, col) on: all of out, where
-  /// that is in W, else some rows and columns at a time, which are then rounded once.
+  /// that is in W, else some rows and columns at a time, which are then rounded once. Not called
+  /// for no rows.
   template <class Sum>
   void write(MatrixRef<T> out, Sum&& sum) {
     if constexpr (std::same_as<T, W>) {
-      sum(out, 0, 0);
+      if (out.rows() > 0) {
+        sum(out, 0, 0);
+      }
     } else {
       for (Index row = 0; row < out.rows(); row += most_rows) {
         for (Index col = 0; col < out.cols(); col += cols) {
