@@ -5,12 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 
 #include "moe/layers/moe_layer.hpp"
+#include "moe/losses.hpp"
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
@@ -194,6 +196,48 @@ TEST(LayerTape, OfALayerWithinALayerIsRefusedIfThatOrAnExpertInItWasReplaced) {
   EXPECT_EQ(
       refusal_after(outer, [](Outer& o) { o.experts()[0].router() = o.experts()[1].router(); }),
       "MoELayer.experts.0.router: the table is of another router, expected this one's");
+}
+
+// Two layers of a model, their tapes in one memory.
+TEST(LayerTape, ThatRecomputesGivesTheBitsOfOneThatKeepsAll) {
+  for (int bits = 0; bits < 6; ++bits) {
+    MoEConfig config = small_config();
+    config.d_out = config.d_model;
+    config.weight_on = std::array{WeightOn::output, WeightOn::input, WeightOn::hidden}.at(
+        static_cast<std::size_t>(bits % 3));
+    if (bits >= 3) {
+      config.latent = LatentConfig{.width = 4, .norm = bits % 2 == 0};
+    }
+    config.expert.output_gate = true;
+    config.router.logits = {.input_jitter = 0.2, .noisy = true};
+    config.capacity.factor = 1.0;
+    config.shared = SharedExpertConfig{.d_ff = 2, .output_gate = true};
+    const Layer layers[] = {make_layer<double>(config, 1), make_layer<double>(config, 2)};
+    const Matrix<double> x = random_matrix<double>(N, 3, 3), dy = random_matrix<double>(N, 3, 4);
+    const CallOptions call{.noise_seed = 5};
+
+    Layer::Tape memory;
+    Layer::RecomputingTape tapes[] = {Layer::RecomputingTape(memory),
+                                      Layer::RecomputingTape(memory)};
+    Matrix<double> y[] = {Matrix<double>(N, 3), Matrix<double>(N, 3)}, dx(N, 3);
+    for (const int i : {0, 1}) {
+      layers[i].forward(x, y[i], tapes[i], call);
+    }
+    for (const int i : {1, 0}) {
+      Layer::Tape tape;
+      Matrix<double> want_y(N, 3), want_dx(N, 3);
+      Layer::Grads grads = layers[i].zero_grads(), want = layers[i].zero_grads();
+      layers[i].forward(x, want_y, tape, call);
+      const auto losses = load_balancing_loss(tape.routing).gradient;
+      layers[i].backward(x, dy, tape, want_dx, want, losses);
+      layers[i].backward(x, dy, tapes[i], dx, grads,
+                         load_balancing_loss(tapes[i].routing).gradient);
+      EXPECT_TRUE(same_bits(y[i], want_y) && same_bits(dx, want_dx));
+      EXPECT_TRUE(same_grads(layers[i], grads, want));
+      layers[i].backward(x, dy, tapes[i], dx, grads, losses);
+      EXPECT_TRUE(same_bits(dx, want_dx)) << "backward may be called again";
+    }
+  }
 }
 
 TEST(LayerTape, ThatRecomputesTakesTheExpertsOfNowButNoOtherRouter) {
