@@ -34,6 +34,7 @@ set(tested_by
   "kernels/gemm_memory.hpp     kernels/gemm_test.cpp"
   "kernels/gemm_narrow.hpp     kernels/gemm_test.cpp"
   "kernels/register_tile.hpp    kernels/gemm_test.cpp"
+  "layers/depth_tape.hpp       layers/depth_test.cpp"
   "layers/layer_parts.hpp      layers/moe_layer_test.cpp"
   "layers/moe_layer_backward.hpp layers/moe_layer_gradient_test.cpp"
   "layers/slot_rows.hpp        layers/soft_moe_test.cpp"
@@ -52,6 +53,7 @@ set(tested_by
   "reference/uniform_choice.hpp routing/uniform_choice_test.cpp"
   "reference/two_level.hpp routing/two_level_test.cpp"
   "reference/sequence_top_k.hpp routing/sequence_top_k_test.cpp"
+  "reference/depth.hpp         layers/depth_test.cpp"
   "reference/soft_moe.hpp      layers/soft_moe_test.cpp"
   "reference/router.hpp        reference/layer_test.cpp"
   "reference/zero.hpp          experts/zero_test.cpp"
@@ -61,6 +63,7 @@ set(tested_by
   "routing/gated_table.hpp     routing/gated_router_test.cpp"
   "routing/linear_router.hpp   routing/expert_choice_test.cpp"
   "routing/slot_router.hpp     layers/soft_moe_test.cpp"
+  "routing/top_tokens.hpp      layers/depth_test.cpp"
   "storage/bfloat16.hpp        storage/panels_test.cpp"
   "storage/float.hpp           storage/panels_test.cpp")
 

@@ -2,6 +2,8 @@
 // The pipeline: routing, dispatch, experts and combine in one layer.
 #pragma once
 
+#include "layers/depth.hpp"
+#include "layers/depth_tape.hpp"
 #include "layers/layer_input.hpp"
 #include "layers/layer_parts.hpp"
 #include "layers/layer_tape.hpp"

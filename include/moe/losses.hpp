@@ -6,6 +6,7 @@
 #include "losses/importance.hpp"
 #include "losses/load.hpp"
 #include "losses/loss.hpp"
+#include "losses/selection.hpp"
 #include "losses/sparsity.hpp"
 #include "losses/variation.hpp"
 #include "losses/z_loss.hpp"

@@ -29,6 +29,7 @@
 #include "routing/softcap.hpp"
 #include "routing/sparse_mixer.hpp"
 #include "routing/top_k.hpp"
+#include "routing/top_tokens.hpp"
 #include "routing/two_layer_gate.hpp"
 #include "routing/two_level.hpp"
 #include "routing/uniform_choice.hpp"

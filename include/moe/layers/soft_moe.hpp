@@ -135,6 +135,7 @@ class SoftMoELayer {
     detail::check_shape(x, x.rows(), d_in(), "SoftMoELayer: x");
     detail::check_shape(y, x.rows(), d_out(), "SoftMoELayer: y");
     call.validate(x.rows(), num_experts());
+    detail::num_threads(call.num_threads);  // throws what run() would, while there is a tape
     detail::throw_unless(
         call.expert_mask == nullptr && call.experts == nullptr && !call.top_k && !call.capacity,
         "SoftMoELayer: the call sets expert_mask, experts, top_k or capacity, expected none: all "
