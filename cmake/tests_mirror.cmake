@@ -26,7 +26,6 @@ set(tested_by
   "io/family_rows.hpp          io/families_test.cpp"
   "io/header.hpp               io/header_json_test.cpp"
   "io/json_text.hpp            io/header_json_test.cpp"
-  "io/layer_names.hpp          io/load_layer_test.cpp"
   "io/layer_reader.hpp         io/load_layer_test.cpp"
   "io/place.hpp                io/load_layer_test.cpp"
   "io/system_file.hpp          io/safetensors_test.cpp"

@@ -63,7 +63,8 @@ Json number_or_none(const std::optional<double>& number) {
 
 template <class Enum, std::size_t n>
 const char* word(Enum value, const char* const (&words)[n]) {
-  return words[static_cast<std::size_t>(value)];
+  const auto number = static_cast<std::size_t>(value);
+  return number < n ? words[number] : "another";
 }
 
 Json sizes_of(const moe::MoEConfig& config) {

@@ -54,9 +54,11 @@ class LayerNames {
 namespace detail {
 
 /// "experts.*." and 3: "experts.3."
-inline std::string with_number(std::string prefix, Index number) {
+inline std::string with_number(std::string_view prefix, Index number) {
   const std::size_t star = prefix.find('*');
-  return star == std::string::npos ? prefix : prefix.replace(star, 1, std::to_string(number));
+  return star == std::string_view::npos
+             ? std::string(prefix)
+             : joined(prefix.substr(0, star), number, prefix.substr(star + 1));
 }
 
 }  // namespace detail

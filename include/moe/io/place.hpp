@@ -85,14 +85,13 @@ void read_place(const FileTensor& tensor, const Place& place, MatrixRef<T> param
 inline ExpertTable read_expert_table(const FileTensor& tensor, Index vocabulary, Index num_experts,
                                      Index top_k) {
   const TensorView& view = tensor.view;
-  const auto check = [&](bool ok, const std::string& fault) {
-    if (!ok) {
-      throw FormatError(tensor.file, view.name, view.file_offset, fault);
-    }
+  const auto refuse = [&](const std::string& fault) {
+    throw FormatError(tensor.file, view.name, view.file_offset, fault);
   };
-  check(view.shape == std::vector<Index>{vocabulary, top_k},
-        detail::joined(detail::dtype_and_shape(view.dtype, view.shape), ", expected integers [",
-                       vocabulary, ", ", top_k, "]"));
+  if (view.shape != std::vector<Index>{vocabulary, top_k}) {
+    refuse(detail::joined(detail::dtype_and_shape(view.dtype, view.shape), ", expected integers [",
+                          vocabulary, ", ", top_k, "]"));
+  }
   ExpertTable table(vocabulary, top_k);
   const bool whole =
       detail::visit_element_type(view.dtype, [&]<class From>(std::type_identity<From>) {
@@ -102,12 +101,14 @@ inline ExpertTable read_expert_table(const FileTensor& tensor, Index vocabulary,
         }
         return false;
       });
-  check(whole, detail::joined("dtype ", name(view.dtype),
-                              " or a number out of range, expected numbers of experts"));
+  if (!whole) {
+    refuse(detail::joined("dtype ", name(view.dtype),
+                          " or a number out of range, expected numbers of experts"));
+  }
   try {
     check_expert_table(table, vocabulary, num_experts, top_k);
   } catch (const std::invalid_argument& error) {
-    check(false, error.what());
+    refuse(error.what());
   }
   return table;
 }
