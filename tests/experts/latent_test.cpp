@@ -5,7 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <vector>
 
 #include "../support/layer_step.hpp"
@@ -20,8 +22,9 @@ using testing::random_matrix;
 using testing::same_bits;
 
 Matrix<double> matrix(Index rows, std::initializer_list<double> values) {
-  const Index cols = static_cast<Index>(values.size()) / rows;
-  return Eigen::Map<const Matrix<double>>(values.begin(), rows, cols);
+  Matrix<double> made(rows, static_cast<Index>(values.size()) / rows);
+  std::copy(values.begin(), values.end(), made.data());
+  return made;
 }
 
 LatentParams<double> params_by_hand() {

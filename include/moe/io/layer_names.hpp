@@ -142,7 +142,7 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
     return place_in(shared_, parameter, tensor, shape, std::nullopt);
   }
   if (!parameter.starts_with("experts.")) {
-    return plain("", false);
+    return place_of({}, full_name("", parameter), shape, false);
   }
   return place_in(experts_, parameter, tensor, shape, std::stoll(parameter.substr(8)));
 }
