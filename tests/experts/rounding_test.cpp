@@ -152,6 +152,38 @@ void expect_an_output_and_its_gate_to_be_rounded_together(Index rows) {
   EXPECT_TRUE(same_bits(y, rounded<T>(want))) << rows;
 }
 
+/// Hidden rows that their weights have met, and the bias that meets them behind.
+template <class T>
+void expect_an_output_and_its_weighted_bias_to_be_rounded_together(Index rows) {
+  ExpertParams<T> p;
+  p.gate = Matrix<T>(0, 90);
+  p.up = coarse_matrix<T>(70, 90, 1);
+  p.down = coarse_matrix<T>(80, 70, 2);
+  p.down_bias = coarse_matrix<T>(1, 80, 3);
+  p.up_bias = coarse_matrix<T>(1, 70, 4);
+  p.gate_bias = Matrix<T>(1, 0);
+  p.output_gate = Matrix<T>(0, 90);
+  const Expert<T> expert(p, {.activation = Activation::relu, .gated = false, .bias = true});
+  const Matrix<float> weight = coarse_matrix<float>(rows, 1, 5);
+  const Matrix<T> hidden = coarse_matrix<T>(rows, 70, 6);
+  typename Expert<T>::Scratch memory;
+  memory.hidden_weight = {weight.data(), static_cast<std::size_t>(rows)};
+  expert.reserve(memory, rows);
+  memory.up.topLeftCorner(rows, 70) = hidden;
+  Matrix<T> y(rows, 80);
+  expert.forward_output(memory, 0, y, {});
+  const Matrix<double> want = in_double(hidden) * in_double(p.down).transpose() +
+                              in_double(weight) * in_double(p.down_bias);
+  EXPECT_TRUE(same_bits(y, rounded<T>(want))) << rows;
+}
+
+TEST(ExpertRounding, RoundsAnOutputAndItsWeightedBiasOnceIn16Bits) {
+  for (const Index rows : {1, 40, 530}) {
+    expect_an_output_and_its_weighted_bias_to_be_rounded_together<bf16>(rows);
+    expect_an_output_and_its_weighted_bias_to_be_rounded_together<Eigen::half>(rows);
+  }
+}
+
 TEST(ExpertRounding, RoundsAnOutputAndItsGateOnceIn16Bits) {
   for (const Index rows : {1, 40, 530}) {
     expect_an_output_and_its_gate_to_be_rounded_together<bf16, Expert<bf16>::Scratch>(rows);

@@ -67,11 +67,16 @@ TEST(SteadyState, ALayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
   noisy.router.logits = {.input_jitter = 0.1, .noisy = true};
   dropping.capacity = {.factor = 1.25, .policy = DropPolicy::probability};
   on_input.weight_on = WeightOn::input;
+  MoEConfig on_hidden = small_config(), latent = small_config();
+  on_hidden.weight_on = WeightOn::hidden;
+  latent.latent = LatentConfig{.width = 13, .norm = true};
   for (const int threads : {1, 2}) {
-    for (const MoEConfig& config : {small_config(), noisy, dropping, on_input}) {
+    for (const MoEConfig& config : {small_config(), noisy, dropping, on_input, on_hidden, latent}) {
       EXPECT_EQ(layer_allocations<float>(config, threads), 0) << threads;
     }
-    EXPECT_EQ(layer_allocations<bf16>(small_config(), threads), 0) << threads;
+    for (const MoEConfig& config : {small_config(), on_hidden, latent}) {
+      EXPECT_EQ(layer_allocations<bf16>(config, threads), 0) << threads;
+    }
     EXPECT_EQ(layer_allocations<Eigen::half>(small_config(), threads), 0) << threads;
   }
 }

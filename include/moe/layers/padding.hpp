@@ -36,34 +36,27 @@ ConstMatrixRef<T> zero_padding(const ConstMatrixRef<T>& rows,
   }
   memory.resize(rows.rows(), rows.cols());
   for_rows(rows.rows(), num_threads, [&](Index row) {
+    T* to = &memory.coeffRef(row, 0);
     if (padding[static_cast<std::size_t>(row)] != 0) {
-      memory.row(row).setZero();
+      std::fill_n(to, rows.cols(), T(0));
     } else {
-      memory.row(row) = rows.row(row);
+      std::copy_n(&rows.coeffRef(row, 0), rows.cols(), to);
     }
   });
   return memory;
 }
 
-/// x (N, D) with zeros for padding: itself where there is none, else a copy in `memory`. Padding
-/// has no gradient after it.
+/// zero_padding of x (N, D). Padding has no gradient after it.
 template <Real T>
 ConstMatrixRef<T> without_padding(const ConstMatrixRef<T>& x, const RoutingTable<Wide<T>>& table,
                                   RoutingGradient<Wide<T>>& gradient, GrowingMatrix<T>& memory,
                                   int num_threads) {
-  if (std::ranges::all_of(table.padding, [](std::uint8_t mark) { return mark == 0; })) {
-    return x;
-  }
-  memory.resize(x.rows(), x.cols());
-  for_rows(x.rows(), num_threads, [&](Index token) {
+  for (Index token = 0; token < static_cast<Index>(table.padding.size()); ++token) {
     if (table.is_padding(token)) {
-      memory.row(token).setZero();
       gradient.clear(token);
-    } else {
-      memory.row(token) = x.row(token);
     }
-  });
-  return memory;
+  }
+  return zero_padding<T>(x, table.padding, memory, num_threads);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::detail
