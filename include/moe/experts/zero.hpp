@@ -72,12 +72,12 @@ class ZeroExperts {
       : set_(std::move(set)),
         zero_(zero),
         constants_(random_constants(zero.constants, set_.d_in(), seed)) {
-    check();
+    check_parts();
   }
   /// Also takes the parameters of the constant experts.
   ZeroExperts(Set set, const ZeroComputation& zero, std::vector<ConstantParams<T>> constants)
       : set_(std::move(set)), zero_(zero), constants_(std::move(constants)) {
-    check();
+    check_parts();
   }
 
   Index num_experts() const { return set_.num_experts() + zero_.num_experts(); }
@@ -160,7 +160,7 @@ class ZeroExperts {
     return constants;
   }
 
-  void check() const {
+  void check_parts() const {
     detail::throw_unless(zero_.constants >= 0 && zero_.copies >= 0 && zero_.zeros >= 0,
                          "ZeroExperts: (", zero_.constants, ", ", zero_.copies, ", ", zero_.zeros,
                          ") constants, copies and zeros, expected at least 0 of each");
