@@ -19,7 +19,9 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 class SlotOrder {
  public:
   void set(Index num_sequences, Index num_experts, Index per_expert) {
-    num_sequences_ = num_sequences, num_experts_ = num_experts, per_expert_ = per_expert;
+    num_sequences_ = num_sequences;
+    num_experts_ = num_experts;
+    per_expert_ = per_expert;
     offset_.clear();
     for (Index e = 0; e <= num_experts; ++e) {
       offset_.push_back(e * num_sequences * per_expert);
