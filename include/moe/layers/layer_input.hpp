@@ -32,9 +32,11 @@ struct LayerInputGrads {
   MatrixRef<T> dx, router_dx;
   bool apart;
 
+  // X is never this struct. NOLINTBEGIN(bugprone-forwarding-reference-overload)
   template <class X>
   requires std::convertible_to<X, MatrixRef<T>> LayerInputGrads(X&& both)
       : dx(both), router_dx(dx), apart(false) {}
+  // NOLINTEND(bugprone-forwarding-reference-overload)
   LayerInputGrads(MatrixRef<T> of_x, MatrixRef<T> of_router_x)
       : dx(of_x), router_dx(of_router_x), apart(true) {}
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "../config.hpp"
 #include "../kernels/softmax.hpp"
@@ -13,10 +14,11 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <Real W>
 void cap_logits(const W& cap, W* logit, Index count) {
   using std::tanh;
-  const W lowest = kernels::minus_infinity<W>();
+  const W lowest = kernels::minus_infinity<W>(),
+          not_a_number(std::numeric_limits<double>::quiet_NaN());
   for (Index e = 0; e < count; ++e) {
     const W& z = logit[e];
-    logit[e] = lowest < z && z < -lowest ? cap * tanh(z / cap) : z - z;
+    logit[e] = lowest < z && z < -lowest ? cap * tanh(z / cap) : not_a_number;
   }
 }
 
