@@ -517,6 +517,33 @@ TEST(Depth, RefusesATapeOfAnotherLayerAndGradientsThatOverlap) {
             "DepthLayer: dx overlaps x or dy, expected memory of its own");
 }
 
+/// What a layer says of a tape of its forward before `replace(layer)`; it writes nothing then.
+std::string refusal_after(DepthLayer<double> layer, const auto& replace) {
+  const auto x = random_matrix<double>(N, D, 3);
+  Matrix<double> y = x, dx = x;
+  DepthLayer<double>::Tape tape;
+  layer.forward(x, y, tape);
+  replace(layer);
+  auto grads = layer.zero_grads();
+  const std::string text = message_of([&] { layer.backward(x, y, tape, dx, grads); });
+  EXPECT_TRUE(same_bits(dx, x) && testing::same_grads(layer, grads, layer.zero_grads()));
+  return text;
+}
+
+TEST(Depth, RefusesATapeOfPartsThatWereReplacedBeforeAnythingIsWritten) {
+  const auto layer = make_depth<double>(make_ffn<double>(), {.capacity = 0.5}, true);
+  const auto other = layer;
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.router() = other.router(); }),
+            "DepthLayer.router: the table is of another router, expected this one's");
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.predictor() = *other.predictor(); }),
+            "DepthLayer.predictor: the table is of another router, expected this one's");
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.block() = other.block(); }),
+            "DepthLayer.block: the tape is of another layer, expected this one's");
+  const auto alone = make_depth<double>(make_ffn<double>(), {.capacity = 0.5});
+  EXPECT_EQ(refusal_after(alone, [&](auto& l) { l.predictor() = *other.predictor(); }),
+            "DepthLayer.predictor: the table is of another router, expected this one's");
+}
+
 /// A block that only infers.
 struct Twice {
   struct Scratch {};

@@ -401,5 +401,29 @@ TEST(SoftMoE, RefusesATapeOfAnotherLayerAndGradientsThatOverlap) {
             "gradient experts has 2 experts, expected 3");
 }
 
+TEST(SoftMoE, RefusesATapeOfPartsThatWereReplacedBeforeAnythingIsWritten) {
+  SoftMoEConfig more = small_config();
+  more.slots = small_config().slots + 2;
+  const auto x = random_matrix<double>(N, small_config().d_model, 3);
+  const auto refusal_after = [&](const auto& replace) {
+    auto layer = make_soft<double>(small_config());
+    Matrix<double> y(N, layer.d_out()), dx = x;
+    SoftMoELayer<double>::Tape tape;
+    layer.forward(x, y, tape);
+    replace(layer);
+    auto grads = layer.zero_grads();
+    const std::string text = message_of([&] { layer.backward(x, y, tape, dx, grads); });
+    EXPECT_TRUE(same_bits(dx, x) && testing::same_grads(layer, grads, layer.zero_grads()));
+    return text;
+  };
+  EXPECT_EQ(refusal_after([&](auto& l) { l.router() = make_slot_router<double>(more, 5); }),
+            "SoftMoELayer.router: the table is of another router, expected this one's");
+  const auto other = make_soft<double>(small_config());
+  EXPECT_EQ(refusal_after([&](auto& l) { l.experts() = other.experts(); }),
+            "SoftMoELayer.experts: the tape is of another set of experts, expected this one's");
+  EXPECT_EQ(refusal_after([&](auto& l) { l.experts()[1] = other.experts()[1]; }),
+            "SoftMoELayer.experts.1: the tape is of another expert, expected this one's");
+}
+
 }  // namespace
 }  // namespace moe

@@ -130,7 +130,8 @@ class DepthLayer {
 
   /// dx (N, d) = and grads +=, from dy (N, d), the x and the tape of a forward, and the gradients
   /// of losses on tape.routing and on tape.predicted. Throws std::invalid_argument on other shapes,
-  /// a tape of another layer (also of a copy), or if dx overlaps x or dy.
+  /// a tape of another layer (also of a copy) or of other parts than stand in it now, or if dx
+  /// overlaps x or dy.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                 Grads& grads, const RoutingGradient<W>& losses = {},
                 const RoutingGradient<W>& predictor_losses = {}) const requires
@@ -149,6 +150,20 @@ class DepthLayer {
         predictor_->backward(x, tape.predicted, tape.gradient, tape.stopped, grads.predictor);
       }
     });
+  }
+
+  /// Throws std::invalid_argument unless the tape is of a forward of this very layer, and of the
+  /// parts that stand in it, as far as these have check_tape(tape, name).
+  void check_tape(const Tape& tape, const ParameterName& name) const {
+    detail::check_own(tape.owner.is(identity_), name,
+                      "the tape is of another layer, expected this one's");
+    moe::check_tape(router_, tape.routing, {.word = "router", .part = &name});
+    if (tape.taken.count() > 0) {  // else the block has not seen the forward
+      moe::check_tape(block_, tape.block, {.word = "block", .part = &name});
+    }
+    if (predictor_) {
+      moe::check_tape(*predictor_, tape.predicted, {.word = "predictor", .part = &name});
+    }
   }
 
   /// Gradients of zero, of our own parts in W. The same struct serves as an optimiser's moments.
@@ -212,8 +227,7 @@ class DepthLayer {
 
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy, const Tape& tape,
                       const MatrixRef<T>& dx, const Grads& grads) const {
-    detail::throw_unless(tape.owner.is(identity_),
-                         "DepthLayer: the tape is of another layer, expected this one's");
+    check_tape(tape, {"DepthLayer"});
     detail::check_shape(x, tape.routing.num_tokens(), d_in(), "DepthLayer: x");
     detail::check_shape(dy, x.rows(), d_out(), "DepthLayer: dy");
     detail::check_shape(dx, x.rows(), d_in(), "DepthLayer: dx");

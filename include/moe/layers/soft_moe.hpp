@@ -91,12 +91,21 @@ class SoftMoELayer {
   }
 
   /// dx (N, d_in) = and grads +=, from dy (N, d_out), and the x and the tape of a forward. Throws
-  /// std::invalid_argument on other shapes, a tape of another layer (also of a copy), or if dx
-  /// overlaps x or dy.
+  /// std::invalid_argument on other shapes, a tape of another layer (also of a copy) or of other
+  /// parts than stand in it now, or if dx overlaps x or dy.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                 Grads& grads) const requires TrainableInLayer<E, T> && TrainableGate<Gate, T> {
     check_backward(x, dy, tape, dx, grads);
     detail::with_team(tape.routing.num_threads, [&] { run_back(x, dy, tape, dx, grads); });
+  }
+
+  /// Throws std::invalid_argument unless the tape is of a forward of this very layer, and of the
+  /// parts that stand in it, as far as these have check_tape(tape, name).
+  void check_tape(const Tape& tape, const ParameterName& name) const {
+    detail::check_own(tape.owner.is(identity_), name,
+                      "the tape is of another layer, expected this one's");
+    moe::check_tape(router_, tape.routing, {.word = "router", .part = &name});
+    moe::check_tape(experts_, tape.experts, {.word = "experts", .part = &name});
   }
 
   /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
@@ -144,8 +153,7 @@ class SoftMoELayer {
 
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy, const Tape& tape,
                       const MatrixRef<T>& dx, const Grads& grads) const {
-    detail::throw_unless(tape.owner.is(identity_),
-                         "SoftMoELayer: the tape is of another layer, expected this one's");
+    check_tape(tape, {"SoftMoELayer"});
     detail::check_shape(x, tape.num_rows, d_in(), "SoftMoELayer: x");
     detail::check_shape(dy, x.rows(), d_out(), "SoftMoELayer: dy");
     detail::check_shape(dx, x.rows(), d_in(), "SoftMoELayer: dx");

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "../detail/identity.hpp"
 #include "../kernels/softmax.hpp"
 #include "concepts.hpp"
 #include "unit_gate.hpp"
@@ -28,6 +29,7 @@ struct SlotTable {
                               ///< of its sequence
   GrowingMatrix<W> combine;   ///< (N, S) the part of a slot in each token; sums to 1 over slots
   int num_threads = 1;        ///< of the call, for its backward
+  detail::Owner owner;        ///< the router that wrote it, to go back from
 
   Index num_tokens() const { return combine.rows(); }
   Index num_sequences() const { return static_cast<Index>(begin.size()) - 1; }
@@ -77,10 +79,17 @@ class SlotRouter {
     }
   }
 
+  /// Throws std::invalid_argument unless this very object wrote the table.
+  void check_tape(const Table& table, const ParameterName& name) const {
+    detail::check_own(table.owner.is(identity_), name,
+                      "the table is of another router, expected this one's");
+  }
+
   /// Writes the table for x (N, D), of which all rows are tokens, in the sequences of table.begin,
   /// each of at least one, on table.num_threads threads.
   void route(ConstMatrixRef<T> x, const CallOptions& call, Table& table) const {
     const Index num_tokens = x.rows();
+    table.owner.clear();
     table.gate.num_threads = table.num_threads;
     table.gate.noise_seed = call.noise_seed;
     gate_.forward(params_, x, call, table.gate);
@@ -96,6 +105,7 @@ class SlotRouter {
       W* const row = &table.dispatch.coeffRef(slot, sequence.begin);
       kernels::softmax(row, sequence.end - sequence.begin, row);
     });
+    table.owner.set(identity_);
   }
 
   /// dx (N, D) = and grads +=, from the gradient of the table of a route of x.
@@ -148,6 +158,7 @@ class SlotRouter {
 
   Gate gate_;
   Params params_;
+  detail::Identity identity_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
