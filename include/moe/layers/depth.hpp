@@ -102,7 +102,7 @@ class DepthLayer {
       detail::for_rows(x.rows(), threads, [&](Index token) {
         const bool taken = predictor_ ? predictor_->rule().takes(scratch.predicted.logits(token, 0))
                                       : router_.rule().takes(table.logits(token, 0));
-        TopTokens<W>::take(taken && TopTokens<W>::may_take(token, table), token, table);
+        TopTokens<W>::take(taken && table.may_have(token, 0), token, table);
       });
       if (predictor_) {
         scratch.predicted.expert = table.expert;

@@ -54,10 +54,6 @@ class Assignment {
 
  private:
   ExpertId& expert(Index token) { return table_.expert(token, 0); }
-  bool may_have(Index token, Index e) const {
-    const std::uint8_t* allowed = table_.allowed(token);
-    return allowed == nullptr || allowed[e] != 0;
-  }
   bool is_reached(Index node) const { return previous_[node] != unreached; }
 
   /// The range of the finite logits, the places, and what is too little to count.
@@ -97,7 +93,7 @@ class Assignment {
   void find_paths(Index token) {
     std::fill(previous_, previous_ + num_experts_ + 1, unreached);
     for (Index e = 0; e < num_experts_; ++e) {
-      if (may_have(token, e)) {
+      if (table_.may_have(token, e)) {
         distance_[e] = -value(token, e);
         previous_[e] = source;
       }
@@ -181,7 +177,7 @@ class Assignment {
         continue;
       }
       for (Index to = 0; to < num_experts_; ++to) {
-        if (to != from && may_have(token, to) &&
+        if (to != from && table_.may_have(token, to) &&
             (mover(from, to) == none || value(token, from) - value(token, to) < cost(from, to))) {
           mover(from, to) = token;
         }

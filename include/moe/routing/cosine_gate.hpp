@@ -107,7 +107,7 @@ class CosineGate {
     du.resize(x.rows(), config_.width);
     detail::for_rows(x.rows(), table.num_threads, [&](Index token) {
       for (Index e = 0; e < num_experts(); ++e) {
-        gradient.logits(token, e) *= is_used(token, e, table) ? table.sharpness : W(1);
+        gradient.logits(token, e) *= table.may_have(token, e) ? table.sharpness : W(1);
       }
     });
     cosine_.backward_input(table.unit, table.projection.logits, table, gradient, du);
@@ -150,11 +150,6 @@ class CosineGate {
     return config;
   }
 
-  static bool is_used(Index token, Index expert, const Table& table) {
-    const std::uint8_t* allowed = table.allowed(token);
-    return !table.is_padding(token) && (allowed == nullptr || allowed[expert] != 0);
-  }
-
   /// Rows of length 1, and the length that they had, or 1e-12 of shorter ones.
   static void normalise(auto& rows, GrowingMatrix<W>& length, int num_threads) {
     using std::sqrt;
@@ -187,7 +182,7 @@ class CosineGate {
     W sum(0);
     for (Index token = 0; token < table.logits.rows(); ++token) {
       for (Index e = 0; e < num_experts(); ++e) {
-        sum += is_used(token, e, table)
+        sum += table.may_have(token, e)
                    ? gradient.logits(token, e) / table.sharpness * table.logits(token, e)
                    : W(0);
       }

@@ -114,11 +114,6 @@ class ExpertChoice {
     return static_cast<Index>((std::min)(std::ceil(config_.capacity_factor * fair), tokens));
   }
 
-  static bool may_take(const GatedTable<W>& table, Index e, Index token) {
-    const std::uint8_t* allowed = table.allowed(token);
-    return !table.is_padding(token) && (allowed == nullptr || allowed[e] != 0);
-  }
-
   /// A strict order of the tokens of one expert, so that what is taken is one set only.
   static bool is_before(const GatedTable<W>& table, Index e, Index a, Index b) {
     const W &p_a = table.probs(a, e), &p_b = table.probs(b, e);
@@ -130,7 +125,7 @@ class ExpertChoice {
                           Index* queue) {
     Index* end = queue;
     for (Index token = sequence.begin; token < sequence.end; ++token) {
-      if (may_take(table, e, token)) {
+      if (table.may_have(token, e)) {
         *end++ = token;
       }
     }
@@ -149,7 +144,7 @@ class ExpertChoice {
     const Index num_experts = table.logits.cols();
     for (Index e = 0; e < num_experts; ++e) {
       const Index last = table.order[static_cast<std::size_t>(b * num_experts + e)];
-      if (last >= 0 && may_take(table, e, token) &&
+      if (last >= 0 && table.may_have(token, e) &&
           (token == last || is_before(table, e, token, last))) {
         body(e);
       }

@@ -30,6 +30,11 @@ struct GatedTable : RoutingTable<W> {
     }
     return &mask.coeffRef(mask.rows() == 1 ? 0 : token, 0);
   }
+  /// Whether a token may have an expert: it is no padding, and no mask keeps it out.
+  bool may_have(Index token, Index expert) const {
+    const std::uint8_t* experts = allowed(token);
+    return !this->is_padding(token) && (experts == nullptr || experts[expert] != 0);
+  }
 };
 
 /// What the gate of a hidden layer, with a table of its own, has to know of the call. Nothing is

@@ -57,11 +57,6 @@ class TopTokens {
     table.expert(token, 0) = taken ? 0 : none;
     table.weight(token, 0) = taken ? table.logits(token, 0) : W(0);
   }
-  /// Whether it may be: it is no padding, and no mask keeps it out.
-  static bool may_take(Index token, const GatedTable<W>& table) {
-    const std::uint8_t* allowed = table.allowed(token);
-    return !table.is_padding(token) && (allowed == nullptr || allowed[0] != 0);
-  }
 
   /// Throws std::invalid_argument unless there is one expert.
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
@@ -97,7 +92,7 @@ class TopTokens {
     Index num_tokens = 0;
     for (Index token = sequence.begin; token < sequence.end; ++token) {
       num_tokens += table.is_padding(token) ? 0 : 1;
-      if (may_take(token, table)) {
+      if (table.may_have(token, 0)) {
         *end++ = token;
       }
     }

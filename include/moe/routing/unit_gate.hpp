@@ -107,7 +107,7 @@ class UnitGate {
       const W inverse = inverse_of(table.token_length(token, 0));
       W sum(0);
       for (Index e = 0; e < num_experts(); ++e) {
-        if (is_used(token, e, table)) {
+        if (table.may_have(token, e)) {
           W& dlogit = gradient.logits(token, e);
           sum += dlogit * table.cosine(token, e);
           dlogit *= scale * inverse * inverse_of(table.direction_length(0, e));
@@ -148,11 +148,6 @@ class UnitGate {
   }
   W inverse_of(const W& length) const { return W(1) / (length + W(config_.epsilon)); }
 
-  static bool is_used(Index token, Index expert, const Table& table) {
-    const std::uint8_t* allowed = table.allowed(token);
-    return !table.is_padding(token) && (allowed == nullptr || allowed[expert] != 0);
-  }
-
   /// of_direction = the sums over the tokens, in their order.
   void sum_columns(const Table& table, const RoutingGradient<W>& gradient) const {
     constexpr Index block = 64;
@@ -164,7 +159,7 @@ class UnitGate {
           std::fill(sum + begin, sum + end, W(0));
           for (Index token = 0; token < table.cosine.rows(); ++token) {
             for (Index e = begin; e < end; ++e) {
-              sum[e] += is_used(token, e, table)
+              sum[e] += table.may_have(token, e)
                             ? gradient.logits(token, e) * table.cosine(token, e)
                             : W(0);
             }
