@@ -31,9 +31,9 @@ struct GatedTable : RoutingTable<W> {
     return &mask.coeffRef(mask.rows() == 1 ? 0 : token, 0);
   }
   /// Whether a token may have an expert: it is no padding, and no mask keeps it out.
-  bool may_have(Index token, Index expert) const {
+  bool may_have(Index token, Index e) const {
     const std::uint8_t* experts = allowed(token);
-    return !this->is_padding(token) && (experts == nullptr || experts[expert] != 0);
+    return !this->is_padding(token) && (experts == nullptr || experts[e] != 0);
   }
 };
 
