@@ -72,6 +72,8 @@ Json sizes_of(const moe::MoEConfig& config) {
           {"d_ff", config.d_ff},
           {"num_experts", config.num_experts},
           {"top_k", config.top_k},
+          {"latent_width", config.latent ? config.latent->width : 0},
+          {"latent_norm", config.latent && config.latent->norm},
           {"shared_d_ff", config.shared ? config.shared->d_ff : 0}};
 }
 
@@ -103,7 +105,7 @@ Json router_of(const io::LayerConfig& config) {
   all["epsilon"] = weight.epsilon;
   all["scale"] = weight.scale;
   all["routed_scale"] = config.routed_scale;
-  all["weight_on"] = word(config.weight_on, {"output", "input"});
+  all["weight_on"] = word(config.weight_on, {"output", "input", "hidden"});
   return all;
 }
 

@@ -122,7 +122,7 @@ class Case {
     const io::LayerConfig& config = facts.config();
     return Layer(io::FamilyRouter<RouterT>::make(config, facts.table(file)),
                  FfnExperts<T>(make_experts<T>(config, 0)), config.options(),
-                 make_shared_expert<T>(config, 0));
+                 make_shared_expert<T>(config, 0), make_latent<T>(config, 0));
   }
 
   Index width() const { return facts_.config().d_model; }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Names and shapes of tensors as families publish them, written out: 4 experts of width 6, 8 wide.
+// Names and shapes of tensors as families publish them, written out: 4 experts of width 6, 8 wide,
+// or inside of a latent width of 3.
 // The recorded layers of the golden tests hold the other families to theirs.
 #include "moe/io/layer_names.hpp"
 
@@ -10,7 +11,7 @@
 namespace moe::io::testing {
 namespace {
 
-constexpr Index E = 4, F = 6, D = 8;
+constexpr Index E = 4, F = 6, D = 8, L = 3;
 
 struct Published {
   const char* model_type;
@@ -22,6 +23,9 @@ struct Published {
 Shape shape_of(std::string_view parameter) {
   const std::string_view tensor = parameter.substr(parameter.rfind('.') + 1);
   const bool routes = parameter.starts_with("router.");
+  if (parameter.starts_with("latent.")) {
+    return tensor == "down" ? Shape{L, D} : tensor == "up" ? Shape{D, L} : Shape{1, L};
+  }
   return tensor == "output_gate"                        ? Shape{1, D}
          : routes && tensor == "weight"                 ? Shape{E, D}
          : routes                                       ? Shape{1, E}
@@ -95,6 +99,10 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
       {"mimo_v2_flash", "experts.2.gate", "mlp.experts.2.gate_proj.weight", {F, D}},
       {"exaone_moe", "router.selection_bias", "mlp.e_score_correction_bias", {E}},
       {"kimi_linear", "experts.1.gate", "block_sparse_moe.experts.1.w1.weight", {F, D}},
+      {"kimi_k3", "latent.down", "block_sparse_moe.routed_expert_down_proj.weight", {L, D}},
+      {"kimi_k3", "latent.up", "block_sparse_moe.routed_expert_up_proj.weight", {D, L}},
+      {"kimi_k3", "latent.norm", "block_sparse_moe.routed_expert_norm.weight", {L}},
+      {"kimi_k3", "shared.up", "block_sparse_moe.shared_experts.up_proj.weight", {F, D}},
       {"kimi_linear",
        "router.selection_bias",
        "block_sparse_moe.gate.e_score_correction_bias",
@@ -110,8 +118,9 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
 
 TEST(LayerNames, OfWhatAFamilyHasNotAreRefused) {
   const LayerNames names = names_of(*find_family("mixtral"));
-  for (const char* parameter : {"router.bias", "router.selection_bias", "router.norm_scale",
-                                "shared.up", "shared.output_gate", "experts.0.up_bias"}) {
+  for (const char* parameter :
+       {"router.bias", "router.selection_bias", "router.norm_scale", "shared.up",
+        "shared.output_gate", "experts.0.up_bias", "latent.norm"}) {
     EXPECT_THROW(names.place(parameter, shape_of(parameter)), std::invalid_argument) << parameter;
   }
   EXPECT_THROW(names.table(), std::invalid_argument);

@@ -18,7 +18,7 @@ std::string config_text(std::string_view family) {
       "n_group": 1, "router_bias": true, "expert_selection_fn": "softmax",
       "shared_expert_combination_strategy": "sum", "share_expert_dim": 3, "vocab_size": 5,
       "moe_shared_expert_intermediate_size": 3, "moe_num_primary_experts": 4,
-      "moe_num_active_primary_experts": 2})");
+      "moe_num_active_primary_experts": 2, "moe_latent_size": 5, "routed_expert_hidden_size": 5})");
 }
 
 class SaveLayer : public ModelFolder {
@@ -38,7 +38,7 @@ class SaveLayer : public ModelFolder {
             config, random_expert_table(config.router.selection.vocabulary, config.num_experts,
                                         config.top_k, 3)),
         FfnExperts<T>(make_experts<T>(config, 1)), config.options(),
-        make_shared_expert<T>(config, 1));
+        make_shared_expert<T>(config, 1), make_latent<T>(config, 1));
     int number = 0;
     layer.for_each_parameter([&](const std::string&, auto& parameter) {
       using P = typename std::decay_t<decltype(parameter)>::Scalar;

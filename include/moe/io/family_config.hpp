@@ -24,7 +24,7 @@ struct ActivationName {
   std::string_view name;
   Activation activation;
 };
-inline constexpr std::array<ActivationName, 9> activation_names{
+inline constexpr std::array<ActivationName, 10> activation_names{
     {{"silu", Activation::silu},
      {"swish", Activation::silu},
      {"gelu", Activation::gelu_erf},
@@ -33,7 +33,8 @@ inline constexpr std::array<ActivationName, 9> activation_names{
      {"gelu_pytorch_tanh", Activation::gelu_tanh},
      {"relu", Activation::relu},
      {"relu2", Activation::relu_squared},
-     {"squared_relu", Activation::relu_squared}}};
+     {"squared_relu", Activation::relu_squared},
+     {"situ", Activation::situ}}};
 
 /// `omitted` where the config does not say.
 inline Activation activation_of(const ModelConfig& config, std::string_view keys,
@@ -109,6 +110,10 @@ inline ExpertConfig expert_config(const Family& family, const ModelConfig& confi
   made.bias = family.has_expert_bias.is_set(config, layer);
   made.limit = limit_of(family.limit, config, layer);
   made.alpha = family.alpha.of(config, layer);
+  if (made.activation == Activation::situ) {
+    made.gate_bound = family.gate_bound.of(config, layer);
+    made.up_bound = family.up_bound.of(config, layer);
+  }
   return made;
 }
 
@@ -125,6 +130,17 @@ inline std::optional<SharedExpertConfig> shared_config(const Family& family,
                             .limit = limit_of(shared.limit, config, layer)};
 }
 
+inline std::optional<LatentConfig> latent_config(const Family& family, const ModelConfig& config,
+                                                 Index layer) {
+  const Index width = family.latent.width.size_of(config, layer);
+  if (width == 0) {
+    return std::nullopt;
+  }
+  return LatentConfig{.width = width,
+                      .norm = family.latent.has_norm.is_set(config, layer),
+                      .eps = family.norm_epsilon.of(config, layer)};
+}
+
 }  // namespace detail
 
 /// The config of a decoder layer. Throws FormatError, naming the key, where config.json does not
@@ -138,6 +154,7 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
                     .expert = detail::expert_config(family, config, layer),
                     .router = detail::router_config(family, config, layer),
                     .shared = detail::shared_config(family, config, layer),
+                    .latent = detail::latent_config(family, config, layer),
                     .weight_on = family.weight_on,
                     .routed_scale = family.routed_scale.of(config, layer)}};
   if (made.shared && family.shared.averaged.of(config, layer)) {

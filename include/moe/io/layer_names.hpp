@@ -36,6 +36,9 @@ class LayerNames {
   struct Router {
     std::string weight, bias, selection_bias, norm_scale, expert_scale, table;
   };
+  struct Latent {
+    std::string down, up, norm;
+  };
 
   std::string full_name(const std::string& name, std::string_view parameter) const;
   static const TensorRule& rule_of(const FfnNames& names, std::string_view tensor);
@@ -48,6 +51,7 @@ class LayerNames {
   Index num_experts_;
   std::string family_, output_gate_;
   Router router_;
+  Latent latent_;
   Ffn experts_, shared_;
 };
 
@@ -70,6 +74,8 @@ inline LayerNames::LayerNames(const Family& family, std::string block, Index num
   router_ = {first_of(router.weight, exists),         first_of(router.bias, exists),
              first_of(router.selection_bias, exists), first_of(router.norm_scale, exists),
              first_of(router.expert_scale, exists),   first_of(router.table, exists)};
+  latent_ = {first_of(family.latent.down, exists), first_of(family.latent.up, exists),
+             first_of(family.latent.norm, exists)};
   output_gate_ = first_of(family.shared.output_gate, exists);
   const std::string own(family.experts.prefix);
   const std::string base = own.substr(0, own.find("experts"));  // all of it where that is not in it
@@ -134,6 +140,12 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
                              : tensor == "expert_scale"   ? router_.expert_scale
                                                           : std::string();
     return place_of({}, full_name(name, parameter), shape, tensor != "weight");
+  }
+  if (parameter.starts_with("latent.")) {
+    const std::string name = tensor == "down" ? latent_.down
+                             : tensor == "up" ? latent_.up
+                                              : latent_.norm;
+    return place_of({}, full_name(name, parameter), shape, tensor == "norm");
   }
   if (parameter == "shared.output_gate") {
     return place_of({}, full_name(output_gate_, parameter), shape, false);

@@ -3,11 +3,13 @@
 // tensor, of its shape, and the MoE block has no tensor that is nobody's.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "../experts/expert.hpp"
+#include "../experts/latent.hpp"
 #include "checkpoint.hpp"
 #include "family_router.hpp"
 #include "place.hpp"
@@ -16,11 +18,10 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 namespace detail {
 
-/// visit(name, shape) for the tensors of an expert that are not empty.
-template <class Visit>
-void for_each_expert_tensor(const std::string& name, const ExpertTensors<Shape>& shapes,
-                            Visit&& visit) {
-  ExpertTensors<Shape>::for_each(
+/// visit(name, shape) for the tensors of an expert or another part that are not empty.
+template <class Shapes, class Visit>
+void for_each_tensor(const std::string& name, const Shapes& shapes, Visit&& visit) {
+  Shapes::for_each(
       [&](std::string_view tensor, const Shape& shape) {
         if (shape.rows * shape.cols > 0) {
           visit(joined(name, ".", tensor), shape);
@@ -33,7 +34,7 @@ void for_each_expert_tensor(const std::string& name, const ExpertTensors<Shape>&
 
 /// What a config makes of a layer, without its parameters' values.
 inline ExpertTensors<Shape> routed_expert_shapes(const MoEConfig& config) {
-  return expert_shapes(config.expert, config.d_model, config.d_ff, config.output_width());
+  return expert_shapes(config.expert, config.expert_d_in(), config.d_ff, config.expert_d_out());
 }
 /// Only where the config has one.
 inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
@@ -55,10 +56,14 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
   });
   const ExpertTensors<Shape> shapes = routed_expert_shapes(config);
   for (Index e = 0; e < config.num_experts; ++e) {
-    detail::for_each_expert_tensor(detail::joined("experts.", e), shapes, visit);
+    detail::for_each_tensor(detail::joined("experts.", e), shapes, visit);
   }
   if (config.shared) {
-    detail::for_each_expert_tensor("shared", shared_expert_shapes(config), visit);
+    detail::for_each_tensor("shared", shared_expert_shapes(config), visit);
+  }
+  if (config.latent) {
+    detail::for_each_tensor(
+        "latent", latent_shapes(*config.latent, config.d_model, config.output_width()), visit);
   }
 }
 
@@ -99,6 +104,17 @@ class LayerReader {
   Expert<T> shared() const {
     return read_expert<T>("shared", shared_expert_shapes(config_), config_.shared_expert());
   }
+  /// Nothing where the config has none.
+  template <Real T>
+  std::optional<Latent<T>> latent() const {
+    if (!config_.latent) {
+      return std::nullopt;
+    }
+    return Latent<T>(
+        read_params<LatentParams<T>>(
+            "latent", latent_shapes(*config_.latent, config_.d_model, config_.output_width())),
+        *config_.latent);
+  }
   /// Whether an expert's weights are F64.
   bool is_double(const std::string& expert) const {
     const Shape up =
@@ -120,16 +136,20 @@ class LayerReader {
   template <Real T>
   Expert<T> read_expert(const std::string& name, const ExpertTensors<Shape>& shapes,
                         const ExpertConfig& config) const {
-    ExpertParams<T> params;
-    ExpertParams<T>::for_each(
-        [&](std::string_view tensor, Matrix<T>& parameter, const Shape& shape) {
+    return {read_params<ExpertParams<T>>(name, shapes), config};
+  }
+  template <class Params, class Shapes>
+  Params read_params(const std::string& name, const Shapes& shapes) const {
+    Params params;
+    Params::for_each(
+        [&](std::string_view tensor, auto& parameter, const Shape& shape) {
           parameter.resize(shape.rows, shape.cols);
           if (parameter.size() > 0) {
             read(detail::joined(name, ".", tensor), parameter);
           }
         },
         params, shapes);
-    return {std::move(params), config};
+    return params;
   }
 
   Checkpoint* model_;

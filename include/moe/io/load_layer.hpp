@@ -30,7 +30,7 @@ MoELayer<T, RouterT> load_layer(Checkpoint& model, Index layer) {
     shared.emplace(reader.shared<T>());
   }
   return MoELayer<T, RouterT>(reader.router<RouterT>(), FfnExperts<T>(std::move(experts)),
-                              config.options(), std::move(shared));
+                              config.options(), std::move(shared), reader.latent<T>());
 }
 
 /// Of a directory with config.json and model.safetensors, or shards and their index.
@@ -75,7 +75,7 @@ PackedLayer<S, RouterT> load_packed(Checkpoint& model, Index layer) {
     shared.emplace(PackedExperts<S>(std::move(one)));
   }
   return PackedLayer<S, RouterT>(reader.router<RouterT>(), PackedExperts<S>(std::move(experts)),
-                                 config.options(), std::move(shared));
+                                 config.options(), std::move(shared), reader.latent<Wide<S>>());
 }
 
 template <Storage S, class RouterT = Router<Wide<S>>>
