@@ -222,6 +222,24 @@ TEST(Family, KimiK3HasSituExpertsInsideOfALatentNorm) {
                {"activation_situ_linear_beta", "no such key"});
 }
 
+TEST(Family, LongCatRoutesToExpertsThatComputeNothing) {
+  constexpr std::string_view text = R"("hidden_size": 8, "n_routed_experts": 4, "moe_topk": 3,
+      "expert_ffn_hidden_size": 6, "zero_expert_num": 2)";
+  const LayerConfig config = layer_config(
+      *find_family("longcat_flash"), ModelConfig::parse(joined("{", text, "}"), "config.json"), 0);
+  EXPECT_EQ(config.num_experts, 6);
+  EXPECT_EQ(config.num_feed_forwards(), 4);
+  EXPECT_EQ(config.zero.copies, 2);
+  EXPECT_EQ(config.zero.num_experts(), 2);
+  EXPECT_EQ(config.router.score, Score::softmax);
+  EXPECT_TRUE(config.router.selection.bias);
+  EXPECT_EQ(config.router.weight.renormalise, false);
+  EXPECT_EQ(config.router.weight.scale, 6.0);
+  expect_fault(
+      [&] { config_of("longcat_flash", joined("{", text, R"(, "zero_expert_type": "drop"})")); },
+      "config.json", "", {"zero_expert_type", "drop", "expected identity"});
+}
+
 TEST(Family, TakesTheEntryOfItsLayerFromAList) {
   const std::string_view text = R"({"hidden_size": 8, "num_experts": [4, 6], "moe_topk": [1, 2],
       "moe_intermediate_size": [16, 20], "num_shared_expert": 1})";

@@ -135,6 +135,7 @@ struct Family {
   Setting d_model = {"hidden_size d_model"};
   Setting d_ff = {"moe_intermediate_size"};
   Setting num_experts = {keys::num_experts};
+  Setting copies = always(0);  ///< experts behind those, which pass their input on
   Setting top_k = {keys::top_k};
   Setting renormalise = always(0);
   Setting epsilon = {};              ///< without a key: that of the rule

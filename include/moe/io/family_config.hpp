@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../experts/zero.hpp"
 #include "../routing/norm_gate.hpp"
 #include "../routing/sparse_mixer.hpp"
 #include "family.hpp"
@@ -13,9 +14,13 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// A layer's config, and the type of its router with what is not in every router's config.
 struct LayerConfig : MoEConfig {
+  ZeroComputation zero = {};  ///< of num_experts, the last ones
   RouterType router_type = RouterType::router;
   InputNormConfig router_norm = {};     ///< of a norm_router
   SparseMixerConfig sparse_mixer = {};  ///< of a sparse_mixer
+
+  /// Experts that have parameters: those of the set that a ZeroExperts is around.
+  Index num_feed_forwards() const { return num_experts - zero.num_experts(); }
 };
 
 namespace detail {
@@ -147,9 +152,10 @@ inline std::optional<LatentConfig> latent_config(const Family& family, const Mod
 /// have what the family must say, or says what is not supported.
 inline LayerConfig layer_config(const Family& family, const ModelConfig& config, Index layer) {
   detail::check_only(family, config, layer);
+  const ZeroComputation zero{.copies = family.copies.size_of(config, layer)};
   LayerConfig made{{.d_model = family.d_model.size_of(config, layer),
                     .d_ff = family.d_ff.size_of(config, layer),
-                    .num_experts = family.num_experts.size_of(config, layer),
+                    .num_experts = family.num_experts.size_of(config, layer) + zero.num_experts(),
                     .top_k = family.top_k.size_of(config, layer),
                     .expert = detail::expert_config(family, config, layer),
                     .router = detail::router_config(family, config, layer),
@@ -157,6 +163,7 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
                     .latent = detail::latent_config(family, config, layer),
                     .weight_on = family.weight_on,
                     .routed_scale = family.routed_scale.of(config, layer)}};
+  made.zero = zero;
   if (made.shared && family.shared.averaged.of(config, layer)) {
     made.routed_scale *= 0.5;
     made.shared->scale *= 0.5;

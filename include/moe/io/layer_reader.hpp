@@ -55,7 +55,7 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
     });
   });
   const ExpertTensors<Shape> shapes = routed_expert_shapes(config);
-  for (Index e = 0; e < config.num_experts; ++e) {
+  for (Index e = 0; e < config.num_feed_forwards(); ++e) {
     detail::for_each_tensor(detail::joined("experts.", e), shapes, visit);
   }
   if (config.shared) {
@@ -74,13 +74,21 @@ class LayerReader {
       : model_(&model),
         config_(model.layer_config(layer)),
         names_(model.family(), model.layer_prefix(layer) + model.block_of(layer),
-               config_.num_experts,
+               config_.num_feed_forwards(),
                [&](const std::string& name) { return model.files().contains(name); }) {
     check_layer(layer);
   }
 
   const LayerConfig& config() const { return config_; }
 
+  /// Throws FormatError if some of the experts compute nothing, and a layer of this set cannot have
+  /// such.
+  template <class Set>
+  void check_set() const {
+    if constexpr (!requires(const Set& set) { set.zero(); }) {
+      fail_zero_experts();
+    }
+  }
   /// Of the type that the family's router is. Throws FormatError if it is another.
   template <class RouterT>
   RouterT router() const {
@@ -125,6 +133,7 @@ class LayerReader {
  private:
   void check_layer(Index layer) const;
   void check_router_type(RouterType wanted) const;
+  void fail_zero_experts() const;
   ExpertTable table() const;
   [[noreturn]] void fail_missing(const std::string& tensor) const;
 
@@ -163,6 +172,16 @@ inline void LayerReader::check_router_type(RouterType wanted) const {
         model_->config().file(), "", std::nullopt,
         detail::joined("family ", model_->family().name(), " has a ", name(config_.router_type),
                        ", expected a layer of it, not of ", name(wanted)));
+  }
+}
+
+inline void LayerReader::fail_zero_experts() const {
+  if (config_.zero.num_experts() > 0) {
+    throw FormatError(
+        model_->config().file(), "", std::nullopt,
+        detail::joined("family ", model_->family().name(), " has ", config_.zero.num_experts(),
+                       " experts that compute nothing, expected a layer of "
+                       "ZeroExperts"));
   }
 }
 
