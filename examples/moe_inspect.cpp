@@ -99,6 +99,7 @@ Json router_of(const io::LayerConfig& config) {
   all["bias"] = logits.bias;
   all["softcap"] = logits.softcap;
   all["selection_bias"] = selection.bias;
+  all["always_chosen"] = selection.always;
   all["groups"] = groups_of(selection.groups);
   all["table_of_ids"] = selection.vocabulary;
   all["weights"] = word(weight.source, {"score", "biased_score", "softmax_of_chosen", "one"});

@@ -77,13 +77,14 @@ INSTANTIATE_TEST_SUITE_P(
                     "deepseek_v2_b", "deepseek_v3_a", "deepseek_v3_c", "deepseek_v3_minf_a",
                     "deepseek_v3_minf_c", "deepseek_v4_a", "deepseek_v4_b", "deepseek_v4_c",
                     "gemma4_b", "gemma4_c", "glm_moe_dsa_b", "glm_moe_dsa_v", "gpt_oss_b",
-                    "gpt_oss_c", "granitemoe_b", "granitemoe_c", "laguna_b", "laguna_c", "laguna_v",
-                    "minimax_m3_a", "minimax_m3_b", "mistral4_a", "mistral4_b", "mistral4_c",
-                    "mixtral_a", "mixtral_b", "mixtral_c", "nemotron_h_a", "nemotron_h_b",
-                    "nemotron_h_c", "olmoe_b", "olmoe_c", "phimoe_b", "phimoe_c", "qwen2_moe_a",
-                    "qwen2_moe_b", "qwen2_moe_c", "qwen3_5_moe_b", "qwen3_moe_b", "qwen3_moe_c",
-                    "step3p7_a", "step3p7_b", "step3p7_c", "switch_transformers_a",
-                    "switch_transformers_b", "switch_transformers_c"),
+                    "gpt_oss_c", "granitemoe_b", "granitemoe_c", "inkling_a", "inkling_b",
+                    "inkling_c", "laguna_b", "laguna_c", "laguna_v", "minimax_m3_a", "minimax_m3_b",
+                    "mistral4_a", "mistral4_b", "mistral4_c", "mixtral_a", "mixtral_b", "mixtral_c",
+                    "nemotron_h_a", "nemotron_h_b", "nemotron_h_c", "olmoe_b", "olmoe_c",
+                    "phimoe_b", "phimoe_c", "qwen2_moe_a", "qwen2_moe_b", "qwen2_moe_c",
+                    "qwen3_5_moe_b", "qwen3_moe_b", "qwen3_moe_c", "step3p7_a", "step3p7_b",
+                    "step3p7_c", "switch_transformers_a", "switch_transformers_b",
+                    "switch_transformers_c"),
     [](const auto& file) { return std::string(file.param); });
 
 /// The files in the folder of the recorded layers, without their ending.

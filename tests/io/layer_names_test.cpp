@@ -40,7 +40,9 @@ LayerNames names_of(const Family& family) {
   if (const auto blocks = detail::words(family.blocks); !blocks.empty()) {
     block = detail::joined(blocks.front(), ".");
   }
-  return {family, std::move(block), E, [](const std::string&) { return false; }};
+  const ExpertCounts counts{.ranked = E,
+                            .always = family.always_chosen.layout.names != nullptr ? 2 : 0};
+  return {family, std::move(block), counts, [](const std::string&) { return false; }};
 }
 
 TEST(LayerNames, AreThoseThatAreOnDisk) {
@@ -68,6 +70,10 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
       {"longcat_flash", "router.weight", "mlp.router.classifier.weight", {E, D}},
       {"longcat_flash", "router.selection_bias", "mlp.router.e_score_correction_bias", {E}},
       {"longcat_flash", "experts.3.up", "mlp.experts.3.up_proj.weight", {F, D}},
+      {"inkling", "router.selection_bias", "mlp.gate.bias", {E}},
+      {"inkling", "experts.3.up", "mlp.experts.w13_weight", {E, 2 * F, D}},
+      {"inkling", "experts.4.gate", "mlp.shared_experts.shared_w13_weight", {2, 2 * F, D}},
+      {"inkling", "experts.5.down", "mlp.shared_experts.shared_w2_weight", {2, D, F}},
       {"bailing_moe", "router.selection_bias", "mlp.gate.expert_bias", {E}},
       {"openai_privacy_filter", "router.bias", "mlp.router.bias", {E}},
       {"openai_privacy_filter", "experts.2.up", "mlp.experts.gate_up_proj", {E, D, 2 * F}},
@@ -123,7 +129,7 @@ TEST(LayerNames, OfWhatAFamilyHasNotAreRefused) {
   const LayerNames names = names_of(*find_family("mixtral"));
   for (const char* parameter :
        {"router.bias", "router.selection_bias", "router.norm_scale", "shared.up",
-        "shared.output_gate", "experts.0.up_bias", "latent.norm"}) {
+        "shared.output_gate", "experts.0.up_bias", "latent.norm", "experts.4.up"}) {
     EXPECT_THROW(names.place(parameter, shape_of(parameter)), std::invalid_argument) << parameter;
   }
   EXPECT_THROW(names.table(), std::invalid_argument);

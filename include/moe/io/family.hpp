@@ -111,6 +111,17 @@ struct SharedNames {
   Is averaged = {};           ///< y = (routed + shared) / 2
 };
 
+/// Shared experts inside of the router, where they are the last ones (SelectionConfig::always).
+struct AlwaysChosen {
+  FfnLayout layout = {};
+  Setting count = always(0);
+};
+
+/// Experts with tensors of their own: those that are chosen, and behind them those that always are.
+struct ExpertCounts {
+  Index ranked = 0, always = 0;
+};
+
 /// The projections around experts of another width, and the norm before the second.
 struct LatentNames {
   std::string_view down = {}, up = {}, norm = {};
@@ -130,6 +141,7 @@ struct Family {
   RouterNames router = {};
   FfnLayout experts = {"experts.*.", &layouts::projections};
   SharedNames shared = {};
+  AlwaysChosen always_chosen = {};
   LatentNames latent = {};
 
   Setting d_model = {"hidden_size d_model"};

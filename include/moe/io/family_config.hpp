@@ -21,6 +21,9 @@ struct LayerConfig : MoEConfig {
 
   /// Experts that have parameters: those of the set that a ZeroExperts is around.
   Index num_feed_forwards() const { return num_experts - zero.num_experts(); }
+  ExpertCounts counts() const {
+    return {num_feed_forwards() - router.selection.always, router.selection.always};
+  }
 };
 
 namespace detail {
@@ -99,6 +102,7 @@ inline RouterConfig router_config(const Family& family, const ModelConfig& confi
     made.weight.epsilon = family.epsilon.of(config, layer);
   }
   made.weight.scale = family.scale.of(config, layer);
+  selection.always = family.always_chosen.count.size_of(config, layer);
   return made;
 }
 
@@ -152,13 +156,15 @@ inline std::optional<LatentConfig> latent_config(const Family& family, const Mod
 /// have what the family must say, or says what is not supported.
 inline LayerConfig layer_config(const Family& family, const ModelConfig& config, Index layer) {
   detail::check_only(family, config, layer);
+  const RouterConfig router = detail::router_config(family, config, layer);
   const ZeroComputation zero{.copies = family.copies.size_of(config, layer)};
   LayerConfig made{{.d_model = family.d_model.size_of(config, layer),
                     .d_ff = family.d_ff.size_of(config, layer),
-                    .num_experts = family.num_experts.size_of(config, layer) + zero.num_experts(),
-                    .top_k = family.top_k.size_of(config, layer),
+                    .num_experts = family.num_experts.size_of(config, layer) + zero.num_experts() +
+                                   router.selection.always,
+                    .top_k = family.top_k.size_of(config, layer) + router.selection.always,
                     .expert = detail::expert_config(family, config, layer),
-                    .router = detail::router_config(family, config, layer),
+                    .router = router,
                     .shared = detail::shared_config(family, config, layer),
                     .latent = detail::latent_config(family, config, layer),
                     .weight_on = family.weight_on,

@@ -73,8 +73,7 @@ class LayerReader {
   LayerReader(Checkpoint& model, Index layer)
       : model_(&model),
         config_(model.layer_config(layer)),
-        names_(model.family(), model.layer_prefix(layer) + model.block_of(layer),
-               config_.num_feed_forwards(),
+        names_(model.family(), model.layer_prefix(layer) + model.block_of(layer), config_.counts(),
                [&](const std::string& name) { return model.files().contains(name); }) {
     check_layer(layer);
   }

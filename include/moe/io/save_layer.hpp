@@ -64,21 +64,24 @@ std::vector<TensorToWrite> table_of(const RouterT& router, const LayerNames& nam
   return {};
 }
 
-/// Experts of a set that have parameters of their own. Throws std::invalid_argument if there are
-/// others, which the family has not.
-template <class Set>
-Index num_feed_forwards(const Set& set, const Family& family) {
+/// Throws std::invalid_argument if there are experts that compute nothing, as the family has not.
+template <class RouterT, class Set>
+ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& family) {
+  ExpertCounts counts{.ranked = set.num_experts()};
   if constexpr (requires { set.zero(); }) {
     const ZeroComputation& zero = set.zero();
-    moe::detail::throw_unless(
-        zero.constants + zero.zeros == 0 && (zero.copies == 0 || !family.copies.keys.empty()),
-        "save_layers: there are ", zero.constants, " constant, ", zero.copies, " copy and ",
-        zero.zeros, " zero experts, expected ",
-        family.copies.keys.empty() ? "none" : "copies alone", " of family ", family.name());
-    return set.set().num_experts();
-  } else {
-    return set.num_experts();
+    const bool has_copies = !family.copies.keys.empty();
+    moe::detail::throw_unless(zero.constants + zero.zeros == 0 && (zero.copies == 0 || has_copies),
+                              "save_layers: there are ", zero.constants, " constant, ", zero.copies,
+                              " copy and ", zero.zeros, " zero experts, expected ",
+                              has_copies ? "copies alone" : "none", " of family ", family.name());
+    counts.ranked -= zero.num_experts();
   }
+  if constexpr (requires { router.rule().config().selection.always; }) {
+    counts.always = router.rule().config().selection.always;
+    counts.ranked -= counts.always;
+  }
+  return counts;
 }
 
 /// The tensors of a layer, each filled by all of the parameters that lie in it.
@@ -189,7 +192,7 @@ void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family
   for (const auto& [prefix, layer] : layers) {
     layer->check_params({});
     const LayerNames names(family, prefix + block,
-                           detail::num_feed_forwards(layer->experts(), family),
+                           detail::counts_of(layer->router(), layer->experts(), family),
                            [](const std::string&) { return false; });
     auto tensors = detail::tensors_of(*layer, names, options.dtype);
     std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
