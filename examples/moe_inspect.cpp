@@ -67,11 +67,14 @@ const char* word(Enum value, const char* const (&words)[n]) {
   return number < n ? words[number] : "another";
 }
 
-Json sizes_of(const moe::MoEConfig& config) {
+Json sizes_of(const io::LayerConfig& config) {
   return {{"d_model", config.d_model},
           {"d_ff", config.d_ff},
           {"num_experts", config.num_experts},
           {"top_k", config.top_k},
+          {"copy_experts", config.zero.copies},
+          {"latent_width", config.latent ? config.latent->width : 0},
+          {"latent_norm", config.latent && config.latent->norm},
           {"shared_d_ff", config.shared ? config.shared->d_ff : 0}};
 }
 
@@ -96,6 +99,7 @@ Json router_of(const io::LayerConfig& config) {
   all["bias"] = logits.bias;
   all["softcap"] = logits.softcap;
   all["selection_bias"] = selection.bias;
+  all["always_chosen"] = selection.always;
   all["groups"] = groups_of(selection.groups);
   all["table_of_ids"] = selection.vocabulary;
   all["weights"] = word(weight.source, {"score", "biased_score", "softmax_of_chosen", "one"});
@@ -103,7 +107,7 @@ Json router_of(const io::LayerConfig& config) {
   all["epsilon"] = weight.epsilon;
   all["scale"] = weight.scale;
   all["routed_scale"] = config.routed_scale;
-  all["weight_on"] = word(config.weight_on, {"output", "input"});
+  all["weight_on"] = word(config.weight_on, {"output", "input", "hidden"});
   return all;
 }
 
@@ -136,8 +140,10 @@ Json storage_of(io::Checkpoint& model, moe::Index layer) {
   return all;
 }
 
-Json cost_of(const moe::MoEConfig& config) {
-  const moe::ParameterCount count = moe::parameters(config);
+// As if none of the experts that a token takes were one that computes nothing.
+Json cost_of(const io::LayerConfig& config) {
+  moe::ParameterCount count = moe::parameters(config);
+  count.total -= config.zero.num_experts() * count.expert;
   const auto flops = moe::forward_flops(config, moe::predicted_work(config, 1)).total();
   const auto router = static_cast<double>(count.router) * 4,
              rest = static_cast<double>(count.total - count.router);

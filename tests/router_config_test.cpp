@@ -78,6 +78,29 @@ TEST(RouterConfig, WantsATableAlone) {
   EXPECT_EQ(broken([](auto& c) { c.selection.vocabulary = 9; }), fine);
 }
 
+TEST(RouterConfig, WantsFewerAlwaysChosenExpertsThanChoicesAndNoOtherWayToChoose) {
+  const auto of = [](const SelectionConfig& selection, Index top_k) {
+    const RouterConfig config{.selection = selection};
+    return testing::message_of([&] { config.validate(8, top_k); });
+  };
+  EXPECT_EQ(of({.always = 2}, 3), fine);
+  EXPECT_EQ(of({.bias = true, .always = 2}, 3), fine);
+  EXPECT_EQ(of({.always = 2}, 2),
+            "RouterConfig: selection.always = 2, expected less than top_k = 2");
+  EXPECT_EQ(of({.always = -1}, 2),
+            "RouterConfig: selection.always = -1, expected 0, or at least 1 without a table and "
+            "groups");
+  EXPECT_EQ(of({.groups = GroupLimit{}, .always = 1}, 2),
+            "RouterConfig: selection.always = 1, expected 0, or at least 1 without a table and "
+            "groups");
+  EXPECT_EQ(broken([](auto& c) {
+              c.weight.source = WeightSource::biased_score;
+              c.selection = {.bias = true, .always = 1};
+            }),
+            "RouterConfig: weight.source = biased_score with selection.always = 1, which have no "
+            "bias, expected 0");
+}
+
 /// The message for a router of 8 experts, of which 4 are chosen, with these groups.
 std::string of_groups(const GroupLimit& groups) {
   const RouterConfig config{.selection = {.groups = groups}};

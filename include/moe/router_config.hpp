@@ -26,8 +26,14 @@ enum class WeightSource { score, biased_score, softmax_of_chosen, one };
 /// How epsilon keeps the sum that divides weights from 0: sum + epsilon, or max(sum, epsilon).
 enum class EpsilonRule { added, least };
 
-/// A factor for each expert on its weights: none, one that stays as it is, or one that is learned.
-enum class ExpertScale { off, fixed, learned };
+/// A factor for each expert on its weights: none, one that stays as it is, or one that is learned;
+/// or one that is learned for all of them.
+enum class ExpertScale { off, fixed, learned, learned_for_all };
+
+/// Whether there is a factor that has a gradient.
+constexpr bool is_learned(ExpertScale scale) {
+  return scale == ExpertScale::learned || scale == ExpertScale::learned_for_all;
+}
 
 /// From a token to a logit for each expert: x W^T, plus what is asked for here.
 struct LogitsConfig {
@@ -104,6 +110,10 @@ struct SelectionConfig {
   /// Not 0: the experts of a token are the row of its id in the router's table (vocabulary, k)
   /// (Roller 2021, Hash layers; DeepSeek-V4), without bias and groups.
   Index vocabulary = 0;
+  /// So many of the top_k are the last experts, which every token takes: shared experts inside of
+  /// the router, whose weights are renormalised together with the others' (Inkling). They are the
+  /// last choices of a token, have no bias, and are as any other expert to capacity and losses.
+  Index always = 0;
 
   void validate() const {
     detail::throw_unless(vocabulary >= 0, "RouterConfig: selection.vocabulary = ", vocabulary,
@@ -111,6 +121,9 @@ struct SelectionConfig {
     detail::throw_unless(vocabulary == 0 || (!bias && !groups),
                          "RouterConfig: selection.vocabulary = ", vocabulary,
                          " with bias or groups, which a table does not need, expected neither");
+    detail::throw_unless(always >= 0 && (always == 0 || (vocabulary == 0 && !groups)),
+                         "RouterConfig: selection.always = ", always,
+                         ", expected 0, or at least 1 without a table and groups");
   }
 };
 
@@ -127,7 +140,8 @@ struct WeightConfig {
   EpsilonRule epsilon_rule = EpsilonRule::added;
   /// Multiplies the weights (routed_scaling_factor of DeepSeek).
   double scale = 1.0;
-  /// Multiplies them, too: expert_scale (1, E) (Gemma 4: per_expert_scale).
+  /// Multiplies them, too: expert_scale (1, E) (Gemma 4: per_expert_scale), or (1, 1) for all
+  /// (Inkling: global_scale).
   ExpertScale expert_scale = ExpertScale::off;
 
   /// renormalise, or what it is where it is not set.
@@ -157,10 +171,16 @@ struct RouterConfig {
     detail::throw_unless(
         weight.source != WeightSource::biased_score || selection.bias,
         "RouterConfig: weight.source = biased_score without selection.bias, expected a bias");
+    detail::throw_unless(weight.source != WeightSource::biased_score || selection.always == 0,
+                         "RouterConfig: weight.source = biased_score with selection.always = ",
+                         selection.always, ", which have no bias, expected 0");
   }
   /// The same, and that it fits so many experts.
   void validate(Index num_experts, Index top_k) const {
     validate();
+    detail::throw_unless(selection.always < top_k,
+                         "RouterConfig: selection.always = ", selection.always,
+                         ", expected less than top_k = ", top_k);
     if (selection.groups) {
       selection.groups->validate(num_experts, top_k);
     }

@@ -130,7 +130,8 @@ TEST(Flops, AreExactForEveryRouter) {
 TEST(Flops, AreExactForEveryKindOfWeight) {
   for (const auto source : {WeightSource::score, WeightSource::biased_score,
                             WeightSource::softmax_of_chosen, WeightSource::one}) {
-    for (const auto kind : {ExpertScale::off, ExpertScale::fixed, ExpertScale::learned}) {
+    for (const auto kind : {ExpertScale::off, ExpertScale::fixed, ExpertScale::learned,
+                            ExpertScale::learned_for_all}) {
       for (int bits = 0; bits < 4; ++bits) {
         MoEConfig config = small();
         config.router.selection.bias = true;
@@ -155,6 +156,14 @@ TEST(Flops, AreExactForEveryRuleOfGroups) {
       config.router.selection = {.bias = bias, .groups = GroupLimit{2, rule, 1}};
       expect_exact_flops(config, 7);
     }
+  }
+}
+
+TEST(Flops, AreExactForExpertsThatAreAlwaysChosen) {
+  for (const bool bias : {false, true}) {
+    MoEConfig config = small();
+    config.router.selection = {.bias = bias, .always = 1};
+    expect_exact_flops(config, 7);
   }
 }
 

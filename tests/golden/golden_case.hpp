@@ -122,7 +122,7 @@ class Case {
     const io::LayerConfig& config = facts.config();
     return Layer(io::FamilyRouter<RouterT>::make(config, facts.table(file)),
                  FfnExperts<T>(make_experts<T>(config, 0)), config.options(),
-                 make_shared_expert<T>(config, 0));
+                 make_shared_expert<T>(config, 0), make_latent<T>(config, 0));
   }
 
   Index width() const { return facts_.config().d_model; }
@@ -181,9 +181,16 @@ class Case {
 
   void compare_router() {
     const auto& table = tape_.routing;
-    compare("router.logits", Kind::router, table.logits);
-    Matrix<std::int64_t> expert = table.expert.template cast<std::int64_t>();
-    Matrix<T> weight = table.weight;
+    // Of experts that are always chosen a file has weights and logits of their own.
+    const Index always = facts_.config().router.selection.always;
+    const Index chosen = table.top_k() - always;
+    compare("router.logits", Kind::router, table.logits.leftCols(table.logits.cols() - always));
+    if (always > 0) {
+      compare("router.shared_logits", Kind::router, table.logits.rightCols(always));
+      compare("router.shared_weights", Kind::router, table.weight.rightCols(always));
+    }
+    Matrix<std::int64_t> expert = table.expert.leftCols(chosen).template cast<std::int64_t>();
+    Matrix<T> weight = table.weight.leftCols(chosen);
     auto want_expert = read<std::int64_t>("router.indices", expert.rows(), expert.cols());
     auto want_weight = read<double>("router.weights", expert.rows(), expert.cols());
     if (facts_.unordered()) {

@@ -26,7 +26,7 @@ class Facts {
   explicit Facts(const io::SafeTensors& file)
       : config_(io::layer_config(facts_of(file),
                                  io::ModelConfig::parse(meta(file, "config"), file.file()), 0)),
-        names_(facts_of(file), "weights.", config_.num_experts,
+        names_(facts_of(file), "weights.", config_.counts(),
                [&](const std::string& name) { return file.contains(name); }),
         unordered_(meta(file, "semantics").find("sorted=False") != std::string::npos) {
     const auto shape = io::ModelConfig::parse(meta(file, "shape"), file.file());

@@ -33,9 +33,10 @@ TEST(Families, ListTheKnownOnesForAnUnknownOne) {
 }
 
 TEST(Families, SayWhatAKnownOneNeedsThatIsNotSupported) {
-  expect_fault([] { family_of_text(R"({"model_type": "kimi_k3"})"); }, "config.json", "",
-               {"model_type", "\"kimi_k3\", which needs experts of a latent width, expected one of",
-                "mixtral, qwen2_moe"});
+  expect_fault(
+      [] { family_of_text(R"({"model_type": "axk1"})"); }, "config.json", "",
+      {"model_type", "\"axk1\", which needs an RMSNorm of the block's output, expected one of",
+       "mixtral, qwen2_moe"});
   expect_fault(
       [] { family_of_text(R"({"model_type": "v", "text_config": {"model_type": "zaya"}})"); },
       "config.json", "", {"\"v\" in \"zaya\", which needs a router that hands its state on"});
@@ -68,6 +69,9 @@ TEST(Families, HaveValidRulesAndANameForEveryTensorOfTheirExperts) {
         << family.name();
     EXPECT_EQ(family.router_type == RouterType::norm_router, !family.router.norm_scale.empty())
         << family.name();
+    EXPECT_EQ(family.latent.width.keys.empty(), family.latent.down.empty()) << family.name();
+    EXPECT_EQ(family.latent.down.empty(), family.latent.up.empty()) << family.name();
+    EXPECT_EQ(family.latent.has_norm.keys.empty(), family.latent.norm.empty()) << family.name();
     EXPECT_EQ(family.other_rule.rule.selection.vocabulary > 0, !family.router.table.empty())
         << family.name();
   }

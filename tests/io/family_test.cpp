@@ -187,6 +187,59 @@ TEST(Family, TakesDefaultsOfLeftOutKeysByFamily) {
             1.0);
 }
 
+TEST(Family, HasExpertsOfALatentWidthWhereTheConfigHasOne) {
+  constexpr std::string_view shared = R"(, "moe_shared_expert_intermediate_size": 5)";
+  EXPECT_FALSE(
+      config_of("nemotron_h", joined("{", sizes, shared, R"(, "moe_latent_size": null})")).latent);
+  const MoEConfig latent =
+      config_of("nemotron_h", joined("{", sizes, shared, R"(, "moe_latent_size": 7})"));
+  ASSERT_TRUE(latent.latent);
+  EXPECT_EQ(latent.latent->width, 7);
+  EXPECT_FALSE(latent.latent->norm);
+  EXPECT_EQ(latent.expert_d_in(), 7);
+  EXPECT_EQ(latent.shared->d_ff, 5);
+}
+
+TEST(Family, KimiK3HasSituExpertsInsideOfALatentNorm) {
+  constexpr std::string_view text = R"("hidden_size": 8, "num_experts": 4,
+      "num_experts_per_token": 2, "moe_intermediate_size": 6, "num_shared_experts": 2,
+      "routed_expert_hidden_size": 5, "rms_norm_eps": 1e-5, "hidden_act": "situ",
+      "routed_scaling_factor": 1.0, "activation_situ_beta": 3.0)";
+  const MoEConfig config =
+      config_of("kimi_k3", joined(R"({"text_config": {"model_type": "kimi_linear", )", text,
+                                  R"(, "activation_situ_linear_beta": 20.0}})"));
+  EXPECT_EQ(config.expert.activation, Activation::situ);
+  EXPECT_EQ(config.expert.gate_bound, 3.0);
+  EXPECT_EQ(config.expert.up_bound, 20.0);
+  ASSERT_TRUE(config.latent);
+  EXPECT_EQ(config.latent->width, 5);
+  EXPECT_TRUE(config.latent->norm);
+  EXPECT_EQ(config.latent->eps, 1e-5);
+  EXPECT_EQ(config.shared->d_ff, 12);
+  EXPECT_EQ(config.shared_expert().activation, Activation::situ);
+  // Without its bound the value of a gated pair would be another one.
+  expect_fault([&] { config_of("kimi_k3", joined("{", text, "}")); }, "config.json", "",
+               {"activation_situ_linear_beta", "no such key"});
+}
+
+TEST(Family, LongCatRoutesToExpertsThatComputeNothing) {
+  constexpr std::string_view text = R"("hidden_size": 8, "n_routed_experts": 4, "moe_topk": 3,
+      "expert_ffn_hidden_size": 6, "zero_expert_num": 2)";
+  const LayerConfig config = layer_config(
+      *find_family("longcat_flash"), ModelConfig::parse(joined("{", text, "}"), "config.json"), 0);
+  EXPECT_EQ(config.num_experts, 6);
+  EXPECT_EQ(config.num_feed_forwards(), 4);
+  EXPECT_EQ(config.zero.copies, 2);
+  EXPECT_EQ(config.zero.num_experts(), 2);
+  EXPECT_EQ(config.router.score, Score::softmax);
+  EXPECT_TRUE(config.router.selection.bias);
+  EXPECT_EQ(config.router.weight.renormalise, false);
+  EXPECT_EQ(config.router.weight.scale, 6.0);
+  expect_fault(
+      [&] { config_of("longcat_flash", joined("{", text, R"(, "zero_expert_type": "drop"})")); },
+      "config.json", "", {"zero_expert_type", "drop", "expected identity"});
+}
+
 TEST(Family, TakesTheEntryOfItsLayerFromAList) {
   const std::string_view text = R"({"hidden_size": 8, "num_experts": [4, 6], "moe_topk": [1, 2],
       "moe_intermediate_size": [16, 20], "num_shared_expert": 1})";
@@ -205,8 +258,9 @@ void expect_config_fault(std::string_view family, const std::string& text,
 TEST(Family, RefusesAConfigThatItCannotObey) {
   expect_config_fault("deepseek_v2", joined("{", sizes, R"(, "topk_method": "noaux_tc"})"),
                       {"topk_method", "noaux_tc", "expected greedy group_limited_greedy"});
-  expect_config_fault("nemotron_h", joined("{", sizes, R"(, "moe_latent_size": 7})"),
-                      {"moe_latent_size", "7 in a config of nemotron_h", "expected none"});
+  expect_config_fault(
+      "laguna", joined("{", sizes, R"(, "moe_apply_router_weight_on_input": true})"),
+      {"moe_apply_router_weight_on_input", "true in a config of laguna", "expected false"});
   expect_config_fault("cohere2_moe", joined("{", sizes, R"(, "intermediate_size": 6})"),
                       {"expert_selection_fn", "nothing (where it is left out)"});
   // The left-out eight groups of DeepSeek-V3, of four experts.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Names and shapes of tensors as families publish them, written out: 4 experts of width 6, 8 wide.
+// Names and shapes of tensors as families publish them, written out: 4 experts of width 6, 8 wide,
+// or inside of a latent width of 3.
 // The recorded layers of the golden tests hold the other families to theirs.
 #include "moe/io/layer_names.hpp"
 
@@ -10,7 +11,7 @@
 namespace moe::io::testing {
 namespace {
 
-constexpr Index E = 4, F = 6, D = 8;
+constexpr Index E = 4, F = 6, D = 8, L = 3;
 
 struct Published {
   const char* model_type;
@@ -22,6 +23,9 @@ struct Published {
 Shape shape_of(std::string_view parameter) {
   const std::string_view tensor = parameter.substr(parameter.rfind('.') + 1);
   const bool routes = parameter.starts_with("router.");
+  if (parameter.starts_with("latent.")) {
+    return tensor == "down" ? Shape{L, D} : tensor == "up" ? Shape{D, L} : Shape{1, L};
+  }
   return tensor == "output_gate"                        ? Shape{1, D}
          : routes && tensor == "weight"                 ? Shape{E, D}
          : routes                                       ? Shape{1, E}
@@ -36,7 +40,9 @@ LayerNames names_of(const Family& family) {
   if (const auto blocks = detail::words(family.blocks); !blocks.empty()) {
     block = detail::joined(blocks.front(), ".");
   }
-  return {family, std::move(block), E, [](const std::string&) { return false; }};
+  const ExpertCounts counts{.ranked = E,
+                            .always = family.always_chosen.layout.names != nullptr ? 2 : 0};
+  return {family, std::move(block), counts, [](const std::string&) { return false; }};
 }
 
 TEST(LayerNames, AreThoseThatAreOnDisk) {
@@ -61,6 +67,13 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
       {"deepseek", "shared.down", "mlp.shared_experts.down_proj.weight", {D, F}},
       {"ernie4_5_moe", "router.selection_bias", "mlp.moe_statics.e_score_correction_bias", {E}},
       {"ernie4_5_moe", "experts.1.up_bias", "mlp.experts.1.up_proj.bias", {F}},
+      {"longcat_flash", "router.weight", "mlp.router.classifier.weight", {E, D}},
+      {"longcat_flash", "router.selection_bias", "mlp.router.e_score_correction_bias", {E}},
+      {"longcat_flash", "experts.3.up", "mlp.experts.3.up_proj.weight", {F, D}},
+      {"inkling", "router.selection_bias", "mlp.gate.bias", {E}},
+      {"inkling", "experts.3.up", "mlp.experts.w13_weight", {E, 2 * F, D}},
+      {"inkling", "experts.4.gate", "mlp.shared_experts.shared_w13_weight", {2, 2 * F, D}},
+      {"inkling", "experts.5.down", "mlp.shared_experts.shared_w2_weight", {2, D, F}},
       {"bailing_moe", "router.selection_bias", "mlp.gate.expert_bias", {E}},
       {"openai_privacy_filter", "router.bias", "mlp.router.bias", {E}},
       {"openai_privacy_filter", "experts.2.up", "mlp.experts.gate_up_proj", {E, D, 2 * F}},
@@ -95,6 +108,10 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
       {"mimo_v2_flash", "experts.2.gate", "mlp.experts.2.gate_proj.weight", {F, D}},
       {"exaone_moe", "router.selection_bias", "mlp.e_score_correction_bias", {E}},
       {"kimi_linear", "experts.1.gate", "block_sparse_moe.experts.1.w1.weight", {F, D}},
+      {"kimi_k3", "latent.down", "block_sparse_moe.routed_expert_down_proj.weight", {L, D}},
+      {"kimi_k3", "latent.up", "block_sparse_moe.routed_expert_up_proj.weight", {D, L}},
+      {"kimi_k3", "latent.norm", "block_sparse_moe.routed_expert_norm.weight", {L}},
+      {"kimi_k3", "shared.up", "block_sparse_moe.shared_experts.up_proj.weight", {F, D}},
       {"kimi_linear",
        "router.selection_bias",
        "block_sparse_moe.gate.e_score_correction_bias",
@@ -110,8 +127,9 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
 
 TEST(LayerNames, OfWhatAFamilyHasNotAreRefused) {
   const LayerNames names = names_of(*find_family("mixtral"));
-  for (const char* parameter : {"router.bias", "router.selection_bias", "router.norm_scale",
-                                "shared.up", "shared.output_gate", "experts.0.up_bias"}) {
+  for (const char* parameter :
+       {"router.bias", "router.selection_bias", "router.norm_scale", "shared.up",
+        "shared.output_gate", "experts.0.up_bias", "latent.norm", "experts.4.up"}) {
     EXPECT_THROW(names.place(parameter, shape_of(parameter)), std::invalid_argument) << parameter;
   }
   EXPECT_THROW(names.table(), std::invalid_argument);

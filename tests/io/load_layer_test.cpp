@@ -173,6 +173,60 @@ TEST_F(LoadLayer, RefusesARouterOfAnotherType) {
              {"family gemma4 has a NormRouter", "not of Router"}, gemma4_config);
 }
 
+/// A layer of LongCat-Flash: four feed-forwards, and two that copy, which the bias prefers.
+NewTensors longcat() {
+  NewTensors tensors;
+  const std::string block = "model.layers.0.mlp.";
+  tensors[block + "router.classifier.weight"] = weights(1, {E + 2, D});
+  tensors[block + "router.e_score_correction_bias"] =
+      tensor_of("F32", {E + 2}, std::vector<float>{0, 0, 0, 0, 9, 9});
+  for (int e = 0; e < E; ++e) {
+    const std::string expert = joined(block, "experts.", e, ".");
+    tensors[expert + "gate_proj.weight"] = weights(10 + 3 * e, {F, D});
+    tensors[expert + "up_proj.weight"] = weights(11 + 3 * e, {F, D});
+    tensors[expert + "down_proj.weight"] = weights(12 + 3 * e, {D, F});
+  }
+  return tensors;
+}
+constexpr std::string_view longcat_config = R"({"model_type": "longcat_flash", "hidden_size": 8,
+    "expert_ffn_hidden_size": 6, "n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2,
+    "routed_scaling_factor": 6.0})";
+
+TEST_F(LoadLayer, TakesExpertsThatComputeNothing) {
+  write_model(longcat(), longcat_config);
+  const auto layer = load_layer<float, Router<float>, ZeroExperts<float>>(folder(), 0);
+  EXPECT_EQ(layer.num_experts(), E + 2);
+  EXPECT_EQ(layer.experts().zero().copies, 2);
+  EXPECT_EQ(layer.experts().set()[3].params().up, matrix(20, F, D));
+  const auto packed =
+      load_packed<float, Router<float>, ZeroExperts<float, PackedExperts<float>>>(folder(), 0);
+  const Matrix<float> x = 0.25F * matrix(7, 3, D);
+  Matrix<float> y(3, D), packed_y(3, D);
+  decltype(layer)::Scratch scratch;
+  decltype(packed)::Scratch packed_scratch;
+  layer.forward(x, y, scratch);
+  packed.forward(x, packed_y, packed_scratch);
+  EXPECT_EQ(packed_y, y);
+  for (Index t = 0; t < 3; ++t) {  // both copies: y = 6 (p_4 + p_5) x
+    const auto p = (x.row(t) * matrix(1, E + 2, D).transpose()).array().exp().eval();
+    const float weight = 6.0F * (p(4) + p(5)) / p.sum();
+    EXPECT_LT((y.row(t) - weight * x.row(t)).norm(), 1e-5F * y.row(t).norm());
+  }
+}
+
+TEST_F(LoadLayer, RefusesExpertsThatComputeNothingInASetWithoutSuch) {
+  expect_bad(longcat(), folder() / "config.json", "",
+             {"longcat_flash has 2 experts that compute nothing", "a layer of ZeroExperts"},
+             longcat_config);
+}
+
+TEST_F(LoadLayer, MayHaveASetForThemWhereThereAreNone) {
+  write_model(mixtral());
+  const auto layer = load_layer<float, Router<float>, ZeroExperts<float>>(folder(), 0);
+  EXPECT_EQ(layer.experts().zero().num_experts(), 0);
+  EXPECT_EQ(layer.experts().set()[3].params().down, matrix(21, D, F));
+}
+
 TEST_F(LoadLayer, TakesTheTableThatSelectsInSomeLayers) {
   NewTensors tensors;
   const std::string block = "layers.0.ffn.", table = block + "gate.tid2eid";

@@ -107,5 +107,21 @@ TEST_F(RoundTrip, OfInterleavedColumnsAndBiases) {
   expect_same_outputs(load_packed<bf16>(model, 0), pack<bf16>(layers[0]));
 }
 
+TEST_F(RoundTrip, OfExpertsOfALatentWidthWithANorm) {
+  const auto layers = write_model("kimi_k3", R"("hidden_size": 256, "num_experts": 32,
+      "num_experts_per_token": 4, "moe_intermediate_size": 96, "num_shared_experts": 2,
+      "routed_expert_hidden_size": 128, "latent_moe_use_norm": true, "hidden_act": "situ",
+      "activation_situ_beta": 4.0, "activation_situ_linear_beta": 25.0,
+      "routed_scaling_factor": 1.0)");
+  expect_shards();
+  Checkpoint model(folder());
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const auto loaded = load_layer<bf16>(model, moe_layers[i]);
+    expect_equal(loaded, layers[i]);
+    EXPECT_TRUE(loaded.latent()->config().norm);
+  }
+  expect_same_outputs(load_packed<bf16>(model, 3), pack<bf16>(layers[2]));
+}
+
 }  // namespace
 }  // namespace moe::io::testing

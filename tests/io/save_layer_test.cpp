@@ -18,7 +18,8 @@ std::string config_text(std::string_view family) {
       "n_group": 1, "router_bias": true, "expert_selection_fn": "softmax",
       "shared_expert_combination_strategy": "sum", "share_expert_dim": 3, "vocab_size": 5,
       "moe_shared_expert_intermediate_size": 3, "moe_num_primary_experts": 4,
-      "moe_num_active_primary_experts": 2})");
+      "moe_num_active_primary_experts": 2, "expert_ffn_hidden_size": 6, "zero_expert_num": 2,
+      "moe_latent_size": 5, "routed_expert_hidden_size": 5})");
 }
 
 class SaveLayer : public ModelFolder {
@@ -30,15 +31,18 @@ class SaveLayer : public ModelFolder {
   }
 
   /// A layer of random numbers, also where they begin as zeros.
-  template <Real T, class RouterT = Router<T>>
-  MoELayer<T, RouterT> layer_of(std::string_view family) const {
+  template <Real T, class RouterT = Router<T>, class E = Expert<T>>
+  MoELayer<T, RouterT, E> layer_of(std::string_view family) const {
     const LayerConfig config = config_of(family);
-    MoELayer<T, RouterT> layer(
+    MoEConfig of_experts = config;
+    of_experts.num_experts = config.num_feed_forwards();
+    MoELayer<T, RouterT, E> layer(
         FamilyRouter<RouterT>::make(
             config, random_expert_table(config.router.selection.vocabulary, config.num_experts,
                                         config.top_k, 3)),
-        FfnExperts<T>(make_experts<T>(config, 1)), config.options(),
-        make_shared_expert<T>(config, 1));
+        detail::with_zero_experts<typename MoELayer<T, RouterT, E>::Set>(
+            FfnExperts<T>(make_experts<T>(of_experts, 1)), config),
+        config.options(), make_shared_expert<T>(config, 1), make_latent<T>(config, 1));
     int number = 0;
     layer.for_each_parameter([&](const std::string&, auto& parameter) {
       using P = typename std::decay_t<decltype(parameter)>::Scalar;
@@ -53,8 +57,8 @@ class SaveLayer : public ModelFolder {
   }
 };
 
-template <Real T, class RouterT>
-std::map<std::string, Matrix<double>> parameters(const MoELayer<T, RouterT>& layer) {
+template <class Layer>
+std::map<std::string, Matrix<double>> parameters(const Layer& layer) {
   std::map<std::string, Matrix<double>> all;
   layer.for_each_parameter([&](const std::string& name, const auto& parameter) {
     all[name] = parameter.template cast<double>();
@@ -62,8 +66,8 @@ std::map<std::string, Matrix<double>> parameters(const MoELayer<T, RouterT>& lay
   return all;
 }
 
-template <Real T, class RouterT>
-void expect_same(const MoELayer<T, RouterT>& got, const MoELayer<T, RouterT>& want) {
+template <class Layer>
+void expect_same(const Layer& got, const Layer& want) {
   const auto a = parameters(got), b = parameters(want);
   ASSERT_EQ(a.size(), b.size());
   for (const auto& [name, parameter] : b) {
@@ -84,9 +88,15 @@ TEST_F(SaveLayer, OfEveryFamilyIsLoadedAgain) {
     const std::string name(family.name());
     SCOPED_TRACE(name);
     visit_router_type<float>(family.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
-      const auto layer = layer_of<float, RouterT>(name);
-      save_layer(layer, family, folder());
-      expect_same(load_layer<float, RouterT>(folder(), 0), layer);
+      const auto expect_round_trip = [&]<class E>(std::type_identity<E>) {
+        const auto layer = layer_of<float, RouterT, E>(name);
+        save_layer(layer, family, folder());
+        expect_same(load_layer<float, RouterT, E>(folder(), 0), layer);
+      };
+      if (!family.copies.keys.empty()) {
+        return expect_round_trip(std::type_identity<ZeroExperts<float>>{});
+      }
+      expect_round_trip(std::type_identity<Expert<float>>{});
     });
     EXPECT_EQ(num_files(), 2U);
   }
@@ -149,6 +159,11 @@ TEST_F(SaveLayer, RefusesWhatTheFamilyHasNoNameFor) {
       1);
   EXPECT_EQ(moe::testing::message_of([&] { save_layer(latent, *find_family("olmoe"), folder()); }),
             "family olmoe has no latent.down");
+  const auto with_copies = layer_of<float, Router<float>, ZeroExperts<float>>("longcat_flash");
+  EXPECT_EQ(
+      moe::testing::message_of([&] { save_layer(with_copies, *find_family("olmoe"), folder()); }),
+      "save_layers: there are 0 constant, 2 copy and 0 zero experts, expected none of family "
+      "olmoe");
   EXPECT_EQ(num_files(), 1U);
 }
 

@@ -81,6 +81,22 @@ TEST(LayerIdentities, PermutesItsCountsWithItsExpertsAndKeepsItsOutputs) {
   }
 }
 
+TEST(LayerIdentities, OfAnAlwaysChosenExpertOfWeightOneIsASharedExpert) {
+  MoEConfig config = small_config();
+  config.router.weight = {.source = WeightSource::one, .renormalise = false};
+  config.shared = SharedExpertConfig{.d_ff = 4};
+  const MoELayer<double> layer = make_layer<double>(config, 23);
+  auto params = layer.router().params();
+  params.weight = Matrix<double>::Zero(6, 7);
+  params.weight.topRows(5) = layer.router().params().weight;
+  std::vector<Expert<double>> experts(layer.experts().begin(), layer.experts().end());
+  experts.emplace_back(layer.shared()->params(), config.shared_expert());
+  config.router.selection.always = 1;
+  const MoELayer<double> inside(Router<double>(params, 3, config.router), std::move(experts));
+  const Matrix<double> x = random_matrix<double>(30, 7, 24);
+  EXPECT_TRUE(matrix_near(forward(inside, x), forward(layer, x), 1e-13));
+}
+
 TEST(LayerIdentities, WithCapacityForAllTokensIsDropless) {
   MoEConfig config = small_config();
   const MoELayer<float> dropless = make_layer<float>(config, 21);

@@ -214,6 +214,21 @@ TEST(MoELayerGradient, MatchesCentralDifferencesWithTheWeightOnHiddenRows) {
   }
 }
 
+TEST(MoELayerGradient, MatchesCentralDifferencesWithAnExpertThatIsAlwaysChosen) {
+  for (const auto weight_on : {WeightOn::output, WeightOn::hidden}) {
+    Problem problem;
+    problem.config.top_k = 3;
+    problem.config.router = {.score = Score::sigmoid,
+                             .selection = {.always = 1},
+                             .weight = {.renormalise = true,
+                                        .epsilon = 0.0,
+                                        .scale = 2.5,
+                                        .expert_scale = ExpertScale::learned_for_all}};
+    problem.config.weight_on = weight_on;
+    EXPECT_LT(worst_error(problem), 1e-7);
+  }
+}
+
 TEST(MoELayerGradient, MatchesCentralDifferencesWithLatentExperts) {
   for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
     for (const bool norm : {false, true}) {

@@ -146,6 +146,20 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceWithTheWeightOnHiddenRows) {
   }
 }
 
+TYPED_TEST(MoELayerOf, EqualsTheReferenceForExpertsThatAreAlwaysChosen) {
+  for (const Index always : {1, 2}) {
+    MoEConfig config = small_config();
+    config.top_k = 3;
+    config.router.score = Score::sigmoid;
+    config.router.selection = {.bias = true, .always = always};
+    config.router.weight.expert_scale = ExpertScale::learned_for_all;
+    config.weight_on = WeightOn::hidden;
+    this->check(config, 17);
+    config.capacity.factor = 1.0;
+    this->check(config, 17);
+  }
+}
+
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForLatentExperts) {
   for (const bool norm : {false, true}) {
     for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {

@@ -52,6 +52,10 @@ std::vector<MoEConfig> configs() {
   MoEConfig on_hidden = biased;
   on_hidden.weight_on = WeightOn::hidden;
   all.push_back(on_hidden);
+  MoEConfig always = plain;
+  always.router.selection = {.bias = true, .always = 1};
+  always.weight_on = WeightOn::hidden;
+  all.push_back(always);
   MoEConfig latent = plain;
   latent.latent = LatentConfig{.width = 29, .norm = true};
   latent.shared = SharedExpertConfig{.d_ff = 13};

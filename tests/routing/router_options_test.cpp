@@ -66,19 +66,25 @@ Options options(int number) {
   config.selection = {
       .bias = draw.flag(),
       .groups = draw.of<std::optional<GroupLimit>>({std::nullopt, GroupLimit{3, rule, 2, others}})};
-  const bool by_table = draw.of({false, false, true});
+  const Index always = draw.of<Index>({0, 0, 1, 2});
+  if (!config.selection.groups) {
+    config.selection.always = always;
+  }
+  const bool by_table = draw.of({false, false, true}) && always == 0;
   if (by_table && !config.selection.bias && !config.selection.groups) {
     config.selection.vocabulary = 4;
   }
-  config.weight = {
-      .source = draw.of({WeightSource::score,
-                         config.selection.bias ? WeightSource::biased_score : WeightSource::score,
-                         WeightSource::softmax_of_chosen, WeightSource::one}),
-      .renormalise = draw.flag(),
-      .epsilon = draw.of({0.0, 1e-20, 0.4}),
-      .epsilon_rule = draw.of({EpsilonRule::added, EpsilonRule::least}),
-      .scale = draw.of({1.0, 2.5}),
-      .expert_scale = draw.of({ExpertScale::off, ExpertScale::fixed, ExpertScale::learned})};
+  config.weight = {.source = draw.of({WeightSource::score,
+                                      config.selection.bias && config.selection.always == 0
+                                          ? WeightSource::biased_score
+                                          : WeightSource::score,
+                                      WeightSource::softmax_of_chosen, WeightSource::one}),
+                   .renormalise = draw.flag(),
+                   .epsilon = draw.of({0.0, 1e-20, 0.4}),
+                   .epsilon_rule = draw.of({EpsilonRule::added, EpsilonRule::least}),
+                   .scale = draw.of({1.0, 2.5}),
+                   .expert_scale = draw.of({ExpertScale::off, ExpertScale::fixed,
+                                            ExpertScale::learned, ExpertScale::learned_for_all})};
   const bool masked = draw.flag();
   return {config, masked, "draw " + std::to_string(number) + ": " + draw.numbers()};
 }

@@ -11,6 +11,7 @@
 
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
+#include "../support/throws.hpp"
 #include "moe/routing/router.hpp"
 
 namespace moe {
@@ -72,6 +73,34 @@ TEST(SelectionBias, RanksANaNBelowEveryNumber) {
   const Table table =
       route(row({std::nan(""), 0, L}), row({9, 0, 0}), 3, {.score = Score::sigmoid});
   EXPECT_EQ(table.expert, experts({2, 1, 0}));
+}
+
+TEST(AlwaysChosen, AreLastAndShareTheWeightsOfAToken) {
+  const Table table = route(row({0, L, -L, L}), row({0, -0.5, 0}), 2,
+                            {.score = Score::sigmoid, .selection = {.always = 1}});
+  EXPECT_EQ(table.expert, experts({0, 3})) << "0.5 against 0.25 and 0.25";
+  EXPECT_TRUE(matrix_near(table.weight, row({0.4, 0.6}), 1e-15));
+}
+
+TEST(AlwaysChosen, AreLeftOutOnlyWhereTheyAreMasked) {
+  ExpertMask mask = ExpertMask::Ones(1, 5);
+  mask.row(0) << 0, 1, 0, 0, 1;
+  const Table table = route(row({9, 0, 9, 9, L}), row({9, 0, 9}), 4,
+                            {.score = Score::sigmoid, .selection = {.always = 2}}, &mask);
+  EXPECT_EQ(table.expert, experts({1, none, none, 4}));
+  EXPECT_TRUE(matrix_near(table.weight, row({0.4, 0, 0, 0.6}), 1e-15));
+}
+
+TEST(AlwaysChosen, LeaveACallAtLeastOneChoice) {
+  const Router<double> router(3, 6, 4, {.selection = {.always = 2}}, 1);
+  const Matrix<double> x = random_matrix<double>(5, 3, 2);
+  Table table;
+  router.route(x, {.top_k = 3}, table);
+  EXPECT_TRUE((table.expert.col(0).array() < 4).all());
+  EXPECT_TRUE((table.expert.col(1).array() == 4).all());
+  EXPECT_TRUE((table.expert.col(2).array() == 5).all());
+  EXPECT_EQ(testing::message_of([&] { router.route(x, {.top_k = 2}, table); }),
+            "CallOptions: top_k = 2, expected more than selection.always = 2");
 }
 
 TEST(SelectExperts, LeavesThoseThatTheCallGave) {

@@ -57,6 +57,15 @@ TEST(TopK, HasScalesOfOneOnlyIfAskedFor) {
     EXPECT_TRUE(testing::same_bits(scaled.initial_params().expert_scale,
                                    Matrix<float>(Matrix<float>::Ones(1, 4))));
   }
+  const TopK<float> as_one(4, 2, {.weight = {.expert_scale = ExpertScale::learned_for_all}});
+  EXPECT_TRUE(testing::same_bits(as_one.initial_params().expert_scale,
+                                 Matrix<float>(Matrix<float>::Ones(1, 1))));
+}
+
+TEST(TopK, HasNoBiasOfExpertsThatAreAlwaysChosen) {
+  const RouterConfig config{.selection = {.bias = true, .always = 1}};
+  EXPECT_EQ(TopK<float>(4, 2, config).initial_params().selection_bias.size(), 3);
+  EXPECT_EQ(top_k_parameters(config, 4), 3);
 }
 
 TEST(TopK, ThrowsOnValuesOutOfRangeAndNamesThem) {

@@ -29,7 +29,8 @@ struct Token {
   Matrix<double> scales = random_matrix<double>(1, E, 5);
 
   WeightTensors<double> tensors(const WeightConfig& config) const {
-    return {bias.data(), config.expert_scale == ExpertScale::off ? nullptr : scales.data()};
+    return {bias.data(), config.expert_scale == ExpertScale::off ? nullptr : scales.data(),
+            config.expert_scale == ExpertScale::learned_for_all};
   }
 
   Matrix<double> weights(const WeightConfig& config) {
@@ -63,7 +64,8 @@ std::vector<WeightConfig> more_configs() {
   for (WeightConfig config : configs()) {
     for (const auto rule : {EpsilonRule::added, EpsilonRule::least}) {
       for (const double epsilon : {0.0, 0.5, 1e-20, 5.0}) {
-        for (const auto scale : {ExpertScale::off, ExpertScale::fixed, ExpertScale::learned}) {
+        for (const auto scale : {ExpertScale::off, ExpertScale::fixed, ExpertScale::learned,
+                                 ExpertScale::learned_for_all}) {
           config.epsilon = epsilon;
           config.epsilon_rule = rule;
           config.expert_scale = scale;
@@ -139,12 +141,14 @@ TEST(Weights, OfScorePlusBiasAreThoseOfTheirSum) {
   EXPECT_EQ(t.weights(config), (Matrix<double>(1, K) << 0.25, 0.75, 0.0, 0.0).finished());
 }
 
-TEST(Weights, AreMultipliedByTheScaleOfTheirExpert) {
+TEST(Weights, AreMultipliedByTheScaleOfTheirExpertOrOfAll) {
   Token t;
   const Matrix<double> plain = t.weights({}),
-                       scaled = t.weights({.expert_scale = ExpertScale::learned});
+                       scaled = t.weights({.expert_scale = ExpertScale::learned}),
+                       as_one = t.weights({.expert_scale = ExpertScale::learned_for_all});
   for (Index k = 0; k < 3; ++k) {
     EXPECT_EQ(scaled(0, k), plain(0, k) * t.scales(0, t.expert[k]));
+    EXPECT_EQ(as_one(0, k), plain(0, k) * t.scales(0, 0));
   }
   EXPECT_EQ(scaled(0, 3), 0.0);
 }
@@ -170,7 +174,7 @@ TEST(WeightGradient, IsAddedToThoseOfLogitsAndProbsAndScales) {
     };
     EXPECT_LT(testing::gradient_error(f, t.probs, dprobs), 1e-9);
     EXPECT_LT(testing::gradient_error(f, t.logits, dlogits), 1e-9);
-    if (config.expert_scale == ExpertScale::learned) {
+    if (is_learned(config.expert_scale)) {
       Matrix<double> dscales = Matrix<double>::Zero(1, E);
       add_expert_scale_gradient<double>(config,
                                         {.num_experts = E,

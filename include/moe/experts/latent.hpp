@@ -45,6 +45,13 @@ struct LatentTensors {
 template <Real T>
 using LatentParams = LatentTensors<Matrix<T>>;
 
+/// What each tensor of a config has to be.
+inline LatentTensors<Shape> latent_shapes(const LatentConfig& config, Index d_in, Index d_out) {
+  return {.down = {config.width, d_in},
+          .up = {d_out, config.width},
+          .norm = {config.norm ? 1 : 0, config.width}};
+}
+
 /// FLOPs of the norm of one token.
 constexpr Index latent_norm_flops(Index width) { return 4 * width + 4; }
 constexpr Index latent_norm_backward_flops(Index width) { return 8 * width + 1; }
@@ -106,11 +113,7 @@ class Latent {
   double multiply_adds(Index rows) const {
     return static_cast<double>(rows) * static_cast<double>(params_.down.size() + params_.up.size());
   }
-  LatentTensors<Shape> shapes() const {
-    return {.down = {width(), d_in()},
-            .up = {d_out(), width()},
-            .norm = {config_.norm ? 1 : 0, width()}};
-  }
+  LatentTensors<Shape> shapes() const { return latent_shapes(config_, d_in(), d_out()); }
   void check_params(const ParameterName& name) const { check_shapes(params_, shapes(), name); }
   /// Makes a tape one of this very object, and whether it is.
   void own(Tape& tape) const { tape.owner.set(identity_); }

@@ -111,6 +111,24 @@ struct SharedNames {
   Is averaged = {};           ///< y = (routed + shared) / 2
 };
 
+/// Shared experts inside of the router, where they are the last ones (SelectionConfig::always).
+struct AlwaysChosen {
+  FfnLayout layout = {};
+  Setting count = always(0);
+};
+
+/// Experts with tensors of their own: those that are chosen, and behind them those that always are.
+struct ExpertCounts {
+  Index ranked = 0, always = 0;
+};
+
+/// The projections around experts of another width, and the norm before the second.
+struct LatentNames {
+  std::string_view down = {}, up = {}, norm = {};
+  Setting width = always(0);  ///< 0: none
+  Setting has_norm = always(0);
+};
+
 /// Names are relative to the block; any of several with spaces between them.
 struct Family {
   std::string_view model_types;  ///< in config.json; the first is the family's name
@@ -123,10 +141,13 @@ struct Family {
   RouterNames router = {};
   FfnLayout experts = {"experts.*.", &layouts::projections};
   SharedNames shared = {};
+  AlwaysChosen always_chosen = {};
+  LatentNames latent = {};
 
   Setting d_model = {"hidden_size d_model"};
   Setting d_ff = {"moe_intermediate_size"};
   Setting num_experts = {keys::num_experts};
+  Setting copies = always(0);  ///< experts behind those, which pass their input on
   Setting top_k = {keys::top_k};
   Setting renormalise = always(0);
   Setting epsilon = {};              ///< without a key: that of the rule
@@ -136,8 +157,9 @@ struct Family {
   Setting jitter = always(0);  ///< of the input; of a SparseMixer its threshold
   Setting groups = {keys::groups, 1}, kept_groups = {"topk_group", 1};  ///< if the rule has any
   Setting vocabulary = {"vocab_size"};                                  ///< if it has a table
-  Setting norm_epsilon = {"rms_norm_eps", 1e-6};                        ///< of a norm_router
-  Setting limit = always(0), alpha = always(1.702);                     ///< of experts; 0: none
+  Setting norm_epsilon = {"rms_norm_eps", 1e-6};     ///< of a norm_router or a latent norm
+  Setting limit = always(0), alpha = always(1.702);  ///< of experts; 0: none
+  Setting gate_bound = {"activation_situ_beta"}, up_bound = {"activation_situ_linear_beta"};
   Setting capacity = always(-1);           ///< rows; negative: dropless
   Setting has_router_bias = always(1);     ///< where it has a name
   Setting has_selection_bias = always(1);  ///< likewise

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../experts/zero.hpp"
 #include "../routing/norm_gate.hpp"
 #include "../routing/sparse_mixer.hpp"
 #include "family.hpp"
@@ -13,9 +14,16 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// A layer's config, and the type of its router with what is not in every router's config.
 struct LayerConfig : MoEConfig {
+  ZeroComputation zero = {};  ///< of num_experts, the last ones
   RouterType router_type = RouterType::router;
   InputNormConfig router_norm = {};     ///< of a norm_router
   SparseMixerConfig sparse_mixer = {};  ///< of a sparse_mixer
+
+  /// Experts that have parameters: those of the set that a ZeroExperts is around.
+  Index num_feed_forwards() const { return num_experts - zero.num_experts(); }
+  ExpertCounts counts() const {
+    return {num_feed_forwards() - router.selection.always, router.selection.always};
+  }
 };
 
 namespace detail {
@@ -24,7 +32,7 @@ struct ActivationName {
   std::string_view name;
   Activation activation;
 };
-inline constexpr std::array<ActivationName, 9> activation_names{
+inline constexpr std::array<ActivationName, 10> activation_names{
     {{"silu", Activation::silu},
      {"swish", Activation::silu},
      {"gelu", Activation::gelu_erf},
@@ -33,7 +41,8 @@ inline constexpr std::array<ActivationName, 9> activation_names{
      {"gelu_pytorch_tanh", Activation::gelu_tanh},
      {"relu", Activation::relu},
      {"relu2", Activation::relu_squared},
-     {"squared_relu", Activation::relu_squared}}};
+     {"squared_relu", Activation::relu_squared},
+     {"situ", Activation::situ}}};
 
 /// `omitted` where the config does not say.
 inline Activation activation_of(const ModelConfig& config, std::string_view keys,
@@ -93,6 +102,7 @@ inline RouterConfig router_config(const Family& family, const ModelConfig& confi
     made.weight.epsilon = family.epsilon.of(config, layer);
   }
   made.weight.scale = family.scale.of(config, layer);
+  selection.always = family.always_chosen.count.size_of(config, layer);
   return made;
 }
 
@@ -109,6 +119,10 @@ inline ExpertConfig expert_config(const Family& family, const ModelConfig& confi
   made.bias = family.has_expert_bias.is_set(config, layer);
   made.limit = limit_of(family.limit, config, layer);
   made.alpha = family.alpha.of(config, layer);
+  if (made.activation == Activation::situ) {
+    made.gate_bound = family.gate_bound.of(config, layer);
+    made.up_bound = family.up_bound.of(config, layer);
+  }
   return made;
 }
 
@@ -125,21 +139,37 @@ inline std::optional<SharedExpertConfig> shared_config(const Family& family,
                             .limit = limit_of(shared.limit, config, layer)};
 }
 
+inline std::optional<LatentConfig> latent_config(const Family& family, const ModelConfig& config,
+                                                 Index layer) {
+  const Index width = family.latent.width.size_of(config, layer);
+  if (width == 0) {
+    return std::nullopt;
+  }
+  return LatentConfig{.width = width,
+                      .norm = family.latent.has_norm.is_set(config, layer),
+                      .eps = family.norm_epsilon.of(config, layer)};
+}
+
 }  // namespace detail
 
 /// The config of a decoder layer. Throws FormatError, naming the key, where config.json does not
 /// have what the family must say, or says what is not supported.
 inline LayerConfig layer_config(const Family& family, const ModelConfig& config, Index layer) {
   detail::check_only(family, config, layer);
+  const RouterConfig router = detail::router_config(family, config, layer);
+  const ZeroComputation zero{.copies = family.copies.size_of(config, layer)};
   LayerConfig made{{.d_model = family.d_model.size_of(config, layer),
                     .d_ff = family.d_ff.size_of(config, layer),
-                    .num_experts = family.num_experts.size_of(config, layer),
-                    .top_k = family.top_k.size_of(config, layer),
+                    .num_experts = family.num_experts.size_of(config, layer) + zero.num_experts() +
+                                   router.selection.always,
+                    .top_k = family.top_k.size_of(config, layer) + router.selection.always,
                     .expert = detail::expert_config(family, config, layer),
-                    .router = detail::router_config(family, config, layer),
+                    .router = router,
                     .shared = detail::shared_config(family, config, layer),
+                    .latent = detail::latent_config(family, config, layer),
                     .weight_on = family.weight_on,
                     .routed_scale = family.routed_scale.of(config, layer)}};
+  made.zero = zero;
   if (made.shared && family.shared.averaged.of(config, layer)) {
     made.routed_scale *= 0.5;
     made.shared->scale *= 0.5;

@@ -19,7 +19,8 @@ class LayerNames {
   using Exists = std::function<bool(const std::string&)>;
 
   /// Where there are several forms, the first that `exists`, else the family's own.
-  LayerNames(const Family& family, std::string block, Index num_experts, const Exists& exists);
+  LayerNames(const Family& family, std::string block, const ExpertCounts& counts,
+             const Exists& exists);
 
   /// Of "router.weight", "experts.3.up", "shared.down_bias", ... Throws std::invalid_argument if
   /// the family has no such tensor.
@@ -36,19 +37,27 @@ class LayerNames {
   struct Router {
     std::string weight, bias, selection_bias, norm_scale, expert_scale, table;
   };
+  struct Latent {
+    std::string down, up, norm;
+  };
 
   std::string full_name(const std::string& name, std::string_view parameter) const;
   static const TensorRule& rule_of(const FfnNames& names, std::string_view tensor);
   std::string first_of(std::string_view alternatives, const Exists& exists) const;
   Ffn choose(const std::vector<Ffn>& forms, const Exists& exists) const;
+  /// An expert of so many in the same tensors.
+  struct OneOf {
+    Index number, count;
+  };
   Place place_in(const Ffn& ffn, const std::string& parameter, std::string_view tensor, Shape shape,
-                 std::optional<Index> expert) const;
+                 std::optional<OneOf> expert) const;
 
   std::string block_;
-  Index num_experts_;
+  ExpertCounts counts_;
   std::string family_, output_gate_;
   Router router_;
-  Ffn experts_, shared_;
+  Latent latent_;
+  Ffn experts_, always_, shared_;
 };
 
 namespace detail {
@@ -63,13 +72,18 @@ inline std::string with_number(std::string_view prefix, Index number) {
 
 }  // namespace detail
 
-inline LayerNames::LayerNames(const Family& family, std::string block, Index num_experts,
+inline LayerNames::LayerNames(const Family& family, std::string block, const ExpertCounts& counts,
                               const Exists& exists)
-    : block_(std::move(block)), num_experts_(num_experts), family_(family.name()) {
+    : block_(std::move(block)),
+      counts_(counts),
+      family_(family.name()),
+      always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names} {
   const RouterNames& router = family.router;
   router_ = {first_of(router.weight, exists),         first_of(router.bias, exists),
              first_of(router.selection_bias, exists), first_of(router.norm_scale, exists),
              first_of(router.expert_scale, exists),   first_of(router.table, exists)};
+  latent_ = {first_of(family.latent.down, exists), first_of(family.latent.up, exists),
+             first_of(family.latent.norm, exists)};
   output_gate_ = first_of(family.shared.output_gate, exists);
   const std::string own(family.experts.prefix);
   const std::string base = own.substr(0, own.find("experts"));  // all of it where that is not in it
@@ -135,6 +149,12 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
                                                           : std::string();
     return place_of({}, full_name(name, parameter), shape, tensor != "weight");
   }
+  if (parameter.starts_with("latent.")) {
+    const std::string name = tensor == "down" ? latent_.down
+                             : tensor == "up" ? latent_.up
+                                              : latent_.norm;
+    return place_of({}, full_name(name, parameter), shape, tensor == "norm");
+  }
   if (parameter == "shared.output_gate") {
     return place_of({}, full_name(output_gate_, parameter), shape, false);
   }
@@ -144,12 +164,15 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
   if (!parameter.starts_with("experts.")) {
     return place_of({}, full_name("", parameter), shape, false);
   }
-  return place_in(experts_, parameter, tensor, shape, std::stoll(parameter.substr(8)));
+  const Index number = std::stoll(parameter.substr(8)), ranked = counts_.ranked;
+  return number < ranked
+             ? place_in(experts_, parameter, tensor, shape, OneOf{number, ranked})
+             : place_in(always_, parameter, tensor, shape, OneOf{number - ranked, counts_.always});
 }
 
 inline Place LayerNames::place_in(const Ffn& ffn, const std::string& parameter,
                                   std::string_view tensor, Shape shape,
-                                  std::optional<Index> expert) const {
+                                  std::optional<OneOf> expert) const {
   const TensorRule none_at_all;
   const TensorRule& rule = ffn.names == nullptr ? none_at_all : rule_of(*ffn.names, tensor);
   if (rule.name.empty()) {
@@ -157,9 +180,9 @@ inline Place LayerNames::place_in(const Ffn& ffn, const std::string& parameter,
   }
   const bool is_vector = tensor.ends_with("_bias");
   const bool together = expert && ffn.prefix.find('*') == std::string::npos;
-  const std::string name =
-      block_ + detail::with_number(ffn.prefix, expert.value_or(0)) + std::string(rule.name);
-  return together ? place_of(rule, name, shape, is_vector, *expert, num_experts_)
+  const std::string name = block_ + detail::with_number(ffn.prefix, expert ? expert->number : 0) +
+                           std::string(rule.name);
+  return together ? place_of(rule, name, shape, is_vector, expert->number, expert->count)
                   : place_of(rule, name, shape, is_vector);
 }
 

@@ -3,11 +3,13 @@
 // tensor, of its shape, and the MoE block has no tensor that is nobody's.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "../experts/expert.hpp"
+#include "../experts/latent.hpp"
 #include "checkpoint.hpp"
 #include "family_router.hpp"
 #include "place.hpp"
@@ -16,11 +18,10 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 namespace detail {
 
-/// visit(name, shape) for the tensors of an expert that are not empty.
-template <class Visit>
-void for_each_expert_tensor(const std::string& name, const ExpertTensors<Shape>& shapes,
-                            Visit&& visit) {
-  ExpertTensors<Shape>::for_each(
+/// visit(name, shape) for the tensors of an expert or another part that are not empty.
+template <class Shapes, class Visit>
+void for_each_tensor(const std::string& name, const Shapes& shapes, Visit&& visit) {
+  Shapes::for_each(
       [&](std::string_view tensor, const Shape& shape) {
         if (shape.rows * shape.cols > 0) {
           visit(joined(name, ".", tensor), shape);
@@ -33,7 +34,7 @@ void for_each_expert_tensor(const std::string& name, const ExpertTensors<Shape>&
 
 /// What a config makes of a layer, without its parameters' values.
 inline ExpertTensors<Shape> routed_expert_shapes(const MoEConfig& config) {
-  return expert_shapes(config.expert, config.d_model, config.d_ff, config.output_width());
+  return expert_shapes(config.expert, config.expert_d_in(), config.d_ff, config.expert_d_out());
 }
 /// Only where the config has one.
 inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
@@ -54,11 +55,15 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
     });
   });
   const ExpertTensors<Shape> shapes = routed_expert_shapes(config);
-  for (Index e = 0; e < config.num_experts; ++e) {
-    detail::for_each_expert_tensor(detail::joined("experts.", e), shapes, visit);
+  for (Index e = 0; e < config.num_feed_forwards(); ++e) {
+    detail::for_each_tensor(detail::joined("experts.", e), shapes, visit);
   }
   if (config.shared) {
-    detail::for_each_expert_tensor("shared", shared_expert_shapes(config), visit);
+    detail::for_each_tensor("shared", shared_expert_shapes(config), visit);
+  }
+  if (config.latent) {
+    detail::for_each_tensor(
+        "latent", latent_shapes(*config.latent, config.d_model, config.output_width()), visit);
   }
 }
 
@@ -68,14 +73,21 @@ class LayerReader {
   LayerReader(Checkpoint& model, Index layer)
       : model_(&model),
         config_(model.layer_config(layer)),
-        names_(model.family(), model.layer_prefix(layer) + model.block_of(layer),
-               config_.num_experts,
+        names_(model.family(), model.layer_prefix(layer) + model.block_of(layer), config_.counts(),
                [&](const std::string& name) { return model.files().contains(name); }) {
     check_layer(layer);
   }
 
   const LayerConfig& config() const { return config_; }
 
+  /// Throws FormatError if some of the experts compute nothing, and a layer of this set cannot have
+  /// such.
+  template <class Set>
+  void check_set() const {
+    if constexpr (!requires(const Set& set) { set.zero(); }) {
+      fail_zero_experts();
+    }
+  }
   /// Of the type that the family's router is. Throws FormatError if it is another.
   template <class RouterT>
   RouterT router() const {
@@ -99,6 +111,17 @@ class LayerReader {
   Expert<T> shared() const {
     return read_expert<T>("shared", shared_expert_shapes(config_), config_.shared_expert());
   }
+  /// Nothing where the config has none.
+  template <Real T>
+  std::optional<Latent<T>> latent() const {
+    if (!config_.latent) {
+      return std::nullopt;
+    }
+    return Latent<T>(
+        read_params<LatentParams<T>>(
+            "latent", latent_shapes(*config_.latent, config_.d_model, config_.output_width())),
+        *config_.latent);
+  }
   /// Whether an expert's weights are F64.
   bool is_double(const std::string& expert) const {
     const Shape up =
@@ -109,6 +132,7 @@ class LayerReader {
  private:
   void check_layer(Index layer) const;
   void check_router_type(RouterType wanted) const;
+  void fail_zero_experts() const;
   ExpertTable table() const;
   [[noreturn]] void fail_missing(const std::string& tensor) const;
 
@@ -120,16 +144,20 @@ class LayerReader {
   template <Real T>
   Expert<T> read_expert(const std::string& name, const ExpertTensors<Shape>& shapes,
                         const ExpertConfig& config) const {
-    ExpertParams<T> params;
-    ExpertParams<T>::for_each(
-        [&](std::string_view tensor, Matrix<T>& parameter, const Shape& shape) {
+    return {read_params<ExpertParams<T>>(name, shapes), config};
+  }
+  template <class Params, class Shapes>
+  Params read_params(const std::string& name, const Shapes& shapes) const {
+    Params params;
+    Params::for_each(
+        [&](std::string_view tensor, auto& parameter, const Shape& shape) {
           parameter.resize(shape.rows, shape.cols);
           if (parameter.size() > 0) {
             read(detail::joined(name, ".", tensor), parameter);
           }
         },
         params, shapes);
-    return {std::move(params), config};
+    return params;
   }
 
   Checkpoint* model_;
@@ -143,6 +171,16 @@ inline void LayerReader::check_router_type(RouterType wanted) const {
         model_->config().file(), "", std::nullopt,
         detail::joined("family ", model_->family().name(), " has a ", name(config_.router_type),
                        ", expected a layer of it, not of ", name(wanted)));
+  }
+}
+
+inline void LayerReader::fail_zero_experts() const {
+  if (config_.zero.num_experts() > 0) {
+    throw FormatError(
+        model_->config().file(), "", std::nullopt,
+        detail::joined("family ", model_->family().name(), " has ", config_.zero.num_experts(),
+                       " experts that compute nothing, expected a layer of "
+                       "ZeroExperts"));
   }
 }
 

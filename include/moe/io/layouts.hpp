@@ -95,6 +95,9 @@ inline constexpr FfnNames gpt_oss_names{.gate = gate_of("gate_up_proj", columns_
 inline constexpr FfnNames inkling_names{.gate = gate_of("w13_weight", interleaved),
                                         .up = up_of("w13_weight", interleaved),
                                         .down = {"w2_weight"}};
+inline constexpr FfnNames inkling_shared_names{.gate = gate_of("shared_w13_weight", interleaved),
+                                               .up = up_of("shared_w13_weight", interleaved),
+                                               .down = {"shared_w2_weight"}};
 
 inline constexpr Order flat{.experts_in_out = true};
 inline constexpr Order flat_transposed{.transposed = true, .experts_in_out = true};

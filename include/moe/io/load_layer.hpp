@@ -12,33 +12,52 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
+namespace detail {
+
+/// A set of feed-forwards, or the ZeroExperts of the config around it.
+template <class To, class Set>
+To with_zero_experts(Set set, const LayerConfig& config) {
+  if constexpr (std::same_as<To, Set>) {
+    return set;
+  } else {
+    return To(std::move(set), config.zero, 0);
+  }
+}
+
+}  // namespace detail
+
 /// A decoder layer's MoE block, its weights rounded once to T where the file's are wider. Throws
 /// FormatError, naming file, tensor, found and expected, unless the block is complete, of the
 /// shapes that config.json says, and without a tensor that the family does not know. RouterT is
-/// Router, unless the family has a router of another type: NormRouter<T> or SparseMixerRouter<T>.
-template <Real T, class RouterT = Router<T>>
-MoELayer<T, RouterT> load_layer(Checkpoint& model, Index layer) {
+/// Router, unless the family has a router of another type: NormRouter<T> or SparseMixerRouter<T>. E
+/// is ZeroExperts<T> where experts compute nothing (LongCat-Flash), and may be so elsewhere.
+template <Real T, class RouterT = Router<T>, class E = Expert<T>>
+MoELayer<T, RouterT, E> load_layer(Checkpoint& model, Index layer) {
+  using Layer = MoELayer<T, RouterT, E>;
   const LayerReader reader(model, layer);
-  const MoEConfig& config = reader.config();
+  reader.template check_set<typename Layer::Set>();
+  const LayerConfig& config = reader.config();
   std::vector<Expert<T>> experts;
-  experts.reserve(static_cast<std::size_t>(config.num_experts));
-  for (Index e = 0; e < config.num_experts; ++e) {
+  experts.reserve(static_cast<std::size_t>(config.num_feed_forwards()));
+  for (Index e = 0; e < config.num_feed_forwards(); ++e) {
     experts.push_back(reader.expert<T>(e));
   }
   std::optional<DenseFfn<T>> shared;
   if (config.shared) {
     shared.emplace(reader.shared<T>());
   }
-  return MoELayer<T, RouterT>(reader.router<RouterT>(), FfnExperts<T>(std::move(experts)),
-                              config.options(), std::move(shared));
+  return Layer(
+      reader.router<RouterT>(),
+      detail::with_zero_experts<typename Layer::Set>(FfnExperts<T>(std::move(experts)), config),
+      config.options(), std::move(shared), reader.latent<T>());
 }
 
 /// Of a directory with config.json and model.safetensors, or shards and their index.
-template <Real T, class RouterT = Router<T>>
-MoELayer<T, RouterT> load_layer(const std::filesystem::path& directory, Index layer,
-                                const CheckpointOptions& options = {}) {
+template <Real T, class RouterT = Router<T>, class E = Expert<T>>
+MoELayer<T, RouterT, E> load_layer(const std::filesystem::path& directory, Index layer,
+                                   const CheckpointOptions& options = {}) {
   Checkpoint model(directory, options);
-  return load_layer<T, RouterT>(model, layer);
+  return load_layer<T, RouterT, E>(model, layer);
 }
 
 namespace detail {
@@ -54,14 +73,16 @@ PackedExpert<S> pack_expert(bool is_double, Read&& read) {
 
 }  // namespace detail
 
-/// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert.
-template <Storage S, class RouterT = Router<Wide<S>>>
-PackedLayer<S, RouterT> load_packed(Checkpoint& model, Index layer) {
+/// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert. E is
+/// ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a ZeroExperts.
+template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>
+MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
   const LayerReader reader(model, layer);
-  const MoEConfig& config = reader.config();
+  reader.template check_set<E>();
+  const LayerConfig& config = reader.config();
   std::vector<PackedExpert<S>> experts;
-  experts.reserve(static_cast<std::size_t>(config.num_experts));
-  for (Index e = 0; e < config.num_experts; ++e) {
+  experts.reserve(static_cast<std::size_t>(config.num_feed_forwards()));
+  for (Index e = 0; e < config.num_feed_forwards(); ++e) {
     experts.push_back(detail::pack_expert<S>(
         reader.is_double(detail::joined("experts.", e)),
         [&]<class T>(std::type_identity<T>) { return reader.expert<T>(e); }));
@@ -74,15 +95,17 @@ PackedLayer<S, RouterT> load_packed(Checkpoint& model, Index layer) {
                                [&]<class T>(std::type_identity<T>) { return reader.shared<T>(); }));
     shared.emplace(PackedExperts<S>(std::move(one)));
   }
-  return PackedLayer<S, RouterT>(reader.router<RouterT>(), PackedExperts<S>(std::move(experts)),
-                                 config.options(), std::move(shared));
+  return MoELayer<Wide<S>, RouterT, E>(
+      reader.router<RouterT>(),
+      detail::with_zero_experts<E>(PackedExperts<S>(std::move(experts)), config), config.options(),
+      std::move(shared), reader.latent<Wide<S>>());
 }
 
-template <Storage S, class RouterT = Router<Wide<S>>>
-PackedLayer<S, RouterT> load_packed(const std::filesystem::path& directory, Index layer,
-                                    const CheckpointOptions& options = {}) {
+template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>
+MoELayer<Wide<S>, RouterT, E> load_packed(const std::filesystem::path& directory, Index layer,
+                                          const CheckpointOptions& options = {}) {
   Checkpoint model(directory, options);
-  return load_packed<S, RouterT>(model, layer);
+  return load_packed<S, RouterT, E>(model, layer);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

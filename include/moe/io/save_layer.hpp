@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "../experts/zero.hpp"
 #include "../layers/moe_layer.hpp"
 #include "layer_names.hpp"
 #include "place.hpp"
@@ -63,9 +64,29 @@ std::vector<TensorToWrite> table_of(const RouterT& router, const LayerNames& nam
   return {};
 }
 
+/// Throws std::invalid_argument if there are experts that compute nothing, as the family has not.
+template <class RouterT, class Set>
+ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& family) {
+  ExpertCounts counts{.ranked = set.num_experts()};
+  if constexpr (requires { set.zero(); }) {
+    const ZeroComputation& zero = set.zero();
+    const bool has_copies = !family.copies.keys.empty();
+    moe::detail::throw_unless(zero.constants + zero.zeros == 0 && (zero.copies == 0 || has_copies),
+                              "save_layers: there are ", zero.constants, " constant, ", zero.copies,
+                              " copy and ", zero.zeros, " zero experts, expected ",
+                              has_copies ? "copies alone" : "none", " of family ", family.name());
+    counts.ranked -= zero.num_experts();
+  }
+  if constexpr (requires { router.rule().config().selection.always; }) {
+    counts.always = router.rule().config().selection.always;
+    counts.ranked -= counts.always;
+  }
+  return counts;
+}
+
 /// The tensors of a layer, each filled by all of the parameters that lie in it.
-template <Real T, class RouterT>
-std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT>& layer, const LayerNames& names,
+template <Real T, class RouterT, class E>
+std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT, E>& layer, const LayerNames& names,
                                       std::optional<DType> dtype) {
   std::map<std::string, TensorToWrite> tensors;
   std::map<std::string, std::vector<std::function<void(std::byte*)>>> parts;
@@ -150,15 +171,15 @@ inline void write_model(std::vector<std::vector<TensorToWrite>> shards,
 }  // namespace detail
 
 /// Layers of one model by what stands before their names, as SaveOptions::layer, which is not read.
-template <Real T, class RouterT = Router<T>>
-using LayersToSave = std::map<std::string, const MoELayer<T, RouterT>*>;
+template <Real T, class RouterT = Router<T>, class E = Expert<T>>
+using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 
 /// Writes model.safetensors, or shards and then their index, as layers of a model of the family;
 /// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
 /// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
 /// model.safetensors of before. What was there stays until a whole new file takes its place.
-template <Real T, class RouterT>
-void save_layers(const LayersToSave<T, RouterT>& layers, const Family& family,
+template <Real T, class RouterT, class E = Expert<T>>
+void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {
   moe::detail::throw_unless(!layers.empty(), "save_layers: no layer, expected at least 1");
   moe::detail::throw_unless(
@@ -170,7 +191,8 @@ void save_layers(const LayersToSave<T, RouterT>& layers, const Family& family,
   std::vector<TensorToWrite> all;
   for (const auto& [prefix, layer] : layers) {
     layer->check_params({});
-    const LayerNames names(family, prefix + block, layer->num_experts(),
+    const LayerNames names(family, prefix + block,
+                           detail::counts_of(layer->router(), layer->experts(), family),
                            [](const std::string&) { return false; });
     auto tensors = detail::tensors_of(*layer, names, options.dtype);
     std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
@@ -179,10 +201,10 @@ void save_layers(const LayersToSave<T, RouterT>& layers, const Family& family,
 }
 
 /// One layer as the whole of a model's file, over what was there.
-template <Real T, class RouterT>
-void save_layer(const MoELayer<T, RouterT>& layer, const Family& family,
+template <Real T, class RouterT, class E>
+void save_layer(const MoELayer<T, RouterT, E>& layer, const Family& family,
                 const std::filesystem::path& directory, const SaveOptions& options = {}) {
-  save_layers(LayersToSave<T, RouterT>{{options.layer, &layer}}, family, directory, options);
+  save_layers<T, RouterT, E>({{options.layer, &layer}}, family, directory, options);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

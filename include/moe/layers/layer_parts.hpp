@@ -49,6 +49,11 @@ struct SharedOf<Wide<S>, PackedExperts<S>> {
   using type = PackedFfn<S>;
 };
 
+template <Real T, ExpertSet<T> Set>
+class ZeroExperts;
+template <Real T, ExpertSet<T> Set>
+struct SharedOf<T, ZeroExperts<T, Set>> : SharedOf<T, Set> {};
+
 /// Like the parameters of a layer, in float at least: their gradients, or an optimiser's moments.
 template <class RouterT, class Set, class Shared, class LatentT>
 struct LayerGrads {

@@ -128,7 +128,8 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
   const auto& selection = config.selection;
   Row rank = selection.bias || selection.groups ? probs : logits;
-  for (std::size_t e = 0; selection.bias && e < rank.size(); ++e) {
+  const auto ranked = rank.size() - static_cast<std::size_t>(selection.always);
+  for (std::size_t e = 0; selection.bias && e < ranked; ++e) {
     rank[e] += static_cast<double>(p.selection_bias(0, static_cast<Index>(e)));
   }
   const auto sort = [&] {
@@ -136,12 +137,18 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
                      [&](Index a, Index b) { return is_before(at(rank, a), at(rank, b)); });
   };
   if (asked.experts.empty()) {
+    const auto first_always = std::find_if(
+        order.begin(), order.end(), [&](Index e) { return e >= static_cast<Index>(ranked); });
+    const std::vector<Index> always(first_always, order.end());
+    order.erase(first_always, order.end());
     sort();
     if (selection.groups) {
       order = limited(*selection.groups, asked.top_k, order, rank);
       sort();
     }
-    order.resize((std::min)(order.size(), static_cast<std::size_t>(asked.top_k)));
+    order.resize(
+        (std::min)(order.size(), static_cast<std::size_t>(asked.top_k - selection.always)));
+    order.insert(order.end(), always.begin(), always.end());
   } else {
     order.clear();
     std::copy_if(asked.experts.begin(), asked.experts.end(), std::back_inserter(order),
@@ -177,9 +184,10 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
   }
   std::vector<Choice> choices;
   for (std::size_t k = 0; k < order.size(); ++k) {
-    const double scale = config.weight.expert_scale == ExpertScale::off
-                             ? 1.0
-                             : static_cast<double>(p.expert_scale(0, order[k]));
+    const ExpertScale kind = config.weight.expert_scale;
+    const Index of = kind == ExpertScale::learned_for_all ? 0 : order[k];
+    const double scale =
+        kind == ExpertScale::off ? 1.0 : static_cast<double>(p.expert_scale(0, of));
     choices.push_back({order[k], config.weight.scale * weight[k] / sum * scale});
   }
   return choices;

@@ -9,8 +9,8 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// weight (E, D), bias (1, E), noise (E, D), selection_bias (1, E), expert_scale (1, E); empty what
-/// the router has not.
+/// weight (E, D), bias (1, E), noise (E, D), and those of TopKTensors; empty what the router has
+/// not.
 template <Real W>
 using RouterParams = GatedParams<LinearGateParams<W>, TopKParams<W>>;
 

@@ -17,8 +17,8 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// A Tensor for each tensor of the rule: a matrix, or its Shape.
 template <class Tensor>
 struct TopKTensors {
-  Tensor selection_bias = {};  ///< (1, E), or empty without selection.bias
-  Tensor expert_scale = {};    ///< (1, E), or empty without weight.expert_scale
+  Tensor selection_bias = {};  ///< (1, E - selection.always), or empty without selection.bias
+  Tensor expert_scale = {};    ///< (1, E), (1, 1) for all, or empty without weight.expert_scale
 
   template <class Visit, class... P>
   static void for_each(Visit&& visit, P&... p) {
@@ -28,6 +28,21 @@ struct TopKTensors {
 };
 template <Real W>
 using TopKParams = TopKTensors<Matrix<W>>;
+
+/// How many of each a config has.
+constexpr Index selection_biases(const RouterConfig& config, Index num_experts) {
+  return config.selection.bias ? num_experts - config.selection.always : 0;
+}
+constexpr Index expert_scales(const RouterConfig& config, Index num_experts) {
+  switch (config.weight.expert_scale) {
+    case ExpertScale::off:
+      return 0;
+    case ExpertScale::learned_for_all:
+      return 1;
+    default:
+      return num_experts;
+  }
+}
 
 template <Real W>
 class TopK {
@@ -69,6 +84,10 @@ class TopK {
     if (call.top_k && groups && groups->rule == GroupRule::equal_quota) {
       groups->check_quota(*call.top_k, "top_k of the call");
     }
+    const Index always = config_.selection.always;
+    detail::throw_unless(!call.top_k || *call.top_k > always,
+                         "CallOptions: top_k = ", call.top_k.value_or(0),
+                         ", expected more than selection.always = ", always);
   }
 
   /// A selection bias of zero and scales of one, where there are any.
@@ -98,8 +117,8 @@ class TopK {
   /// grads +=, of what is learned: the scales of the experts.
   void backward_params(const Params& params, const GatedTable<W>& table,
                        RoutingGradient<W>& gradient, Params& grads) const {
-    const bool learned = config_.weight.expert_scale == ExpertScale::learned;
-    for (Index token = 0; learned && token < table.num_tokens(); ++token) {
+    for (Index token = 0; is_learned(config_.weight.expert_scale) && token < table.num_tokens();
+         ++token) {
       if (!table.is_padding(token)) {
         add_expert_scale_gradient(config_.weight, token_gradient(token, table, gradient),
                                   weight_tensors(params), grads.expert_scale.data());
@@ -108,13 +127,12 @@ class TopK {
   }
 
  private:
-  Index biases() const { return config_.selection.bias ? num_experts_ : 0; }
-  Index scales() const {
-    return config_.weight.expert_scale == ExpertScale::off ? 0 : num_experts_;
-  }
+  Index biases() const { return selection_biases(config_, num_experts_); }
+  Index scales() const { return expert_scales(config_, num_experts_); }
   WeightTensors<W> weight_tensors(const Params& params) const {
     return {.selection_bias = biases() > 0 ? params.selection_bias.data() : nullptr,
-            .expert_scale = scales() > 0 ? params.expert_scale.data() : nullptr};
+            .expert_scale = scales() > 0 ? params.expert_scale.data() : nullptr,
+            .one_scale = config_.weight.expert_scale == ExpertScale::learned_for_all};
   }
 
   Index num_experts_, top_k_;
@@ -123,8 +141,7 @@ class TopK {
 };
 
 constexpr Index top_k_parameters(const RouterConfig& config, Index num_experts) {
-  return (config.selection.bias ? num_experts : 0) +
-         (config.weight.expert_scale == ExpertScale::off ? 0 : num_experts);
+  return selection_biases(config, num_experts) + expert_scales(config, num_experts);
 }
 
 /// FLOPs of a token, by the rule of cost.hpp.

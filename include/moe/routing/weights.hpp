@@ -16,7 +16,10 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <Real W>
 struct WeightTensors {
   const W* selection_bias = nullptr;  ///< (E)
-  const W* expert_scale = nullptr;    ///< (E)
+  const W* expert_scale = nullptr;    ///< (E), or (1) that is for all
+  bool one_scale = false;
+
+  const W& scale_of(Index expert) const { return expert_scale[one_scale ? 0 : expert]; }
 };
 
 /// What the weights of a token are divided by.
@@ -87,7 +90,7 @@ void write_weights(const WeightConfig& config, Index chosen, const TokenRoute<W>
   }
   for (Index k = 0; tensors.expert_scale != nullptr && k < chosen; ++k) {
     if (token.expert[k] != none) {
-      weight[k] *= tensors.expert_scale[token.expert[k]];
+      weight[k] *= tensors.scale_of(token.expert[k]);
     }
   }
 }
@@ -147,7 +150,7 @@ void add_weight_gradient(const WeightConfig& config, const TokenGradient<W>& tok
   const auto used = [&](Index k) { return token.expert[k] != none; };
   const auto slope = [&](Index k) {
     return tensors.expert_scale == nullptr ? dweight[k]
-                                           : dweight[k] * tensors.expert_scale[token.expert[k]];
+                                           : dweight[k] * tensors.scale_of(token.expert[k]);
   };
   // mean = sum_k w_k dw_k of the weights before the scales: both the softmax over the chosen and
   // the division by the sum take it off.
@@ -178,14 +181,14 @@ void add_weight_gradient(const WeightConfig& config, const TokenGradient<W>& tok
   }
 }
 
-/// dscale (E) += the gradient of the scales of the experts, from that of a token's weights.
+/// dscale (E) or (1) += the gradient of the scales of the experts, from that of a token's weights.
 template <Real W>
 void add_expert_scale_gradient(const WeightConfig& config, const TokenGradient<W>& token,
                                const WeightTensors<W>& tensors, W* dscale) {
   const UnscaledWeights<W> unscaled(config, tensors, token);
   for (Index k = 0; k < token.top_k; ++k) {
     if (token.expert[k] != none) {
-      dscale[token.expert[k]] += token.dweight[k] * unscaled(k);
+      dscale[tensors.one_scale ? 0 : token.expert[k]] += token.dweight[k] * unscaled(k);
     }
   }
 }
@@ -206,7 +209,7 @@ constexpr Index weight_gradient_flops(const WeightConfig& config, Index top_k) {
   if (config.source != WeightSource::one) {
     flops += (softmax ? 6 : divides ? 7 + source : 2) + (scaled ? (softmax ? 8 : 1) : 0);
   }
-  if (config.expert_scale == ExpertScale::learned) {
+  if (is_learned(config.expert_scale)) {
     flops += softmax ? 9 : 4 + source + (divides ? 1 + source : 0);
   }
   return flops * top_k;
