@@ -29,6 +29,7 @@ set(tested_by
   "io/layer_reader.hpp         io/load_layer_test.cpp"
   "io/place.hpp                io/load_layer_test.cpp"
   "io/system_file.hpp          io/safetensors_test.cpp"
+  "kernels/coded_panel.hpp     kernels/coded_tile_test.cpp"
   "kernels/few_rows.hpp        kernels/gemm_test.cpp"
   "kernels/gemm_memory.hpp     kernels/gemm_test.cpp"
   "kernels/gemm_narrow.hpp     kernels/gemm_test.cpp"
@@ -64,7 +65,10 @@ set(tested_by
   "routing/slot_router.hpp     layers/soft_moe_test.cpp"
   "routing/top_tokens.hpp      layers/depth_test.cpp"
   "storage/bfloat16.hpp        storage/panels_test.cpp"
-  "storage/float.hpp           storage/panels_test.cpp")
+  "storage/float.hpp           storage/panels_test.cpp"
+  "storage/mxfp4.hpp           storage/coded_test.cpp"
+  "storage/q4.hpp              storage/coded_test.cpp"
+  "storage/q8.hpp              storage/coded_test.cpp")
 
 set(moe_dir ${SOURCE_DIR}/include/moe)
 set(tests_dir ${SOURCE_DIR}/tests)

@@ -19,8 +19,12 @@
 
 #if defined(EIGEN_DONT_VECTORIZE)
 #define MOE_INSTRUCTION_SET scalar
+#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#define MOE_INSTRUCTION_SET avx512_bf16_vnni
 #elif defined(__AVX512BF16__)
 #define MOE_INSTRUCTION_SET avx512_bf16
+#elif defined(__AVX512VNNI__)
+#define MOE_INSTRUCTION_SET avx512_vnni
 #elif defined(__AVX512F__)
 #define MOE_INSTRUCTION_SET avx512
 #elif defined(__AVX2__) && defined(__FMA__)

@@ -4,6 +4,9 @@
 
 #include "kernels/bfloat16.hpp"
 #include "kernels/cast_params.hpp"
+#include "kernels/coded_panel.hpp"
+#include "kernels/coded_rows.hpp"
+#include "kernels/coded_tile.hpp"
 #include "kernels/convert.hpp"
 #include "kernels/few_rows.hpp"
 #include "kernels/gemm.hpp"

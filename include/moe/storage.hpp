@@ -3,5 +3,9 @@
 #pragma once
 
 #include "storage/bfloat16.hpp"
+#include "storage/coded.hpp"
 #include "storage/float.hpp"
+#include "storage/mxfp4.hpp"
 #include "storage/panels.hpp"
+#include "storage/q4.hpp"
+#include "storage/q8.hpp"

@@ -10,6 +10,9 @@
 #include "../kernels/row_sums.hpp"
 #include "../storage/bfloat16.hpp"
 #include "../storage/float.hpp"
+#include "../storage/mxfp4.hpp"
+#include "../storage/q4.hpp"
+#include "../storage/q8.hpp"
 #include "expert.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -62,11 +65,14 @@ struct PackedExpert {
     return static_cast<double>(rows) * (ups + downs);
   }
 
+  /// Input in a hidden row.
+  Index hidden_size() const { return down.depth() / kernels::numbers_in<Input>; }
+
   /// The rows of a part: where they come from and go to.
   struct Rows {
     std::span<const Input* const> input;   ///< a row of x each
     std::span<const Input* const> hidden;  ///< a row of hidden each
-    Input* first_hidden;                   ///< hidden rows follow each other, down.depth() wide
+    Input* first_hidden;                   ///< hidden rows follow each other, hidden_size() wide
     const W* weight;                       ///< of each hidden row, null if they have none
     W* factor;                             ///< sigmoid(x . output_gate) of each, if there is one
     W* first_out;                          ///< outputs follow each other, D_out wide,
@@ -102,34 +108,44 @@ void PackedExpert<S>::finish_up(const Finished& tile, const Rows& rows) const {
   const Index share = up.share(), begin = tile.panel * share;
   const Index size = (std::min)(share, up.num_outputs() - begin);
   const W* sums = tile.sums;
-  Input* hidden = rows.first_hidden + tile.row * down.depth();
-  kernels::prefetch_rows(hidden + tile.count * down.depth() + begin, tile.next_count, size,
-                         down.depth());
+  const Index hidden_size = this->hidden_size();
+  Input* hidden = rows.first_hidden + tile.row * hidden_size;
+  kernels::prefetch_rows(hidden + tile.count * hidden_size + begin / kernels::numbers_in<Input>,
+                         tile.next_count, size / kernels::numbers_in<Input>, hidden_size);
   with_pair(config, [&](auto pair) {
     constexpr bool gated = decltype(pair)::gated;
-    for (Index row = 0; row < tile.count; ++row, sums += up.cols, hidden += down.depth()) {
+    for (Index row = 0; row < tile.count; ++row, sums += up.cols, hidden += hidden_size) {
       const W* up_sums = gated ? sums + share : sums;
       const auto weighted = [&](const auto& value) {
         return rows.weight == nullptr ? value
                                       : kernels::LanesOr<W>(rows.weight[tile.row + row]) * value;
       };
-      kernels::for_lanes<W>(size, [&](auto at) {
-        auto u = at.load(up_sums);
-        if (config.bias) {
-          u = u + at.load(up_bias.data() + begin);
-        }
-        if constexpr (gated) {
-          auto gate = at.load(sums);
+      const auto finish = [&](auto* to) {
+        kernels::for_lanes<W>(size, [&](auto at) {
+          auto u = at.load(up_sums);
           if (config.bias) {
-            gate = gate + at.load(gate_bias.data() + begin);
+            u = u + at.load(up_bias.data() + begin);
           }
-          at.store(hidden + begin, kernels::rounded_to<Precision>(weighted(pair.value(gate, u))));
-        } else {
-          at.store(hidden + begin, kernels::rounded_to<Precision>(weighted(pair.value(u))));
+          if constexpr (gated) {
+            auto gate = at.load(sums);
+            if (config.bias) {
+              gate = gate + at.load(gate_bias.data() + begin);
+            }
+            at.store(to, kernels::rounded_to<Precision>(weighted(pair.value(gate, u))));
+          } else {
+            at.store(to, kernels::rounded_to<Precision>(weighted(pair.value(u))));
+          }
+        });
+      };
+      if constexpr (kernels::numbers_in < Input >> 1) {
+        W finished[PackedMatrix<S>::cols];
+        finish(finished);
+        PackedMatrix<S>::store(finished, size, W(1), begin, hidden);
+      } else {
+        finish(hidden + begin);
+        if (begin + size == up.num_outputs()) {
+          std::fill(hidden + up.num_outputs(), hidden + down.depth(), Input(0));
         }
-      });
-      if (begin + size == up.num_outputs()) {
-        std::fill(hidden + up.num_outputs(), hidden + down.depth(), Input(0));
       }
     }
   });

@@ -172,16 +172,21 @@ void PackedExperts<S>::store_inputs(const ExpertInput<W>& input, int threads,
   const bool weighted = !input.weight.empty();
   const Index depth = experts_.front().up.depth();
   const Index stored_rows = weighted ? groups.num_rows() : input.x.rows();
-  scratch.stored_x.resize(stored_rows, detail::spread_width<Input>(depth));
+  scratch.stored_x.resize(stored_rows,
+                          detail::spread_width<Input>(depth / kernels::numbers_in<Input>));
   detail::for_rows(stored_rows, threads, [&](Index row) {
     const W weight = weighted ? input.weight[static_cast<std::size_t>(row)] : W(1);
     const W* from = &input.x.coeffRef(weighted ? groups.token_of(row) : row, 0);
     Input* to = &scratch.stored_x.coeffRef(row, 0);
-    for (Index col = 0; col < d_in(); ++col) {
-      to[col] = kernels::convert<Input>(
-          kernels::convert<typename PackedMatrix<S>::Precision>(weight * from[col]));
+    if constexpr (kernels::numbers_in < Input >> 1) {
+      PackedMatrix<S>::store(from, d_in(), weight, 0, to);
+    } else {
+      for (Index col = 0; col < d_in(); ++col) {
+        to[col] = kernels::convert<Input>(
+            kernels::convert<typename PackedMatrix<S>::Precision>(weight * from[col]));
+      }
+      std::fill(to + d_in(), to + depth, Input(0));
     }
-    std::fill(to + d_in(), to + depth, Input(0));
   });
   for (std::size_t row = 0; row < scratch.input_rows.size(); ++row) {
     const Index stored = weighted ? Index(row) : groups.token_of(Index(row));
@@ -195,11 +200,11 @@ void PackedExperts<S>::list_jobs(const ExpertInput<W>& input, MatrixRef<W> rows,
   const RowGroups& groups = input.groups;
   const W* weight = input.hidden_weight.empty() ? nullptr : input.hidden_weight.data();
   const Index num_rows = groups.num_rows();
-  Index depth = 0;  // of the widest expert
+  Index widest = 0;
   for (const PackedExpert<S>& expert : experts_) {
-    depth = (std::max)(depth, expert.down.depth());
+    widest = (std::max)(widest, expert.hidden_size());
   }
-  scratch.hidden.resize(num_rows, depth);
+  scratch.hidden.resize(num_rows, widest);
   detail::grow(scratch.hidden_rows, num_rows);
   detail::grow(scratch.factors, num_rows);
   cut_groups(groups, part_rows, scratch.parts);
@@ -209,12 +214,12 @@ void PackedExperts<S>::list_jobs(const ExpertInput<W>& input, MatrixRef<W> rows,
     const Index group = groups.begin(part.expert);
     // The hidden rows of an expert follow each other, as wide as they are.
     Input* hidden =
-        scratch.hidden.data() + group * depth + (part.begin - group) * expert.down.depth();
+        scratch.hidden.data() + group * widest + (part.begin - group) * expert.hidden_size();
     const auto first = static_cast<std::size_t>(part.begin);
     const auto size = static_cast<std::size_t>(part.rows());
     for (Index row = 0; row < part.rows(); ++row) {
       scratch.hidden_rows[first + static_cast<std::size_t>(row)] =
-          hidden + row * expert.down.depth();
+          hidden + row * expert.hidden_size();
     }
     scratch.jobs.push_back({&expert,
                             {.input = {scratch.input_rows.data() + first, size},

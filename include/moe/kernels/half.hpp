@@ -23,7 +23,8 @@ template <class Packet>
 Packet load_step(const Eigen::half* from) {
 #ifdef __AVX512F__
   if constexpr (sizeof(Packet) == 64) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    return _mm512_maskz_cvtph_ps(0xffff,
+                                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
 #endif
 #ifdef __F16C__

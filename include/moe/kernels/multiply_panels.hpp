@@ -42,12 +42,12 @@ void multiply_block(std::span<const In* const> rows, const Weight* panel, const 
   for_tiles<Tile>(static_cast<Index>(rows.size()), [&](Index row, Index count, Index left) {
     const In* tile_rows[Tile::rows];
     for (Index r = 0; r < count; ++r) {
-      tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + block.k;
+      tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + block.k / numbers_in<In>;
     }
     Wide<In>* tile_sums = sums + row * sums_step;
-    multiply_tile<In, Weight>(count, {tile_rows, 1}, {panel}, block.depth,
-                              {tile_sums, Tile::cols, block.k == 0 ? Update::assign : Update::add},
-                              next.ahead_of<Tile>(left));
+    multiply_tile(count, RowPointers<In>{tile_rows, 1}, Panel<In, Weight>{panel}, block.depth,
+                  Sums<In>{tile_sums, Tile::cols, block.k == 0 ? Update::assign : Update::add},
+                  next.ahead_of<Tile>(left));
     done(row, count, left, tile_sums);
   });
 }

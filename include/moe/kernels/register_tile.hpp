@@ -36,6 +36,10 @@ struct RegisterTile {
   static constexpr Index whole_steps(Index k) { return (k + step - 1) / step * step; }
 };
 
+/// Numbers of a row in one In.
+template <class In>
+inline constexpr Index numbers_in = 1;
+
 enum class Update { assign, add };
 
 /// The columns of B that a tile multiplies: steps follow each other with the stride.

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of x and hidden rows in integers of 8 bits, for weights that are integers, too: blocks of 32
+// numbers with a scale each, made from a row's own numbers, so that no other row has a say.
+//
+//   x_k = scale * code_k,    scale = max |x_k| / 127 over the block
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <limits>
+
+#include "../types.hpp"
+#include "convert.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// Numbers in a block, of rows and of weights.
+inline constexpr Index block_size = 32;
+
+// Where the dot product of bytes takes a weight without a sign and sums in 32 bits, the code of a
+// weight is above its value by a bias, and the sums of a block begin with what this is too much.
+// Without that instruction sums are made in 16 bits, two for each column: of the k with k % 4 < 2,
+// and of the others.
+#if defined(__AVX2__) && !(defined(__AVX512VNNI__) && defined(__AVX512BW__))
+inline constexpr bool sums_in_halves = true;
+#else
+inline constexpr bool sums_in_halves = false;
+#endif
+
+/// 32 numbers of a row. Its code is 0 where a number is not finite, and the scale NaN.
+struct CodedInput {
+  float scale;
+  std::int32_t correction;  ///< what sums begin with: see sums_in_halves
+  std::int8_t code[block_size];
+};
+
+/// For weights whose codes are above their values by the bias, at most 12 where sums are made in
+/// halves: |bias * code| of 16 k then fits 16 bits.
+inline std::int32_t correction_of(const std::int8_t* code, std::int32_t bias) {
+  std::int32_t low = 0, high = 0;
+  for (Index k = 0; k < block_size; k += 4) {
+    low += code[k] + code[k + 1];
+    high += code[k + 2] + code[k + 3];
+  }
+  if constexpr (sums_in_halves) {
+    return static_cast<std::int32_t>((static_cast<std::uint32_t>(-bias * high) << 16) |
+                                     (static_cast<std::uint32_t>(-bias * low) & 0xffffu));
+  } else {
+    return -bias * (low + high);
+  }
+}
+
+/// Values (size), at most 32, as a block; those that it lacks are zeros. Off by half a step at
+/// most: |x - scale * code| <= max |x| / 254, but for a rounding of float.
+inline CodedInput encode_input(const float* values, Index size, std::int32_t bias) {
+  float x[block_size] = {};
+  std::copy_n(values, size, x);
+  constexpr std::uint32_t infinity = 0x7f800000u;
+  std::uint32_t largest = 0;  // the bits of magnitudes are in the order of these, and NaN above all
+  for (const float value : x) {
+    largest = (std::max)(largest, std::bit_cast<std::uint32_t>(value) & 0x7fffffffu);
+  }
+  CodedInput block{};
+  if (largest >= infinity) {
+    block.scale = std::numeric_limits<float>::quiet_NaN();
+    return block;
+  }
+  if (largest == 0) {
+    return block;
+  }
+  const float most = std::bit_cast<float>(largest);
+  // 127 / most would overflow for the smallest numbers.
+  const float up = most < 0x1p-64f ? 0x1p64f : 1.0f;
+  const float steps = 127.0f / (most * up);
+  block.scale = most / 127.0f;
+  // The sum with 1.5 * 2^23 rounds to an integer, ties to even, which is then the last bits.
+  constexpr float shift = 12582912.0f;
+  for (Index k = 0; k < block_size; ++k) {
+    const auto bits = std::bit_cast<std::int32_t>(x[k] * up * steps + shift);
+    block.code[k] = static_cast<std::int8_t>(bits - std::bit_cast<std::int32_t>(shift));
+  }
+  block.correction = correction_of(block.code, bias);
+  return block;
+}
+
+/// The sum of products with a row (size) of floats.
+inline float dot(const CodedInput* row, const float* values, Index size) {
+  float sum = 0.0f;
+  for (Index k = 0; k < size; ++k) {
+    const CodedInput& block = row[k / block_size];
+    sum += block.scale * static_cast<float>(block.code[k % block_size]) * values[k];
+  }
+  return sum;
+}
+
+/// A row (size) of W, times the weight, in blocks, one after the other.
+template <class W>
+void encode_row(const W* row, Index size, W weight, std::int32_t bias, CodedInput* to) {
+  for (Index k = 0; k < size; k += block_size) {
+    float values[block_size];
+    const Index count = (std::min)(block_size, size - k);
+    for (Index i = 0; i < count; ++i) {
+      values[i] = convert<float>(weight * row[k + i]);
+    }
+    *to++ = encode_input(values, count, bias);
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels

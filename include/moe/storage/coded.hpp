@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights in integers with a scale for every 32 k: CodedPanels<F> is the PackedMatrix of each such
+// storage, but for how it makes codes of numbers. Rows of x and hidden rows are in integers of 8
+// bits, so that sums of 32 products are exact.
+//
+// A format F is one of kernels/coded_panel.hpp, which makes a scale and 32 codes of 32 weights:
+//
+//   encode(values, codes)   returns the scale as it is stored; NaN if a weight is not finite
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+#include <span>
+#include <vector>
+
+#include "../kernels/coded_tile.hpp"
+#include "panels.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+template <class F>
+class CodedPanels
+    : public PanelLayout<kernels::RegisterTile<kernels::CodedInput, kernels::CodedBlock<F>>> {
+  using Tile = kernels::RegisterTile<kernels::CodedInput, kernels::CodedBlock<F>>;
+  using Layout = PanelLayout<Tile>;
+
+ public:
+  using Input = kernels::CodedInput;
+  using Precision = float;
+  using Weight = kernels::CodedBlock<F>;
+  static constexpr Index buffer_size = 0;
+  using Layout::cols, Layout::share, Layout::num_outputs, Layout::width, Layout::depth,
+      Layout::num_panels;
+
+  CodedPanels() = default;
+  template <class T>
+  CodedPanels(std::initializer_list<const Matrix<T>*> weights)
+      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()),
+        blocks_(static_cast<std::size_t>(num_panels() * panel_size())) {
+    Index first_col = 0;
+    for (const Matrix<T>* weight : weights) {
+      for (Index out = 0; out < num_outputs(); ++out) {
+        encode(&weight->coeffRef(out, 0), out, first_col);
+      }
+      first_col += share();
+    }
+    encode_missing(static_cast<Index>(weights.size()));
+  }
+
+  /// Weights as their codes and scales say.
+  Matrix<float> unpack(Index number) const {
+    Matrix<float> weight(num_outputs(), width());
+    for (Index out = 0; out < num_outputs(); ++out) {
+      const Index col = number * share() + out % share();
+      for (Index k = 0; k < width(); ++k) {
+        const Weight& block = blocks_[place_of(out, k)];
+        const Index step = k % kernels::block_size;
+        weight(out, k) =
+            F::scale_of(block.scale[col]) *
+            (F::unit * static_cast<float>(F::number(block.code_at(col, step)) - F::bias));
+      }
+    }
+    return weight;
+  }
+
+  std::size_t bytes() const { return blocks_.size() * sizeof(Weight); }
+  const Weight* panel(Index number, Index k, Index /*size*/, Weight* /*buffer*/) const {
+    return blocks_.data() + number * panel_size() + k / kernels::block_size;
+  }
+  std::span<const std::byte> source(Index number, Index k, Index size) const {
+    return std::as_bytes(std::span(panel(number, k, size, nullptr),
+                                   static_cast<std::size_t>(size / kernels::block_size)));
+  }
+
+  /// Values (size), times the weight, as a part of a row: blocks from k on.
+  template <class W>
+  static void store(const W* values, Index size, W weight, Index k, Input* row) {
+    kernels::encode_row(values, size, weight, kernels::bias_of_sums<F>,
+                        row + k / kernels::block_size);
+  }
+
+ private:
+  Index panel_size() const { return depth() / kernels::block_size; }
+  std::size_t place_of(Index out, Index k) const {
+    return static_cast<std::size_t>(out / share() * panel_size() + k / kernels::block_size);
+  }
+
+  template <class T>
+  void encode(const T* row, Index out, Index first_col) {
+    const Index col = first_col + out % share();
+    for (Index k = 0; k < width(); k += kernels::block_size) {
+      float values[kernels::block_size] = {};
+      const Index count = (std::min)(kernels::block_size, width() - k);
+      std::transform(row + k, row + k + count, values,
+                     [](const T& value) { return kernels::convert<float>(value); });
+      encode_block(values, out, k, col);
+    }
+  }
+  void encode_block(const float* values, Index out, Index k, Index col) {
+    Weight& block = blocks_[place_of(out, k)];
+    unsigned codes[kernels::block_size];
+    block.scale[col] = F::encode(values, codes);
+    for (Index i = 0; i < kernels::block_size; ++i) {
+      block.set_code(col, i, codes[i]);
+    }
+  }
+  /// Zeros for the outputs that the last panel lacks: a code of 0 is none.
+  void encode_missing(Index count) {
+    constexpr float zeros[kernels::block_size] = {};
+    for (Index out = num_outputs(); out < num_panels() * share(); ++out) {
+      for (Index number = 0; number < count; ++number) {
+        for (Index k = 0; k < depth(); k += kernels::block_size) {
+          encode_block(zeros, out, k, number * share() + out % share());
+        }
+      }
+    }
+  }
+
+  std::vector<Weight, Eigen::aligned_allocator<Weight>> blocks_;
+};
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET
