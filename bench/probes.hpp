@@ -9,12 +9,13 @@
 
 namespace moe::bench {
 
-/// FLOP/s and bytes/s of the machine at one moment; 0: not probed.
+/// FLOP/s from registers, those of the register tile on operands in the first cache, and bytes/s of
+/// the machine at one moment; 0: not probed.
 struct Probe {
-  double compute = 0, read = 0;
+  double compute = 0, tile = 0, read = 0;
 
   friend Probe mean(const Probe& a, const Probe& b) {
-    return {0.5 * (a.compute + b.compute), 0.5 * (a.read + b.read)};
+    return {0.5 * (a.compute + b.compute), 0.5 * (a.tile + b.tile), 0.5 * (a.read + b.read)};
   }
 };
 
@@ -25,14 +26,16 @@ class Probes {
   /// Computes for at least so many seconds, and reads if so wanted: last, as it clears the caches.
   template <class S>
   Probe probe(bool read, double seconds = 0) {
-    double inverse_rates = 0, rounds = 0;
+    double inverse_rates = 0, inverse_tile_rates = 0, rounds = 0;
     const Stopwatch watch;
     do {
       inverse_rates += 1 / roofs_.multiply_add<S>();
+      inverse_tile_rates += 1 / roofs_.tile<S>();
       ++rounds;
     } while (watch.seconds() < seconds);
-    Probe p{rounds / inverse_rates, 0};
+    Probe p{rounds / inverse_rates, rounds / inverse_tile_rates, 0};
     seen_[compute_name<S>].push_back(1e-9 * p.compute);
+    seen_[tile_name<S>].push_back(1e-9 * p.tile);
     if (read) {
       p.read = roofs_.read();
       seen_[read_name].push_back(1e-9 * p.read);
@@ -50,14 +53,22 @@ class Probes {
       const auto probes = seen_.find(name);
       return probes == seen_.end() ? 0.0 : 1e9 * std::ranges::max(probes->second);
     };
-    return {most(compute_name<S>), most(read_name)};
+    return {most(compute_name<S>), most(tile_name<S>), most(read_name)};
   }
 
  private:
   template <class S>
-  static constexpr const char* compute_name = std::is_same_v<S, bf16>    ? "bf16 dot GFLOP/s"
-                                              : std::is_same_v<S, float> ? "f32 fma GFLOP/s"
-                                                                         : "f64 fma GFLOP/s";
+  static constexpr const char* compute_name = std::is_same_v<S, bf16>     ? "bf16 dot GFLOP/s"
+                                              : std::is_same_v<S, float>  ? "f32 fma GFLOP/s"
+                                              : std::is_same_v<S, double> ? "f64 fma GFLOP/s"
+                                                                          : "int8 dot GOP/s";
+  template <class S>
+  static constexpr const char* tile_name = std::is_same_v<S, bf16>     ? "bf16 tile GFLOP/s"
+                                           : std::is_same_v<S, float>  ? "f32 tile GFLOP/s"
+                                           : std::is_same_v<S, double> ? "f64 tile GFLOP/s"
+                                           : std::is_same_v<S, q8>     ? "q8 tile GOP/s"
+                                           : std::is_same_v<S, q4>     ? "q4 tile GOP/s"
+                                                                       : "mxfp4 tile GOP/s";
   static constexpr const char* read_name = "read GB/s";
 
   Roofs roofs_;

@@ -7,8 +7,11 @@
 
 #include <unistd.h>
 
+#include <cstring>
+
 #include <moe/detail/parallel.hpp>
 #include <moe/kernels/bfloat16.hpp>
+#include <moe/storage.hpp>
 #include <type_traits>
 #include <utility>
 
@@ -28,11 +31,14 @@ class Roofs {
     buffer_.setOnes();
   }
 
-  /// Probes FLOP/s of multiply-adds of float or double, or of bfloat16 pairs summed in float.
+  /// Probes FLOP/s of multiply-adds of float or double, of bfloat16 pairs summed in float, or of
+  /// bytes, four summed in an integer where the machine does that, else two and two.
   template <class S>
   double multiply_add() {
     namespace ei = Eigen::internal;
-    if constexpr (std::is_same_v<S, bf16>) {
+    if constexpr (!Real<S>) {
+      return rate_of_bytes();
+    } else if constexpr (std::is_same_v<S, bf16>) {
       return rate<float>(4, [](const auto& a, const auto& b, const auto& sum) {
         return kernels::dot_pairs(a, b, sum);
       });
@@ -41,6 +47,43 @@ class Roofs {
         return ei::pmadd(sum, a, b);  // falls to a constant, while a * b + sum would grow
       });
     }
+  }
+
+  /// Probes FLOP/s of the register tile with most rows, on operands that stay in the first cache.
+  template <Storage S>
+  double tile() {
+    using P = PackedMatrix<S>;
+    using In = typename P::Input;
+    using Tile = kernels::RegisterTile<In, typename P::Weight>;
+    constexpr Index depth = 4096 / Tile::cols * 2 / kernels::block_size * kernels::block_size;
+    const Matrix<float> w = Matrix<float>::Constant(Tile::cols, depth, 0.5f);
+    const P packed({&w});
+    // Rows that lie a cache line more than a power of two apart.
+    constexpr Index row_size = depth / kernels::numbers_in<In> + 64 / Index{sizeof(In)} + 1;
+    Matrix<In> x(Tile::rows, row_size);
+    std::memset(static_cast<void*>(x.data()), 0, static_cast<std::size_t>(x.size()) * sizeof(In));
+    const In* rows[Tile::rows];
+    for (Index row = 0; row < Tile::rows; ++row) {
+      rows[row] = &x.coeffRef(row, 0);
+    }
+    const Index pieces = pieces_per_thread * threads_;
+    const Index calls = (std::max<Index>)(1, steps_ * 24 / depth / 2);
+    const Stopwatch watch;
+    detail::parallel_for(pieces, threads_, [&](Index, int worker) {
+      alignas(64) Wide<S> sums[Tile::rows * Tile::cols];
+      alignas(64) typename P::Weight
+          buffer[(std::max<Index>)(1, P::buffer_size == 0 ? 0 : depth * Tile::cols)];
+      const auto* panel = packed.panel(0, 0, packed.depth(), buffer);
+      for (Index i = 0; i < calls; ++i) {
+        kernels::multiply_tile(Tile::rows, kernels::RowPointers<In>{rows, 1},
+                               kernels::Panel<In, typename P::Weight>{panel}, packed.depth(),
+                               kernels::Sums<In>{sums, Tile::cols, kernels::Update::assign},
+                               kernels::Ahead{panel, 0});
+      }
+      sink(worker) += static_cast<float>(sums[0]);
+    });
+    return 2.0 * static_cast<double>(pieces * calls * Tile::rows * Tile::cols * depth) /
+           watch.seconds();
   }
 
   /// Probes bytes/s read from memory.
@@ -83,6 +126,23 @@ class Roofs {
     });
     constexpr int lanes = static_cast<int>(sizeof(Packet<T>) / sizeof(T));
     return static_cast<double>(pieces * steps_ * flops * lanes * chains) / watch.seconds();
+  }
+
+  double rate_of_bytes() {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+    return rate<float>(8, [](__m512 a, __m512 b, __m512 sum) {
+      return _mm512_castsi512_ps(_mm512_dpbusd_epi32(
+          _mm512_castps_si512(sum), _mm512_castps_si512(a), _mm512_castps_si512(b)));
+    });
+#elif defined(__AVX2__)
+    return rate<float>(8, [](__m256 a, __m256 /*b*/, __m256 sum) {
+      const __m256i before = _mm256_castps_si256(sum);
+      return _mm256_castsi256_ps(
+          _mm256_add_epi16(before, _mm256_maddubs_epi16(_mm256_castps_si256(a), before)));
+    });
+#else
+    return multiply_add<float>();
+#endif
   }
 
   /// x = step(a, b, x), `chains` times side by side: nothing leaves the registers.

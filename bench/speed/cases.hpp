@@ -12,7 +12,9 @@
 namespace moe::bench {
 
 /// Of the weights. Forward takes the packed form, training the layer itself.
-enum class Type { f32, bf16, f64 };
+enum class Type { f32, bf16, f64, q8, q4, mxfp4 };
+inline constexpr const char* type_names[] = {"f32", "bf16", "f64", "q8", "q4", "mxfp4"};
+
 enum class Pass { forward, train };
 
 /// Even; with loads that fall as in Zipf's law; or every token to the same top_k experts.
@@ -25,9 +27,9 @@ struct Case {
   Routing routing;
   Index tokens;
 
-  std::string type_name() const {
-    return type == Type::f32 ? "f32" : type == Type::bf16 ? "bf16" : "f64";
-  }
+  std::string type_name() const { return type_names[static_cast<std::size_t>(type)]; }
+  /// Weights are integers, which are packed and not trained.
+  bool coded() const { return type >= Type::q8; }
   std::string pass_name() const { return pass == Pass::forward ? "forward" : "train"; }
   std::string routing_name() const {
     return routing == Routing::uniform ? "uniform" : routing == Routing::zipf ? "zipf" : "one";
@@ -77,7 +79,7 @@ inline std::vector<MoEConfig> speed_shapes() {
 
 /// Of weights and gradients. A packed layer is made from weights in bfloat16, which go afterwards.
 inline double weight_bytes(const Case& c) {
-  const double size = c.type == Type::f64 ? 8 : c.type == Type::f32 ? 4 : 2;
+  const double size = c.type == Type::f64 ? 8 : c.type == Type::f32 ? 4 : c.coded() ? 1 : 2;
   return static_cast<double>(parameters(c.config).total) *
          (c.pass == Pass::forward ? 2 + size : 2 * size);
 }
@@ -92,6 +94,9 @@ inline bool fits(const Case& c) { return weight_bytes(c) <= 0.75 * memory_bytes(
 /// All of it would take hours.
 inline bool worth_a_run(const Case& c) {
   const bool usual_tokens = c.tokens == 128 || c.tokens == 2048;
+  if (c.coded() && (c.pass == Pass::train || c.routing != Routing::uniform)) {
+    return false;
+  }
   if (smoke()) {
     return true;
   }
@@ -107,7 +112,7 @@ inline std::vector<Case> speed_cases() {
       smoke() ? std::vector<Index>{1, 40} : std::vector<Index>{1, 4, 16, 64, 128, 512, 2048, 8192};
   std::vector<Case> cases;
   for (const MoEConfig& config : speed_shapes()) {
-    for (const Type type : {Type::f32, Type::bf16, Type::f64}) {
+    for (const Type type : {Type::f32, Type::bf16, Type::f64, Type::q8, Type::q4, Type::mxfp4}) {
       for (const Pass pass : {Pass::forward, Pass::train}) {
         for (const Routing routing : {Routing::uniform, Routing::zipf, Routing::one}) {
           for (const Index n : tokens) {

@@ -36,7 +36,16 @@ void measure_layer(std::span<const Case> cases, int threads, int repetitions, Pr
   const auto with_scalar = [&](auto&& run) {
     return c.type == Type::f64 ? run(double()) : c.type == Type::bf16 ? run(bf16()) : run(float());
   };
-  return c.pass == Pass::train ? with_scalar(train) : with_scalar(forward);
+  switch (c.type) {
+    case Type::q8:
+      return forward(q8());
+    case Type::q4:
+      return forward(q4());
+    case Type::mxfp4:
+      return forward(mxfp4());
+    default:
+      return c.pass == Pass::train ? with_scalar(train) : with_scalar(forward);
+  }
 }
 
 std::vector<Row> measure_selection(const RunOptions& options) {

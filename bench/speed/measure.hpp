@@ -13,8 +13,21 @@ struct Row {
   std::string roof;           ///< the one that binds: fma, dot or read
   double roof_value;          ///< in GFLOP/s, of read in GB/s, at that time: it moves
   double share;
+  double tile_share;  ///< of the register tile of the storage, on operands in the first cache
   std::optional<Stages> stages;
 };
+
+/// A block of integers has its scales with it.
+template <class S>
+constexpr double bytes_of_weight() {
+  if constexpr (Real<S>) {
+    return sizeof(S);
+  } else {
+    using Block = typename PackedMatrix<S>::Weight;
+    return static_cast<double>(sizeof(Block)) /
+           static_cast<double>(Block::cols * kernels::block_size);
+  }
+}
 
 /// Rates of one repetition.
 struct Reached {
@@ -22,13 +35,15 @@ struct Reached {
   Probe roof;
 
   double compute_share() const { return flops / roof.compute; }
+  double tile_share() const { return flops / roof.tile; }
   double read_share() const { return roof.read > 0 ? bytes / roof.read : 0; }
 };
 
 template <class Subject>
 Row measure(Subject& subject, const Case& c, int repetitions, Probes& probes) {
   using S = typename Subject::Scalar;
-  const double expert_bytes = static_cast<double>(parameters(c.config).expert * Index{sizeof(S)});
+  const double expert_bytes =
+      static_cast<double>(parameters(c.config).expert) * bytes_of_weight<S>();
   subject.prepare(c);
   std::vector<Work> work;
   const Repeat how{repetitions, 0.5, c.may_wait_for_memory()};
@@ -48,12 +63,13 @@ Row measure(Subject& subject, const Case& c, int repetitions, Probes& probes) {
   Row row{.c = c,
           .gflops = 1e-9 * median(&Reached::flops),
           .weight_gbs = 1e-9 * median(&Reached::bytes),
-          .roof = reads                  ? "read"
-                  : c.type == Type::bf16 ? "dot"
-                                         : "fma",
+          .roof = reads                               ? "read"
+                  : c.type == Type::bf16 || c.coded() ? "dot"
+                                                      : "fma",
           .roof_value =
               1e-9 * median([&](const Reached& r) { return reads ? r.roof.read : r.roof.compute; }),
           .share = reads ? read : compute,
+          .tile_share = median(&Reached::tile_share),
           .stages = {}};
   if constexpr (requires { subject.stages(0); }) {
     const auto rest = [&] { c.cold() ? void(probes.probe<S>(true)) : subject.run(0); };
