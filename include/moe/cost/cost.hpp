@@ -166,9 +166,9 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   flops.combine = work.rows * detail::flops_of_one(0, weights + row_out);
   if (c.latent) {
     const Index width = row_in;
-    flops.latent =
-        work.tokens * detail::flops_of_one(2 * width * (c.d_model + d_out),
-                                           c.latent->norm ? latent_norm_flops(width) : 0);
+    flops.latent = work.tokens *
+                   detail::flops_of_one(2 * width * (c.d_model + d_out),
+                                        c.latent->norm ? kernels::rms_norm_flops(width, true) : 0);
   }
   if (c.shared) {
     flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
@@ -202,8 +202,9 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
                   work.tokens * detail::flops_of_one(0, c.latent ? 0 : d);
   if (c.latent) {
     flops.latent =
-        work.tokens * detail::flops_of_one(4 * row_in * (d + d_out),
-                                           c.latent->norm ? latent_norm_backward_flops(row_in) : 0);
+        work.tokens *
+        detail::flops_of_one(4 * row_in * (d + d_out),
+                             c.latent->norm ? kernels::rms_norm_backward_flops(row_in, true) : 0);
   }
   if (c.shared) {
     flops.shared = work.tokens * detail::backward_flops(detail::shared_shape(c));

@@ -28,9 +28,9 @@ inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_s
   const Index row = ffn_scalars(detail::expert_shape(c)) +
                     2 * (c.expert_d_in() + c.expert_d_out()) +
                     (c.weight_on == WeightOn::hidden ? c.d_ff + 1 : 0);
-  // What goes into the experts and comes out of them, with gradients; the norm's two and its scale.
+  // What goes into the experts and comes out of them, with gradients; the norm's and its inverse.
   const Index latent =
-      c.latent ? 4 * c.latent->width + (c.latent->norm ? 2 * c.latent->width + 1 : 0) : 0;
+      c.latent ? 4 * c.latent->width + (c.latent->norm ? c.latent->width + 1 : 0) : 0;
   const Index scaled = (detail::equals(c.routed_scale, 1.0) ? 0 : d_out) +  // dy times each scale
                        (detail::equals(c.options().shared_scale, 1.0) ? 0 : d_out);
   const Index shared =
