@@ -8,7 +8,7 @@ cmake_minimum_required(VERSION 3.25)
 set(flow
   "instruction_set.hpp version.hpp"
   "detail"
-  "types.hpp growing_matrix.hpp router_config.hpp config.hpp call_options.hpp routing_table.hpp row_groups.hpp"
+  "types.hpp flops.hpp growing_matrix.hpp router_config.hpp config.hpp call_options.hpp routing_table.hpp row_groups.hpp"
   "parameters.hpp concepts.hpp"
   "kernels"
   "storage"

@@ -17,6 +17,7 @@ set(tested_by
   "experts/expert_list.hpp     experts/sets_test.cpp"
   "experts/expert_params.hpp   experts/expert_test.cpp"
   "experts/ffn_experts.hpp     experts/sets_test.cpp"
+  "experts/ffn_shape.hpp       cost/cost_test.cpp"
   "experts/packed_expert.hpp   layers/packed_layer_test.cpp"
   "experts/packed_experts.hpp  experts/sets_test.cpp"
   "experts/projection.hpp      experts/expert_test.cpp"

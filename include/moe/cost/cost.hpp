@@ -2,18 +2,15 @@
 // What a layer costs: parameters, FLOPs and bytes, of a config (predicted) and of a plan
 // (executed). Pure functions of sizes; nothing here reads a weight.
 //
-// The rule: each + - * / and each call of exp, erf, tanh, log or sqrt is one FLOP (a fused
-// multiply-add is two); comparisons, signs, copies and conversions are none. By this rule the
-// counts are exact, not estimates: a layer instantiated with a counting scalar performs just these,
-// without masks, noise and losses.
+// FLOPs are counted by the rule of flops.hpp, exactly, without masks, noise and losses.
 #pragma once
 
 #include <cmath>
 
 #include "../config.hpp"
 #include "../dispatch/plan.hpp"
+#include "../experts/ffn_shape.hpp"
 #include "../experts/latent.hpp"
-#include "../experts/pair.hpp"
 #include "../routing/gate.hpp"
 #include "../routing/top_k.hpp"
 
@@ -35,24 +32,6 @@ struct Work {
   double distinct_experts = 0;  ///< experts with at least one row
 };
 
-/// FLOPs of a step, split by what matters for speed. Exact below 2^53; beyond, where a whole
-/// training run lies, to the rounding of a double.
-struct Flops {
-  double matmul = 0;  ///< in matrix products, 2 m n k each
-  double other = 0;   ///< everything else
-
-  double total() const { return matmul + other; }
-  Flops& operator+=(const Flops& o) {
-    matmul += o.matmul;
-    other += o.other;
-    return *this;
-  }
-  friend Flops operator+(Flops a, const Flops& b) { return a += b; }
-  friend Flops operator*(Index n, const Flops& f) {
-    return {static_cast<double>(n) * f.matmul, static_cast<double>(n) * f.other};
-  }
-};
-
 struct LayerFlops {
   Flops router, experts, shared, combine;
   Flops latent = {};  ///< the projections around the experts, and their norm
@@ -70,52 +49,12 @@ struct LayerBytes {
 
 namespace detail {
 
-/// FLOPs of one row or token, which an integer holds.
-inline Flops flops_of_one(Index matmul, Index other) {
-  return {static_cast<double>(matmul), static_cast<double>(other)};
-}
-
-/// A feed-forward as cost sees it.
-struct FfnShape {
-  Index d_in, d_ff, d_out;
-  ExpertConfig kind;
-
-  Index up_projections() const { return kind.gated ? 2 : 1; }
-  Index bias(Index size) const { return kind.bias ? size : 0; }
-  Index gate(Index size) const { return kind.output_gate ? size : 0; }
-};
-
 inline FfnShape expert_shape(const MoEConfig& c) {
   return {c.expert_d_in(), c.d_ff, c.expert_d_out(), c.expert};
 }
 
 inline FfnShape shared_shape(const MoEConfig& c) {
   return {c.d_model, c.shared->d_ff, c.output_width(), c.shared_expert()};
-}
-
-inline Index parameters(const FfnShape& s) {
-  return s.up_projections() * (s.d_ff * s.d_in + s.bias(s.d_ff)) + s.d_out * s.d_ff +
-         s.bias(s.d_out) + s.gate(s.d_in);
-}
-
-/// One row through a feed-forward.
-inline Flops forward_flops(const FfnShape& s) {
-  return with_pair(s.kind, [&](auto pair) -> Flops {
-    const Index up = s.up_projections();
-    return flops_of_one(2 * s.d_ff * (up * s.d_in + s.d_out),
-                        up * s.bias(s.d_ff) + s.bias(s.d_out) + s.d_ff * pair.value_flops +
-                            s.gate(2 * s.d_in + 3 + s.d_out));
-  });
-}
-
-inline Flops backward_flops(const FfnShape& s) {
-  return with_pair(s.kind, [&](auto pair) -> Flops {
-    const Index up = s.up_projections();
-    // Each forward product comes back twice: for its input and for its weight.
-    return 2 * Flops{forward_flops(s).matmul, 0.0} +
-           flops_of_one(0, s.d_ff * pair.gradient_flops + up * s.bias(s.d_ff) + s.bias(s.d_out) +
-                               s.gate(3 * s.d_out + 3 + 4 * s.d_in));
-  });
 }
 
 }  // namespace detail
@@ -125,8 +64,8 @@ inline ParameterCount parameters(const MoEConfig& c) {
   ParameterCount count;
   count.router = gate_parameters(c.router.logits, c.d_model, c.num_experts) +
                  top_k_parameters(c.router, c.num_experts);
-  count.expert = detail::parameters(detail::expert_shape(c));
-  count.shared = c.shared ? detail::parameters(detail::shared_shape(c)) : 0;
+  count.expert = detail::expert_shape(c).parameters();
+  count.shared = c.shared ? detail::shared_shape(c).parameters() : 0;
   if (c.latent) {
     const Index width = c.latent->width;
     count.latent = width * (c.d_model + c.output_width() + (c.latent->norm ? 1 : 0));
@@ -154,10 +93,9 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d_out = c.output_width();
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router =
-      work.tokens * detail::flops_of_one(2 * c.d_model * e, gate_flops(c.router.logits, e) +
-                                                                top_k_flops(c.router, e, k));
-  flops.experts = work.rows * detail::forward_flops(detail::expert_shape(c));
+  flops.router = LinearGate<float>(c.d_model, e, c.router.logits).forward_flops(work.tokens) +
+                 work.tokens * detail::flops_of_one(0, top_k_flops(c.router, e, k));
+  flops.experts = detail::expert_shape(c).forward_flops(work.rows);
   const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
   const bool on_hidden = c.weight_on == WeightOn::hidden;
   const Index weights = on_input    ? row_in
@@ -171,7 +109,7 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
                                         c.latent->norm ? kernels::rms_norm_flops(width, true) : 0);
   }
   if (c.shared) {
-    flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
+    flops.shared = detail::shared_shape(c).forward_flops(work.tokens);
     flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
   if (!detail::equals(c.routed_scale, 1.0) || !detail::equals(c.options().shared_scale, 1.0)) {
@@ -188,10 +126,9 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d = c.d_model, d_out = c.output_width();
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router =
-      work.tokens * detail::flops_of_one(4 * d * e, gate_gradient_flops(c.router.logits, e) +
-                                                        top_k_gradient_flops(c.router, e, k));
-  flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
+  flops.router = LinearGate<float>(d, e, c.router.logits).backward_flops(work.tokens) +
+                 work.tokens * detail::flops_of_one(0, top_k_gradient_flops(c.router, e, k));
+  flops.experts = detail::expert_shape(c).backward_flops(work.rows);
   // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.
   const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
   const bool on_hidden = c.weight_on == WeightOn::hidden;
@@ -207,7 +144,7 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
                              c.latent->norm ? kernels::rms_norm_backward_flops(row_in, true) : 0);
   }
   if (c.shared) {
-    flops.shared = work.tokens * detail::backward_flops(detail::shared_shape(c));
+    flops.shared = detail::shared_shape(c).backward_flops(work.tokens);
     flops.combine += work.tokens * detail::flops_of_one(0, d);
   }
   for (const double scale : {c.routed_scale, c.options().shared_scale}) {

@@ -20,7 +20,7 @@ struct TapeBytes {
 };
 
 inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_size) {
-  const auto ffn_scalars = [](const detail::FfnShape& s) {  // of one row
+  const auto ffn_scalars = [](const FfnShape& s) {  // of one row
     // Gate, up and hidden, the first two with gradients; the output gate with both of its sides.
     return (2 * s.up_projections() + 1) * s.d_ff + s.gate(2 * s.d_out + 2);
   };

@@ -70,6 +70,22 @@ class DepthLayer {
   }
 
   /// Throws std::invalid_argument unless the parts fit each other and their parameters have their
+  /// Of so many tokens, so many of which are taken, where gate and block state their own: of a
+  /// forward without the predictor, which adds its own where it is asked.
+  Flops forward_flops(Index tokens, Index taken) const {
+    return router_.forward_flops(tokens) + block_.forward_flops(taken) +
+           taken * detail::flops_of_one(0, 3 * d_out());
+  }
+  /// With the predictor, if there is one.
+  Flops backward_flops(Index tokens, Index taken) const {
+    const auto of_router = [&](const auto& router) {
+      return router.gate().backward_flops(tokens) + router.rule().backward_flops(tokens, taken);
+    };
+    return of_router(router_) + (predictor_ ? of_router(*predictor_) : Flops{}) +
+           block_.backward_flops(taken) + taken * detail::flops_of_one(0, 4 * d_out() + 1) +
+           tokens * detail::flops_of_one(0, 2 * d_out());
+  }
+
   /// shapes. `name` is the layer's.
   void check_params(const ParameterName& name) const {
     check_parts();

@@ -76,6 +76,10 @@ concept ObeysCall = requires {
 };
 
 /// A rule whose probs of a token do not sum to 1, as sigmoids, says so: it has a member
+/// Gates and rules may have double multiply_adds(rows) const, a rule that does not keep its number
+/// of experts multiply_adds(rows, num_experts): about how much work so many rows are. A router of
+/// two that both have it takes one thread for a small call, any other all that it may.
+///
 /// bool probs_sum_to_one() const. Of a rule that is both, the router uses the token rule.
 template <class R, class W>
 concept RuleLike = TokenRule<R, W> || TableRule<R, W>;

@@ -41,6 +41,9 @@ class ExpertChoice {
   explicit ExpertChoice(const ExpertChoiceConfig& config) : config_(config) { config.validate(); }
 
   const ExpertChoiceConfig& config() const { return config_; }
+  double multiply_adds(Index rows, Index num_experts) const {
+    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+  }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
     const Index num_tokens = table.logits.rows(), num_experts = table.logits.cols();

@@ -14,6 +14,7 @@
 #include "../kernels/gemm.hpp"
 #include "../kernels/row_sums.hpp"
 #include "gate_params.hpp"
+#include "../flops.hpp"
 #include "gated_table.hpp"
 #include "noise.hpp"
 #include "softcap.hpp"
@@ -56,6 +57,17 @@ class LinearGate {
 
   /// Weights from N(0, 1 / d_model), bias and noise projection zero.
   Params initial_params(std::uint64_t seed) const { return random_gate<W>(shapes(), seed); }
+  /// Of so many tokens, without noise.
+  Flops forward_flops(Index tokens) const {
+    const Index biases = config_.bias ? num_experts_ : 0;
+    return tokens * detail::flops_of_one(2 * d_model_ * num_experts_,
+                                         biases + softcap_flops(config_, num_experts_));
+  }
+  Flops backward_flops(Index tokens) const {
+    const Index biases = config_.bias ? num_experts_ : 0;
+    return tokens * detail::flops_of_one(4 * d_model_ * num_experts_,
+                                         biases + softcap_gradient_flops(config_, num_experts_));
+  }
   /// What each tensor has to be.
   LinearGateTensors<Shape> shapes() const { return gate_shapes(config_, d_model_, num_experts_); }
 
@@ -288,14 +300,6 @@ void LinearGate<T>::backward_params(const Params&, ConstMatrixRef<T> x, const Ta
     kernels::add_rows<W>(gradient.logits.middleCols(begin, experts), nullptr,
                          &grads.bias(0, begin));
   });
-}
-
-/// FLOPs of a token beside the products, by the rule of cost.hpp.
-constexpr Index gate_flops(const LogitsConfig& config, Index num_experts) {
-  return (config.bias ? num_experts : 0) + softcap_flops(config, num_experts);
-}
-constexpr Index gate_gradient_flops(const LogitsConfig& config, Index num_experts) {
-  return (config.bias ? num_experts : 0) + softcap_gradient_flops(config, num_experts);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -65,6 +65,18 @@ class NormGate {
   const LogitsConfig& config() const { return linear_.config(); }
   /// Numbers of a token between x and logits: the normed token.
   Index inner_width() const { return d_model(); }
+  double multiply_adds(Index rows) const { return linear_.multiply_adds(rows); }
+  /// As those of LinearGate.
+  Flops forward_flops(Index tokens) const {
+    return linear_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, kernels::rms_norm_flops(d_model(), norm_.scale));
+  }
+  Flops backward_flops(Index tokens) const {
+    return linear_.backward_flops(tokens) +
+           tokens *
+               detail::flops_of_one(0, kernels::rms_norm_backward_flops(d_model(), norm_.scale));
+  }
+  const LogitsConfig& config() const { return linear_.config(); }
   const InputNormConfig& norm() const { return norm_; }
 
   /// Weights from N(0, 1 / d_model), scales one, the rest zero.

@@ -8,6 +8,7 @@
 
 #include "../parameters.hpp"
 #include "expert_table.hpp"
+#include "../flops.hpp"
 #include "score.hpp"
 #include "selection.hpp"
 #include "weights.hpp"
@@ -72,6 +73,9 @@ class TopK {
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   /// A score takes as long as some eight of them.
   double multiply_adds(Index rows) const {
+  /// Of so many tokens, without masks.
+  Flops forward_flops(Index tokens) const;
+  Flops backward_flops(Index tokens) const;
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }
 
@@ -155,3 +159,12 @@ constexpr Index top_k_gradient_flops(const RouterConfig& config, Index num_exper
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
+template <Real W>
+Flops TopK<W>::forward_flops(Index tokens) const {
+  return tokens * detail::flops_of_one(0, top_k_flops(config_, num_experts_, top_k_));
+}
+template <Real W>
+Flops TopK<W>::backward_flops(Index tokens) const {
+  return tokens * detail::flops_of_one(0, top_k_gradient_flops(config_, num_experts_, top_k_));
+}
+

@@ -11,9 +11,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../flops.hpp"
 #include "../detail/reserve.hpp"
 #include "../kernels/softmax.hpp"
 #include "../kernels/topk.hpp"
+#include "score.hpp"
 #include "concepts.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -44,6 +46,14 @@ class TopTokens {
 
   const TopTokensConfig& config() const { return config_; }
   bool probs_sum_to_one() const { return false; }
+  /// Of so many tokens, of which so many are taken.
+  Flops forward_flops(Index tokens) const {
+    return tokens * detail::flops_of_one(0, score_flops(Score::sigmoid, 1));
+  }
+  Flops backward_flops(Index tokens, Index taken) const {
+    return tokens * detail::flops_of_one(0, score_gradient_flops(Score::sigmoid, 1)) +
+           taken * detail::flops_of_one(0, 1);
+  }
   double multiply_adds(Index rows) const { return 16.0 * static_cast<double>(rows); }
   /// Tokens of a sequence of so many that are taken.
   Index count(Index num_tokens) const {

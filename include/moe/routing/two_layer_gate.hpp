@@ -51,6 +51,17 @@ class TwoLayerGate {
   }
 
   /// Weights from N(0, 1 / columns), the rest zero.
+  /// Numbers of a token between x and logits.
+  Index inner_width() const { return d_hidden(); }
+  /// As those of LinearGate.
+  Flops forward_flops(Index tokens) const {
+    return hidden_.forward_flops(tokens) + output_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, d_hidden());
+  }
+  Flops backward_flops(Index tokens) const {
+    return hidden_.backward_flops(tokens) + output_.backward_flops(tokens) +
+           tokens * detail::flops_of_one(0, 3 * d_hidden());
+  }
   Params initial_params(std::uint64_t seed) const {
     return {hidden_.initial_params(detail::seed_of(seed, 0)),
             output_.initial_params(detail::seed_of(seed, 1))};

@@ -69,6 +69,20 @@ class UnitGate {
 
   /// Directions from N(0, 1 / d_model), the scale as the config says.
   Params initial_params(std::uint64_t seed) const {
+  /// Of so many tokens, and once a call the lengths of the directions.
+  Flops forward_flops(Index tokens) const {
+    const Index length = 2 * d_model() + 1;
+    return linear_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, length + 2 + 5 * num_experts()) +
+           detail::flops_of_one(0, num_experts() * length);
+  }
+  /// Where every expert has a gradient.
+  Flops backward_flops(Index tokens) const {
+    const Index take_off = 2 * d_model() + 5;
+    return linear_.backward_flops(tokens) +
+           tokens * detail::flops_of_one(0, take_off + 2 + 9 * num_experts()) +
+           detail::flops_of_one(0, num_experts() * (1 + (tokens > 0 ? take_off : 0)) + 1);
+  }
     return {linear_.initial_params(seed), Matrix<W>::Constant(1, 1, W(config_.scale))};
   }
   /// What each tensor has to be.
