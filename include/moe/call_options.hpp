@@ -32,10 +32,16 @@ struct Tokens {
   Index sequence_length = 0;
   /// (B + 1) or: sequence b has the tokens [sequence_offset[b], sequence_offset[b + 1]).
   std::span<const Index> sequence_offset = {};
+  /// (N) where each row stands in a batch of which only some rows are here, as a layer that leaves
+  /// out tokens says it to its block; empty: row i stands at i.
+  std::span<const Index> position = {};
   /// (N) not 0: the row is no token. It has no expert, takes no capacity, is not seen by losses,
   /// gets 0 in y and dx, and its x and dy, which may be NaN, reach no gradient.
   std::span<const std::uint8_t> padding = {};
 
+  Index position_of(Index token) const {
+    return position.empty() ? token : position[static_cast<std::size_t>(token)];
+  }
   bool is_padding(Index token) const {
     return !padding.empty() && padding[static_cast<std::size_t>(token)] != 0;
   }
@@ -99,6 +105,7 @@ inline void Tokens::validate(Index num_tokens) const {
                          " has ", size, " elements, expected as many as tokens = ", num_tokens);
   };
   check_size(ids.size(), "ids");
+  check_size(position.size(), "position");
   check_size(padding.size(), "padding");
   detail::throw_unless(
       sequence_length >= 0 && (sequence_length == 0 || num_tokens % sequence_length == 0),
