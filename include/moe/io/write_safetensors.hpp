@@ -72,13 +72,13 @@ inline void write_safetensors(const std::filesystem::path& path, std::vector<Ten
     return bits(a.dtype) != bits(b.dtype) ? bits(a.dtype) > bits(b.dtype) : a.name < b.name;
   });
   const std::string header = detail::header_text(tensors, metadata);
-  const auto length = static_cast<std::uint64_t>(header.size());
+  const std::uint64_t length = header.size();
   detail::OutputFile file(path);
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(std::as_bytes(std::span(header)));
   std::vector<std::byte> data;
   for (const TensorToWrite& tensor : tensors) {
-    data.resize(static_cast<std::size_t>(tensor.bytes()));
+    data.resize(tensor.bytes());
     tensor.fill(data);
     file.write(data);
   }

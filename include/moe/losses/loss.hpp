@@ -11,6 +11,7 @@
 // a gradient. Over no tokens at all a loss is 0, and of choices over a table with none.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -140,6 +141,31 @@ int loss_threads(const RoutingTable<T>& table, Index num_experts, double multipl
   return num_threads(requested, multiply_adds * static_cast<double>(table.num_tokens()) *
                                     static_cast<double>(num_experts));
 }
+
+/// What a loss on logits begins with: it takes its tokens from a table with logits (N, E), and
+/// leaves value and gradient of zero, and a term of zero for each token.
+template <Real T>
+struct LogitLoss {
+  CountedTokens<T> counted;
+  Index num_experts;
+  int threads;
+  T share;  ///< of a token in the mean
+  std::vector<T>& term;
+
+  /// Throws std::invalid_argument if mask or logits do not fit; `what` is "z_loss: logits".
+  LogitLoss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss, int requested,
+            const char* what)
+      : counted(table, mask),
+        num_experts(table.logits.cols()),
+        threads(loss_threads(table, num_experts, 16.0, requested)),
+        share(T(1.0 / static_cast<double>((std::max)(counted.count(), Index{1})))),
+        term(loss.memory.term) {
+    check_shape(table.logits, table.num_tokens(), num_experts, what);
+    term.assign(static_cast<std::size_t>(table.num_tokens()), T(0));
+    loss.clear();
+    loss.gradient.logits.setZero(table.num_tokens(), num_experts);
+  }
+};
 
 /// The terms of the tokens that count, added in the order of the tokens.
 template <Real T>

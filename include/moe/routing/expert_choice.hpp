@@ -108,11 +108,7 @@ class ExpertChoice {
   }
 
   Index rows_of_expert(const Sequence& sequence, const GatedTable<W>& table) const {
-    Index num_tokens = 0;
-    for (Index token = sequence.begin; token < sequence.end; ++token) {
-      num_tokens += table.is_padding(token) ? 0 : 1;
-    }
-    const double tokens = static_cast<double>(num_tokens);
+    const double tokens = static_cast<double>(table.count_tokens(sequence.begin, sequence.end));
     const double fair = tokens / static_cast<double>(table.logits.cols());
     return static_cast<Index>((std::min)(std::ceil(config_.capacity_factor * fair), tokens));
   }

@@ -104,14 +104,13 @@ class SequenceTopK {
   Index last_wish(const Sequence& sequence, GatedTable<W>& table) const {
     Index* const begin = table.order.data() + sequence.begin * most_;
     Index* end = begin;
-    Index choices = 0;
     for (Index token = sequence.begin; token < sequence.end; ++token) {
-      choices += table.is_padding(token) ? 0 : config_.top_k;
       for (Index k = 0; k < most_ && table.expert(token, k) != none; ++k) {
         *end++ = token * most_ + k;
       }
     }
-    choices = (std::min)(choices, Index{end - begin});
+    const Index tokens = table.count_tokens(sequence.begin, sequence.end);
+    const Index choices = (std::min)(tokens * config_.top_k, Index{end - begin});
     if (choices == 0) {
       return -1;
     }

@@ -99,9 +99,8 @@ class TopTokens {
   void take_best(const Sequence& sequence, GatedTable<W>& table) const {
     Index* const begin = table.order.data() + sequence.begin;
     Index* end = begin;
-    Index num_tokens = 0;
+    const Index num_tokens = table.count_tokens(sequence.begin, sequence.end);
     for (Index token = sequence.begin; token < sequence.end; ++token) {
-      num_tokens += table.is_padding(token) ? 0 : 1;
       if (table.may_have(token, 0)) {
         *end++ = token;
       }
