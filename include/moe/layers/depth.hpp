@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // DepthLayer: a block of a model that only some tokens of each sequence go through, Mixture-of-
-// Depths (Raposo et al. 2024, eq. 1):
+// Depths (Raposo et al. 2024):
 //
 //   y = x + r f(x)    of the tokens with the largest r of their sequence, where r is a logit
 //   y = x             of all others

@@ -78,9 +78,9 @@ void add_load_gradient(const RoutingTable<T>& table, Index token, const ExpertId
 
 }  // namespace detail
 
-/// The squared coefficient of variation of the experts' expected loads (Shazeer 2017, eq. 8 to 11):
-/// load_e = sum_t Phi((clean_te - threshold_te) / scale_te), the probability that e is chosen if
-/// its own noise is drawn again; the threshold is the k-th largest noisy logit of the others.
+/// The squared coefficient of variation of the experts' expected loads (Shazeer 2017): load_e =
+/// sum_t Phi((clean_te - threshold_te) / scale_te), the probability that e is chosen if its own
+/// noise is drawn again; the threshold is the k-th largest noisy logit of the others.
 /// Throws std::invalid_argument if the table was made without noise.
 template <Real T>
 void load_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,

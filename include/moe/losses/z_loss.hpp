@@ -10,7 +10,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// The mean of log(sum_e exp(logit_e))^2 (Zoph 2022, ST-MoE, eq. 5).
+/// The mean of log(sum_e exp(logit_e))^2 (Zoph 2022, ST-MoE).
 template <Real T>
 void z_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,
             int num_threads = 0) {

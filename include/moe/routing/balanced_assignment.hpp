@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // BalancedAssignment: a rule for the whole table. Every token has one expert and all experts have
 // equally many tokens, so that the sum of the logits of all choices is largest (Lewis et al. 2021,
-// BASE Layers, eq. 1 and 2).
+// BASE Layers).
 //
 // In training looks across the batch, and is not causal: a token's expert depends on all tokens of
 // its sequence. In evaluation, which is a call without noise seed, each token has its best.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // CosineGate: logits are cosines between a low-dimensional projection of the token and a direction
-// of each expert, over a learned temperature (Chi et al. 2022, X-MoE, eq. 3).
+// of each expert, over a learned temperature (Chi et al. 2022, X-MoE).
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <algorithm>
@@ -67,8 +69,6 @@ class CosineGate {
   double multiply_adds(Index rows) const {
     return projection_.multiply_adds(rows) + cosine_.multiply_adds(rows);
   }
-
-  /// Projection and directions from N(0, 1 / columns), the temperature as the config says.
   /// Numbers of a token between x and logits: its projection.
   Index inner_width() const { return config_.width; }
   /// Of so many tokens; once a call, directions and sharpness are made ready.
@@ -83,6 +83,8 @@ class CosineGate {
            tokens * detail::flops_of_one(0, 5 * config_.width + 4 * num_experts()) +
            detail::flops_of_one(0, tokens > 0 ? num_experts() * 6 * config_.width + 1 : 1);
   }
+
+  /// Projection and directions from N(0, 1 / columns), the temperature as the config says.
   Params initial_params(std::uint64_t seed) const {
     return {projection_.initial_params(detail::seed_of(seed, 0)),
             cosine_.initial_params(detail::seed_of(seed, 1)).weight,

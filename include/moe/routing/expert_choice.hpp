@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // ExpertChoice: a rule for the whole table. Experts choose their tokens, and each takes equally
 // many; a token is taken by none, one or several (Zhou et al. 2022, Mixture-of-Experts with Expert
-// Choice Routing, sec. 3.2).
+// Choice Routing).
 //
-// Looks across the batch and is not causal: who takes a token depends on all tokens of its
+// Looks across the batch, and is not causal: who takes a token depends on all tokens of its
 // sequence, on later ones too. A layer of it cannot generate token by token what it was trained on.
 #pragma once
 

@@ -2,6 +2,9 @@
 // LinearGate: from tokens to logits and back, by a projection with an optional bias, jitter on its
 // input, a cap and noise on its result. The one step of routing that is a matrix product, so most
 // of the threads' work on routing is shared out here.
+//
+// Looks at one token, and is causal. Jitter and noise go by the seed of the call and the place of
+// the token in the batch.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +14,10 @@
 #include "../call_options.hpp"
 #include "../detail/parallel.hpp"
 #include "../detail/part.hpp"
+#include "../flops.hpp"
 #include "../kernels/gemm.hpp"
 #include "../kernels/row_sums.hpp"
 #include "gate_params.hpp"
-#include "../flops.hpp"
 #include "gated_table.hpp"
 #include "noise.hpp"
 #include "softcap.hpp"
@@ -54,9 +57,6 @@ class LinearGate {
     return static_cast<double>(rows * (config_.noisy ? 2 : 1)) *
            static_cast<double>(d_model_ * num_experts_);
   }
-
-  /// Weights from N(0, 1 / d_model), bias and noise projection zero.
-  Params initial_params(std::uint64_t seed) const { return random_gate<W>(shapes(), seed); }
   /// Of so many tokens, without noise.
   Flops forward_flops(Index tokens) const {
     const Index biases = config_.bias ? num_experts_ : 0;
@@ -68,6 +68,9 @@ class LinearGate {
     return tokens * detail::flops_of_one(4 * d_model_ * num_experts_,
                                          biases + softcap_gradient_flops(config_, num_experts_));
   }
+
+  /// Weights from N(0, 1 / d_model), bias and noise projection zero.
+  Params initial_params(std::uint64_t seed) const { return random_gate<W>(shapes(), seed); }
   /// What each tensor has to be.
   LinearGateTensors<Shape> shapes() const { return gate_shapes(config_, d_model_, num_experts_); }
 

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // NormGate: a linear gate that sees RMSNorm of the tokens (Zhang and Sennrich 2019), as the router
 // of Gemma 4 does. Experts see the tokens as they are.
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
+#include "../kernels/rms_norm.hpp"
 #include "gate.hpp"
 
-#include "../kernels/rms_norm.hpp"
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// input = x / sqrt(mean(x^2) + epsilon) * scale * factor, elementwise.
@@ -61,8 +63,6 @@ class NormGate {
 
   Index d_model() const { return linear_.d_model(); }
   Index num_experts() const { return linear_.num_experts(); }
-  double multiply_adds(Index rows) const { return linear_.multiply_adds(rows); }
-  const LogitsConfig& config() const { return linear_.config(); }
   /// Numbers of a token between x and logits: the normed token.
   Index inner_width() const { return d_model(); }
   double multiply_adds(Index rows) const { return linear_.multiply_adds(rows); }
@@ -141,7 +141,6 @@ class NormGate {
     kernels::scale_norm(row, d_model(), inverse, scale(params), normed);
   }
 
-  /// With n = x / rms and g the gradient of n: dx = (g - n mean(n g)) / rms.
   void write_dx(const Params& params, const ConstMatrixRef<T>& x, Index token, const Table& table,
                 MatrixRef<T>& dx) const {
     if (table.is_padding(token)) {

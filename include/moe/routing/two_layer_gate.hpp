@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // TwoLayerGate: logits by a hidden layer with tanh (Jin et al. 2024, MoE++), each layer a
 // LinearGate.
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <cmath>
@@ -49,8 +51,6 @@ class TwoLayerGate {
   double multiply_adds(Index rows) const {
     return hidden_.multiply_adds(rows) + output_.multiply_adds(rows);
   }
-
-  /// Weights from N(0, 1 / columns), the rest zero.
   /// Numbers of a token between x and logits.
   Index inner_width() const { return d_hidden(); }
   /// As those of LinearGate.
@@ -62,6 +62,8 @@ class TwoLayerGate {
     return hidden_.backward_flops(tokens) + output_.backward_flops(tokens) +
            tokens * detail::flops_of_one(0, 3 * d_hidden());
   }
+
+  /// Weights from N(0, 1 / columns), the rest zero.
   Params initial_params(std::uint64_t seed) const {
     return {hidden_.initial_params(detail::seed_of(seed, 0)),
             output_.initial_params(detail::seed_of(seed, 1))};
