@@ -61,7 +61,9 @@ Reach reach_of_router(const RouterT& router, bool noisy) {
   return reach_of([&](const Matrix<float>& x) {
     typename RouterT::Table table;
     router.route(x, call_of(noisy), table);
-    Matrix<float> rows = Matrix<float>::Constant(N, 3 * E, -1.0F);  // a rule may have K up to E
+    // However many choices the table has room for, up to E: what is not used is `none` with 0.
+    Matrix<float> rows = Matrix<float>::Zero(N, 3 * E);
+    rows.leftCols(E).setConstant(static_cast<float>(none));
     rows.leftCols(table.top_k()) = table.expert.template cast<float>();
     rows.middleCols(E, table.top_k()) = table.weight;
     rows.rightCols(table.probs.cols()) = table.probs;
