@@ -4,6 +4,7 @@
 // token by token with the caches.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <moe/io/safetensors.hpp>

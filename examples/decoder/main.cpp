@@ -113,7 +113,7 @@ Json generate(const Options& options) {
     }
   }
   const auto per_second = [](Index tokens, double seconds) {
-    return tokens > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+    return tokens > 0 ? Json(static_cast<double>(tokens) / seconds) : Json(nullptr);
   };
   const Index decoded = (options.count - 1) * static_cast<Index>(prompts.size());
   return {{"texts", texts},
@@ -133,9 +133,10 @@ void print_texts(const Json& all) {
     }
     std::printf("tokens %s\n\n", text["tokens"].dump().c_str());
   }
-  std::printf("%.1f tokens/s of the prompts, %.1f tokens/s after them\n",
-              all["prompt_tokens_per_second"].get<double>(),
-              all["tokens_per_second"].get<double>());
+  std::printf("%.1f tokens/s of the prompts\n", all["prompt_tokens_per_second"].get<double>());
+  if (all["tokens_per_second"].is_number()) {
+    std::printf("%.1f tokens/s after them\n", all["tokens_per_second"].get<double>());
+  }
 }
 
 Json check(const Options& options) {

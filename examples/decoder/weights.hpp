@@ -2,10 +2,12 @@
 // The tensors of a checkpoint beside its MoE blocks, by name, in whatever floats they are kept.
 #pragma once
 
+#include <algorithm>
 #include <moe/io/checkpoint.hpp>
 #include <moe/io/place.hpp>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "linear.hpp"
 #include "rms_norm.hpp"
