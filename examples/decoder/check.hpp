@@ -89,6 +89,9 @@ inline Check::Ids Check::ids(const std::string& name) const {
   const auto& shape = expected_.at(name).shape;
   const Index cols = shape.empty() ? 1 : shape.back();
   const Index rows = shape.size() < 2 ? 1 : shape.front();
+  if (rows < 1 || cols < 1) {
+    throw io::FormatError(expected_.file(), name, std::nullopt, "no token, expected at least 1");
+  }
   const auto all = io::read_matrix<TokenId>(expected_, name, rows, cols);
   Ids texts;
   for (Index row = 0; row < rows; ++row) {

@@ -3,8 +3,8 @@
 // on with texts of token ids; it prints the best logits, the tokens that follow, and tokens a
 // second. decoder DIR --check FILE compares it with what another program has recorded of it.
 //
-// All that is not a model's MoE blocks is in this folder, as an engine of your own would have it:
-// attention with a cache, norms, embedding. The blocks are the library's (feed_forward.hpp).
+// Where the library sits in an engine: model.hpp is the flow, feed_forward.hpp has the MoE blocks,
+// which are the library's. Attention with its cache, norms and embedding are this folder's own.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
