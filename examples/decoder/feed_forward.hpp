@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <moe/io/load_layer.hpp>
 #include <moe/moe.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -33,6 +34,10 @@ class FeedForward {
     const std::vector<Index> sparse = model.layers();
     if (std::binary_search(sparse.begin(), sparse.end(), layer)) {
       return FeedForward(io::load_packed<S>(model, layer));
+    }
+    if (sparse.empty()) {
+      throw io::FormatError(model.files().file(), "", std::nullopt,
+                            "no MoE layer among those that config.json counts, expected one");
     }
     const std::string prefix = model.layer_prefix(layer) + "mlp.";
     const Index width = config.dense_width(), d_model = config.d_model();

@@ -205,6 +205,7 @@ TEST_F(DecoderModel, RefusesFilesThatAreNotWhatTheConfigSays) {
                  "no parameter of such a model");
   expect_refused(tiny, R"("num_hidden_layers": 3)", R"("num_hidden_layers": 2)",
                  "no parameter of such a model");
+  expect_refused(tiny, R"("num_hidden_layers": 3)", R"("num_hidden_layers": 1)", "no MoE layer");
   TinyModel without = tiny;
   without.facts.tensors.erase("model.layers.0.mlp.up_proj.weight");
   write_model(without);
