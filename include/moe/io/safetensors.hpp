@@ -51,10 +51,10 @@ struct TensorView {
 /// being moved; a moved-from object holds no tensors.
 class SafeTensors {
  public:
-  /// Maps the file, read-only: costs the header only, other pages come in as they are touched. Once
-  /// another process has shortened the file, at() throws; but a view of before must not be touched
-  /// then, which raises SIGBUS, and what is overwritten in place changes under the views: use
-  /// load() where that can happen.
+  /// Maps the file, read-only, and keeps it open: costs the header only, other pages come in as
+  /// they are touched. Once another process has shortened the file, at() throws; but a view of
+  /// before must not be touched then, which raises SIGBUS, and what is overwritten in place changes
+  /// under the views: use load() where that can happen.
   static SafeTensors map(const std::filesystem::path& path, const ReadLimits& limits = {});
   /// Reads the whole file into memory first.
   static SafeTensors load(const std::filesystem::path& path, const ReadLimits& limits = {});
