@@ -28,4 +28,5 @@
 #include "io/save_layer.hpp"
 #include "io/system_file.hpp"
 #include "io/tensor_files.hpp"
+#include "io/write_model.hpp"
 #include "io/write_safetensors.hpp"

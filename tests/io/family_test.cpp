@@ -286,5 +286,37 @@ TEST(Family, RefusesMissingAndWrongKeys) {
                       {"overflows"});
 }
 
+TEST(Family, RefusesSizesThatOverflowTogether) {
+  constexpr std::string_view huge = "9223372036854775807";
+  expect_config_fault("longcat_flash",
+                      joined(R"({"hidden_size": 8, "moe_topk": 2,
+      "expert_ffn_hidden_size": 6, "n_routed_experts": )",
+                             huge, R"(, "zero_expert_num": )", huge, "}"),
+                      {"num_experts = 9223372036854775807", "at most"});
+  expect_config_fault("inkling",
+                      joined(R"({"hidden_size": 8, "num_experts": 4,
+      "moe_intermediate_size": 6, "route_scale": 1.0, "num_experts_per_tok": )",
+                             huge, R"(, "n_shared_experts": )", huge, "}"),
+                      {"num_experts = 9223372036854775807"});
+  expect_config_fault("deepseek_v2", joined("{", sizes, R"(, "n_shared_experts": )", huge, "}"),
+                      {"shared.d_ff = 9223372036854775807", "overflows"});
+  // Of one tensor of all the experts 2^64 elements would be none.
+  expect_config_fault("dbrx", R"({"hidden_size": 1, "moe_num_experts": 32, "moe_top_k": 1,
+      "ffn_hidden_size": 576460752303423488})",
+                      {"num_experts = 32 times d_ff = 576460752303423488", "overflows"});
+}
+
+TEST(Family, RefusesALayerOfExpertsThatComputeNothing) {
+  expect_config_fault("longcat_flash", R"({"hidden_size": 8, "moe_topk": 2,
+      "expert_ffn_hidden_size": 6, "n_routed_experts": 0, "zero_expert_num": 2})",
+                      {"of 2 experts none has parameters", "expected at least 1"});
+}
+
+TEST(Family, RefusesATableOfNoTokens) {
+  expect_config_fault("deepseek_v4", joined("{", sizes, R"(, "vocab_size": 0})"),
+                      {"vocab_size", "0, expected at least 1"});
+  expect_config_fault("deepseek_v4", joined("{", sizes, "}"), {"vocab_size", "no such key"});
+}
+
 }  // namespace
 }  // namespace moe::io::testing

@@ -2,6 +2,8 @@
 // A family and a config.json -> LayerConfig, what a decoder layer of the model is.
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -75,6 +77,16 @@ inline void check_only(const Family& family, const ModelConfig& config, Index la
   }
 }
 
+/// Where the sum or product of two sizes overflows, the greatest size: validate() refuses it.
+inline Index sum_of(Index a, Index b) {
+  constexpr Index most = (std::numeric_limits<Index>::max)();
+  return a > most - b ? most : a + b;
+}
+inline Index product_of(Index a, Index b) {
+  constexpr Index most = (std::numeric_limits<Index>::max)();
+  return b != 0 && a > most / b ? most : a * b;
+}
+
 inline RouterConfig router_config(const Family& family, const ModelConfig& config, Index layer) {
   RouterConfig made = family.other_rule.of(config, layer) ? family.other_rule.rule : family.rule;
   made.logits.bias = !family.router.bias.empty() && family.has_router_bias.is_set(config, layer);
@@ -85,6 +97,9 @@ inline RouterConfig router_config(const Family& family, const ModelConfig& confi
   SelectionConfig& selection = made.selection;
   if (selection.vocabulary > 0) {
     selection.vocabulary = family.vocabulary.size_of(config, layer);
+    if (selection.vocabulary == 0) {
+      config.fail(family.vocabulary.keys, "0", "at least 1 where a table selects");
+    }
   }
   selection.bias = selection.vocabulary == 0 && !family.router.selection_bias.empty() &&
                    family.has_selection_bias.is_set(config, layer);
@@ -134,7 +149,7 @@ inline std::optional<SharedExpertConfig> shared_config(const Family& family,
   if (width == 0) {
     return std::nullopt;
   }
-  return SharedExpertConfig{.d_ff = width * count,
+  return SharedExpertConfig{.d_ff = product_of(width, count),
                             .output_gate = !shared.output_gate.empty(),
                             .limit = limit_of(shared.limit, config, layer)};
 }
@@ -150,6 +165,18 @@ inline std::optional<LatentConfig> latent_config(const Family& family, const Mod
                       .eps = family.norm_epsilon.of(config, layer)};
 }
 
+/// Throws std::invalid_argument if no expert has parameters, or the elements of all of them have no
+/// number: some families keep them in one tensor, gate and up together.
+inline void check_experts(const LayerConfig& config) {
+  moe::detail::throw_unless(config.num_feed_forwards() >= 1, "of ", config.num_experts,
+                            " experts none has parameters, expected at least 1");
+  constexpr Index limit = (std::numeric_limits<Index>::max)() / 2 / 8;  // of bytes of a double
+  const Index width = (std::max)(config.expert_d_in(), config.expert_d_out());
+  moe::detail::throw_unless(config.num_experts <= limit / (config.d_ff * width),
+                            "num_experts = ", config.num_experts, " times d_ff = ", config.d_ff,
+                            " times their width = ", width, " overflows");
+}
+
 }  // namespace detail
 
 /// The config of a decoder layer. Throws FormatError, naming the key, where config.json does not
@@ -158,17 +185,18 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
   detail::check_only(family, config, layer);
   const RouterConfig router = detail::router_config(family, config, layer);
   const ZeroComputation zero{.copies = family.copies.size_of(config, layer)};
-  LayerConfig made{{.d_model = family.d_model.size_of(config, layer),
-                    .d_ff = family.d_ff.size_of(config, layer),
-                    .num_experts = family.num_experts.size_of(config, layer) + zero.num_experts() +
-                                   router.selection.always,
-                    .top_k = family.top_k.size_of(config, layer) + router.selection.always,
-                    .expert = detail::expert_config(family, config, layer),
-                    .router = router,
-                    .shared = detail::shared_config(family, config, layer),
-                    .latent = detail::latent_config(family, config, layer),
-                    .weight_on = family.weight_on,
-                    .routed_scale = family.routed_scale.of(config, layer)}};
+  LayerConfig made{
+      {.d_model = family.d_model.size_of(config, layer),
+       .d_ff = family.d_ff.size_of(config, layer),
+       .num_experts = detail::sum_of(family.num_experts.size_of(config, layer),
+                                     detail::sum_of(zero.num_experts(), router.selection.always)),
+       .top_k = detail::sum_of(family.top_k.size_of(config, layer), router.selection.always),
+       .expert = detail::expert_config(family, config, layer),
+       .router = router,
+       .shared = detail::shared_config(family, config, layer),
+       .latent = detail::latent_config(family, config, layer),
+       .weight_on = family.weight_on,
+       .routed_scale = family.routed_scale.of(config, layer)}};
   made.zero = zero;
   if (made.shared && family.shared.averaged.of(config, layer)) {
     made.routed_scale *= 0.5;
@@ -183,6 +211,7 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
   }
   try {
     made.validate();
+    detail::check_experts(made);
     if (made.router_type == RouterType::norm_router) {
       made.router_norm = {.epsilon = family.norm_epsilon.of(config, layer),
                           .factor = 1.0 / std::sqrt(static_cast<double>(made.d_model))};

@@ -80,12 +80,15 @@ class LayerReader {
 
   const LayerConfig& config() const { return config_; }
 
-  /// Throws FormatError if some of the experts compute nothing, and a layer of this set cannot have
-  /// such.
+  /// Throws FormatError if some of the experts compute nothing or have weights on hidden rows, and
+  /// a layer of this set cannot have such.
   template <class Set>
   void check_set() const {
     if constexpr (!requires(const Set& set) { set.zero(); }) {
       fail_zero_experts();
+    }
+    if constexpr (!WeighsHidden<Set>) {
+      fail_hidden_weights();
     }
   }
   /// Of the type that the family's router is. Throws FormatError if it is another.
@@ -133,6 +136,7 @@ class LayerReader {
   void check_layer(Index layer) const;
   void check_router_type(RouterType wanted) const;
   void fail_zero_experts() const;
+  void fail_hidden_weights() const;
   ExpertTable table() const;
   [[noreturn]] void fail_missing(const std::string& tensor) const;
 
@@ -184,6 +188,15 @@ inline void LayerReader::fail_zero_experts() const {
   }
 }
 
+inline void LayerReader::fail_hidden_weights() const {
+  if (config_.weight_on == WeightOn::hidden) {
+    throw FormatError(model_->config().file(), "", std::nullopt,
+                      detail::joined("family ", model_->family().name(),
+                                     " has weights on hidden rows, expected a layer of Expert, "
+                                     "not of ZeroExperts"));
+  }
+}
+
 /// Empty where the layer does not select by one.
 inline ExpertTable LayerReader::table() const {
   if (config_.router.selection.vocabulary == 0) {
@@ -197,14 +210,18 @@ inline ExpertTable LayerReader::table() const {
 inline void LayerReader::check_layer(Index layer) const {
   TensorFiles& files = model_->files();
   std::set<std::string> used;
-  for_each_shape(config_, [&](const std::string& name, const Shape& shape) {
+  const auto check = [&](const std::string& name, const Shape& shape) {
     const Place place = names_.place(name, shape);
     if (!files.contains(place.tensor)) {
       fail_missing(place.tensor);
     }
     check_place(files.at(place.tensor), place);
     used.insert(place.tensor);
-  });
+  };
+  // First, as the others' shapes are asked of a router that is made: from here on it is of the size
+  // of a tensor, and not of any that config.json has.
+  check("router.weight", {config_.num_experts, config_.d_model});
+  for_each_shape(config_, check);
   if (config_.router.selection.vocabulary > 0) {
     if (!files.contains(names_.table())) {
       fail_missing(names_.table());

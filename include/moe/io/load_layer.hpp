@@ -30,7 +30,8 @@ To with_zero_experts(Set set, const LayerConfig& config) {
 /// FormatError, naming file, tensor, found and expected, unless the block is complete, of the
 /// shapes that config.json says, and without a tensor that the family does not know. RouterT is
 /// Router, unless the family has a router of another type: NormRouter<T> or SparseMixerRouter<T>. E
-/// is ZeroExperts<T> where experts compute nothing (LongCat-Flash), and may be so elsewhere.
+/// is ZeroExperts<T> where experts compute nothing (LongCat-Flash), and may be so elsewhere, but
+/// for Inkling.
 template <Real T, class RouterT = Router<T>, class E = Expert<T>>
 MoELayer<T, RouterT, E> load_layer(Checkpoint& model, Index layer) {
   using Layer = MoELayer<T, RouterT, E>;

@@ -7,7 +7,6 @@
 #include <functional>
 #include <iterator>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,7 +16,7 @@
 #include "../layers/moe_layer.hpp"
 #include "layer_names.hpp"
 #include "place.hpp"
-#include "write_safetensors.hpp"
+#include "write_model.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
@@ -113,61 +112,6 @@ std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT, E>& layer, cons
   return all;
 }
 
-/// In their order, as many a shard as fit.
-inline std::vector<std::vector<TensorToWrite>> cut_shards(std::vector<TensorToWrite> tensors,
-                                                          std::uint64_t shard_bytes) {
-  std::vector<std::vector<TensorToWrite>> shards(1);
-  std::uint64_t size = 0;
-  for (TensorToWrite& tensor : tensors) {
-    const std::uint64_t bytes = tensor.bytes();
-    if (!shards.back().empty() && size + bytes > shard_bytes) {
-      shards.emplace_back();
-      size = 0;
-    }
-    size += bytes;
-    shards.back().push_back(std::move(tensor));
-  }
-  return shards;
-}
-
-/// "model-00001-of-00003.safetensors"
-inline std::string shard_name(std::size_t number, std::size_t count) {
-  const auto five = [](std::size_t value) {
-    const std::string digits = std::to_string(value);
-    return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
-  };
-  return joined("model-", five(number + 1), "-of-", five(count), ".safetensors");
-}
-
-/// One file, or shards and then their index.
-inline void write_model(std::vector<std::vector<TensorToWrite>> shards,
-                        const std::filesystem::path& directory) {
-  const std::filesystem::path single = directory / "model.safetensors";
-  if (shards.size() == 1) {
-    return write_safetensors(single, std::move(shards.front()));
-  }
-  if (std::filesystem::exists(single)) {
-    throw FormatError(single.string(), "", std::nullopt,
-                      "is there, expected a folder without it: readers would take it for the "
-                      "model, and not the shards");
-  }
-  nlohmann::json index;
-  std::uint64_t total = 0;
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = shard_name(i, shards.size());
-    for (const TensorToWrite& tensor : shards[i]) {
-      index["weight_map"][tensor.name] = file;
-      total += tensor.bytes();
-    }
-    write_safetensors(directory / file, std::move(shards[i]));
-  }
-  index["metadata"]["total_size"] = total;
-  const std::string text = index.dump(2) + '\n';
-  OutputFile file(directory / "model.safetensors.index.json");
-  file.write(std::as_bytes(std::span(text)));
-  file.finish();
-}
-
 }  // namespace detail
 
 /// Layers of one model by what stands before their names, as SaveOptions::layer, which is not read.
@@ -177,7 +121,8 @@ using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 /// Writes model.safetensors, or shards and then their index, as layers of a model of the family;
 /// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
 /// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
-/// model.safetensors of before. What was there stays until a whole new file takes its place.
+/// model.safetensors of before. The model that was there stays until the new one is whole and takes
+/// its place at once, whether the disk runs full or the process dies; shards of it go then.
 template <Real T, class RouterT, class E = Expert<T>>
 void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {
