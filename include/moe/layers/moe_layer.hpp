@@ -151,6 +151,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     if constexpr (!LeavesOutPadding<RouterT>) {
       detail::clear_padding(routed.routing);
     }
+    call.check_obeyed(routed.routing.expert);
     routed.kept.select(routed.routing, num_experts(), call.capacity.value_or(options_.capacity),
                        call.tokens);
     routed.plan.build(routed.routing, routed.kept, num_experts());

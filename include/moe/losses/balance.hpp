@@ -122,9 +122,10 @@ void load_balancing_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLo
       [&](const T& tokens) { return experts / (choices * tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
-RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {},
+                                   int num_threads = 0) {
   RoutingLoss<T> loss;
-  load_balancing_loss(table, mask, loss);
+  load_balancing_loss(table, mask, loss, num_threads);
   return loss;
 }
 
@@ -146,9 +147,9 @@ void group_balancing_loss(const RoutingTable<T>& table, Index num_groups, TokenM
 }
 template <Real T>
 RoutingLoss<T> group_balancing_loss(const RoutingTable<T>& table, Index num_groups,
-                                    TokenMask mask = {}) {
+                                    TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  group_balancing_loss(table, num_groups, mask, loss);
+  group_balancing_loss(table, num_groups, mask, loss, num_threads);
   return loss;
 }
 
@@ -163,9 +164,10 @@ void hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask ma
       [&](const T& tokens) { return experts / (tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
-RoutingLoss<T> hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {},
+                                                int num_threads = 0) {
   RoutingLoss<T> loss;
-  hugging_face_load_balancing_loss(table, mask, loss);
+  hugging_face_load_balancing_loss(table, mask, loss, num_threads);
   return loss;
 }
 
@@ -180,9 +182,9 @@ void gshard_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& l
       [&](const T& tokens) { return T(1) / (experts * tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
-RoutingLoss<T> gshard_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> gshard_loss(const RoutingTable<T>& table, TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  gshard_loss(table, mask, loss);
+  gshard_loss(table, mask, loss, num_threads);
   return loss;
 }
 

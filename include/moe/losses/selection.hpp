@@ -18,7 +18,7 @@ template <Real T>
 void selection_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,
                     int num_threads = 0) {
   using std::exp, std::log1p, std::abs;
-  const detail::LogitLoss<T> over(table, mask, loss, num_threads, "selection_loss: logits");
+  const detail::LogitLoss<T> over(table, mask, loss, num_threads, "selection_loss");
   detail::for_rows(table.num_tokens(), over.threads, [&](Index t) {
     for (Index e = 0; over.counted(t) && e < over.num_experts; ++e) {
       const T& logit = table.logits(t, e);
@@ -39,9 +39,10 @@ void selection_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>
   loss.value = detail::sum_of_terms(over.term, over.counted);
 }
 template <Real T>
-RoutingLoss<T> selection_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> selection_loss(const RoutingTable<T>& table, TokenMask mask = {},
+                              int num_threads = 0) {
   RoutingLoss<T> loss;
-  selection_loss(table, mask, loss);
+  selection_loss(table, mask, loss, num_threads);
   return loss;
 }
 

@@ -64,9 +64,9 @@ void balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token, To
 }
 template <Real T>
 RoutingLoss<T> balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token,
-                                TokenMask mask = {}) {
+                                TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  balanced_l1_loss(table, experts_per_token, mask, loss);
+  balanced_l1_loss(table, experts_per_token, mask, loss, num_threads);
   return loss;
 }
 

@@ -14,7 +14,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <Real T>
 void z_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,
             int num_threads = 0) {
-  const detail::LogitLoss<T> over(table, mask, loss, num_threads, "z_loss: logits");
+  const detail::LogitLoss<T> over(table, mask, loss, num_threads, "z_loss");
   detail::for_rows(table.num_tokens(), over.threads, [&](Index t) {
     if (!over.counted(t)) {
       return;
@@ -31,9 +31,9 @@ void z_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,
   loss.value = detail::sum_of_terms(over.term, over.counted);
 }
 template <Real T>
-RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> z_loss(const RoutingTable<T>& table, TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  z_loss(table, mask, loss);
+  z_loss(table, mask, loss, num_threads);
   return loss;
 }
 
