@@ -39,6 +39,7 @@ set(tested_by
   "layers/slot_rows.hpp        layers/soft_moe_test.cpp"
   "layers/soft_moe_tape.hpp    layers/soft_moe_test.cpp"
   "reference/capacity.hpp      reference/layer_test.cpp"
+  "reference/coefficients.hpp  layers/coefficients_test.cpp"
   "reference/expert.hpp        reference/layer_test.cpp"
   "reference/expert_choice.hpp routing/expert_choice_test.cpp"
   "reference/dynamic_top_k.hpp routing/dynamic_top_k_test.cpp"

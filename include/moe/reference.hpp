@@ -4,6 +4,7 @@
 
 #include "reference/balanced_assignment.hpp"
 #include "reference/capacity.hpp"
+#include "reference/coefficients.hpp"
 #include "reference/depth.hpp"
 #include "reference/dynamic_top_k.hpp"
 #include "reference/expert.hpp"
