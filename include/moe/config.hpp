@@ -70,9 +70,11 @@ inline void ExpertConfig::validate() const {
                        "own, expected neither");
 }
 
-/// Which tokens an expert over capacity gives up: the last ones, or those with the lowest
-/// probability (ties: the last).
-enum class DropPolicy { position, probability };
+/// Which choices an expert over capacity gives up: the last ones; those with the lowest probability
+/// (ties: the last); second choices before first ones, of each the last (Lepikhin et al. 2020,
+/// GShard); or of each those of tokens whose first choice has the lowest probability (Riquelme et
+/// al. 2021, batch prioritized routing; NLLB).
+enum class DropPolicy { position, probability, second_choices, second_choices_by_priority };
 
 /// The most rows that an expert may have of a sequence. Neither set: dropless.
 struct Capacity {
