@@ -48,6 +48,7 @@ set(tested_by
   "reference/relu_routing.hpp routing/relu_routing_test.cpp"
   "reference/second_expert.hpp routing/second_expert_test.cpp"
   "reference/sparse_mixer.hpp routing/sparse_mixer_test.cpp"
+  "reference/state_gate.hpp routing/state_gate_test.cpp"
   "reference/sinkhorn.hpp routing/sinkhorn_test.cpp"
   "reference/balanced_assignment.hpp routing/balanced_assignment_test.cpp"
   "reference/uniform_choice.hpp routing/uniform_choice_test.cpp"

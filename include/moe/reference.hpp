@@ -19,6 +19,7 @@
 #include "reference/sinkhorn.hpp"
 #include "reference/soft_moe.hpp"
 #include "reference/sparse_mixer.hpp"
+#include "reference/state_gate.hpp"
 #include "reference/two_level.hpp"
 #include "reference/uniform_choice.hpp"
 #include "reference/zero.hpp"

@@ -208,12 +208,23 @@ class LayerParts {
   }
 
  protected:
+  /// Of the rows that the router reads: of tokens, with a state behind them if it takes one.
+  Index router_width() const {
+    if constexpr (requires { router_.d_model(); }) {
+      return router_.d_model();
+    } else {
+      return d_in();
+    }
+  }
   void check_parts() const {
     detail::throw_unless(router_.num_experts() == num_experts(), "MoELayer: the router has ",
                          router_.num_experts(), " experts, expected ", num_experts());
-    if constexpr (requires { router_.d_model(); }) {
-      detail::throw_unless(router_.d_model() == d_in(), "MoELayer: the router is ",
-                           router_.d_model(), " wide, expected ", d_in());
+    if constexpr (requires { router_.gate().d_token(); }) {
+      detail::throw_unless(router_.gate().d_token() == d_in(), "MoELayer: the router's tokens are ",
+                           router_.gate().d_token(), " wide, expected ", d_in());
+    } else {
+      detail::throw_unless(router_width() == d_in(), "MoELayer: the router is ", router_width(),
+                           " wide, expected ", d_in());
     }
     if (latent_) {
       detail::throw_unless(

@@ -115,7 +115,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
 
  private:
   using Parts::check_parts, Parts::coefficients_, Parts::experts_, Parts::latent_, Parts::options_,
-      Parts::router_, Parts::shared_;
+      Parts::router_, Parts::router_width, Parts::shared_;
 
   static constexpr bool trains = TrainableInLayer<E, T> && TrainableRouter<RouterT, T>;
 
@@ -131,7 +131,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     if (coefficients_) {
       coefficients_->check_params({"coefficients"});
     }
-    detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
+    detail::check_shape(x, x.rows(), router_width(), "MoELayer: router_x");
     call.validate(x.rows(), num_experts());
     if constexpr (requires { router_.check_call(call, x.rows()); }) {
       router_.check_call(call, x.rows());
@@ -139,8 +139,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   }
   void check_input(const LayerInput<T>& input, const MatrixRef<T>& y,
                    const CallOptions& call) const {
-    check_call(input.x, call);
-    detail::check_shape(input.router_x, input.x.rows(), d_in(), "MoELayer: router_x");
+    detail::check_shape(input.x, input.x.rows(), d_in(), "MoELayer: x");
+    detail::check_shape(input.router_x, input.x.rows(), router_width(), "MoELayer: router_x");
+    check_call(input.router_x, call);
     detail::check_shape(y, input.x.rows(), d_out(), "MoELayer: y");
   }
 
@@ -290,10 +291,10 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     detail::check_shape(routed.routing.weight, num_tokens, routed.plan.top_k(),
                         "MoELayer: tape.routing.weight");
     detail::check_shape(input.x, num_tokens, d_in(), "MoELayer: x");
-    detail::check_shape(input.router_x, num_tokens, d_in(), "MoELayer: router_x");
+    detail::check_shape(input.router_x, num_tokens, router_width(), "MoELayer: router_x");
     detail::check_shape(dy, num_tokens, d_out(), "MoELayer: dy");
     detail::check_shape(dinput.dx, num_tokens, d_in(), "MoELayer: dx");
-    detail::check_shape(dinput.router_dx, num_tokens, d_in(), "MoELayer: router_dx");
+    detail::check_shape(dinput.router_dx, num_tokens, router_width(), "MoELayer: router_dx");
     for (const MatrixRef<T>& dx : {dinput.dx, dinput.router_dx}) {
       detail::throw_unless(!detail::overlap(input.x, dx) && !detail::overlap(input.router_x, dx) &&
                                !detail::overlap(dy, dx),
