@@ -41,7 +41,7 @@ class SaveLayer : public ModelFolder {
             config, random_expert_table(config.router.selection.vocabulary, config.num_experts,
                                         config.top_k, 3)),
         detail::with_zero_experts<typename MoELayer<T, RouterT, E>::Set>(
-            FfnExperts<T>(moe::testing::experts_of<T>(config, 1)), config),
+            FfnExperts<T>(experts_of<T>(config, 1)), config),
         config.options(), make_shared_expert<T>(config, 1), make_extras<T>(config, 1));
     int number = 0;
     layer.for_each_parameter([&](const std::string&, auto& parameter) {

@@ -7,10 +7,10 @@
 #include "moe/experts/expert.hpp"
 #include "moe/io/family_config.hpp"
 
-namespace moe::testing {
+namespace moe::io::testing {
 
 template <Real T>
-std::vector<Expert<T>> experts_of(const io::LayerConfig& config, std::uint64_t seed) {
+std::vector<Expert<T>> experts_of(const LayerConfig& config, std::uint64_t seed) {
   std::vector<Expert<T>> experts;
   for (Index e = 0; e < config.num_feed_forwards(); ++e) {
     experts.emplace_back(
@@ -20,4 +20,4 @@ std::vector<Expert<T>> experts_of(const io::LayerConfig& config, std::uint64_t s
   return experts;
 }
 
-}  // namespace moe::testing
+}  // namespace moe::io::testing
