@@ -55,15 +55,17 @@ TEST(Parameters, CountBiasesGatesAndTheNoiseProjection) {
 
 TEST(Parameters, AreThoseThatALayerHas) {
   for (int bits = 0; bits < 32; ++bits) {
-    const MoEConfig config{.d_model = 5,
-                           .d_ff = 7,
-                           .num_experts = 3,
-                           .top_k = 2,
-                           .d_out = 4,
-                           .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
-                           .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
-                                      .selection = {.bias = (bits & 16) != 0}},
-                           .shared = SharedExpertConfig{.d_ff = 6, .output_gate = (bits & 4) != 0}};
+    const MoEConfig config{
+        .d_model = 5,
+        .d_ff = 7,
+        .num_experts = 3,
+        .top_k = 2,
+        .d_out = 4,
+        .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
+        .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
+                   .selection = {.bias = (bits & 16) != 0}},
+        .shared = SharedExpertConfig{
+            .d_ff = 6, .output_gate = (bits & 4) != 0, .coefficients = (bits & 8) != 0}};
     MoELayer<float> layer(config, 1);
     Index size = 0;
     layer.for_each_parameter([&](const std::string&, auto& tensor) { size += tensor.size(); });
@@ -226,6 +228,17 @@ TEST(Flops, AreExactForScalesOfTheRoutedAndTheSharedOutput) {
       expect_exact_flops(config, 6);
     }
     config.shared = SharedExpertConfig{.d_ff = 6, .scale = shared};
+    expect_exact_flops(config, 6);
+  }
+}
+
+TEST(Flops, AreExactForCoefficientsOfTheRoutedAndTheSharedOutput) {
+  for (const WeightOn weight_on : {WeightOn::output, WeightOn::input, WeightOn::hidden}) {
+    MoEConfig config = small();
+    config.d_out = 6;
+    config.weight_on = weight_on;
+    config.shared = SharedExpertConfig{.d_ff = 6, .coefficients = true};
+    SCOPED_TRACE(::testing::Message() << "weight on " << static_cast<int>(weight_on));
     expect_exact_flops(config, 6);
   }
 }

@@ -240,6 +240,20 @@ TEST(Family, LongCatRoutesToExpertsThatComputeNothing) {
       "config.json", "", {"zero_expert_type", "drop", "expected identity"});
 }
 
+TEST(Family, KlearWeighsTheRoutedAndTheSharedOutputAndMustSayWhetherWeightsAreNormalised) {
+  const std::string text = joined("{", sizes, R"(, "n_shared_experts": 2)");
+  const MoEConfig config = config_of("Klear", text + R"(, "norm_topk_prob": true})");
+  EXPECT_EQ(config.router.score, Score::sigmoid);
+  EXPECT_TRUE(config.router.selection.bias);
+  EXPECT_EQ(config.router.weight.renormalise, true);
+  EXPECT_EQ(config.router.weight.epsilon, 0.0);
+  ASSERT_TRUE(config.shared);
+  EXPECT_EQ(config.shared->d_ff, 32);
+  EXPECT_TRUE(config.shared->coefficients);
+  expect_fault([&] { config_of("Klear", text + "}"); }, "config.json", "",
+               {"norm_topk_prob", "no such key"});
+}
+
 TEST(Family, TakesTheEntryOfItsLayerFromAList) {
   const std::string_view text = R"({"hidden_size": 8, "num_experts": [4, 6], "moe_topk": [1, 2],
       "moe_intermediate_size": [16, 20], "num_shared_expert": 1})";

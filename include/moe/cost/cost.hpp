@@ -11,6 +11,7 @@
 #include "../dispatch/plan.hpp"
 #include "../experts/ffn_shape.hpp"
 #include "../experts/latent.hpp"
+#include "../layers/coefficients.hpp"
 #include "../routing/gate.hpp"
 #include "../routing/top_k.hpp"
 
@@ -19,7 +20,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 struct ParameterCount {
   Index router = 0;
   Index expert = 0;  ///< one of them
-  Index shared = 0;
+  Index shared = 0;  ///< with the coefficients of both outputs
   Index latent = 0;
   Index total = 0;
   Index active = 0;  ///< used for one token: router, top_k experts, shared, latent
@@ -65,7 +66,9 @@ inline ParameterCount parameters(const MoEConfig& c) {
   count.router = gate_parameters(c.router.logits, c.d_model, c.num_experts) +
                  top_k_parameters(c.router, c.num_experts);
   count.expert = detail::expert_shape(c).parameters();
-  count.shared = c.shared ? detail::shared_shape(c).parameters() : 0;
+  count.shared = c.shared ? detail::shared_shape(c).parameters() +
+                                (c.shared->coefficients ? 2 * c.d_model + 2 : 0)
+                          : 0;
   if (c.latent) {
     const Index width = c.latent->width;
     count.latent = width * (c.d_model + c.output_width() + (c.latent->norm ? 1 : 0));
@@ -115,6 +118,10 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   if (!detail::equals(c.routed_scale, 1.0) || !detail::equals(c.options().shared_scale, 1.0)) {
     flops.combine += work.tokens * detail::flops_of_one(0, c.shared ? 2 * d_out : d_out);
   }
+  if (c.shared && c.shared->coefficients) {
+    flops.combine +=
+        work.tokens * detail::flops_of_one(0, coefficient_flops(c.d_model) + 2 * d_out);
+  }
   if (c.latent &&
       (c.shared || !detail::equals(c.routed_scale, 1.0))) {  // the sum is read once more
     flops.combine += work.tokens * detail::flops_of_one(0, d_out);
@@ -146,6 +153,13 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   if (c.shared) {
     flops.shared = detail::shared_shape(c).backward_flops(work.tokens);
     flops.combine += work.tokens * detail::flops_of_one(0, d);
+  }
+  if (c.shared && c.shared->coefficients) {
+    // Each part's product with dy, and dy times its coefficient.
+    flops.combine +=
+        work.rows * detail::flops_of_one(0, 2 * d_out + (c.weight_on == WeightOn::output ? 2 : 1)) +
+        work.tokens *
+            detail::flops_of_one(0, coefficient_backward_flops(d) + 2 * d_out + 2 * d_out);
   }
   for (const double scale : {c.routed_scale, c.options().shared_scale}) {
     flops.combine += work.tokens * detail::flops_of_one(0, detail::equals(scale, 1.0) ? 0 : d_out);

@@ -10,6 +10,7 @@
 
 #include "../experts/expert.hpp"
 #include "../experts/latent.hpp"
+#include "../layers/layer_parts.hpp"
 #include "checkpoint.hpp"
 #include "family_router.hpp"
 #include "place.hpp"
@@ -33,8 +34,9 @@ void for_each_tensor(const std::string& name, const Shapes& shapes, Visit&& visi
 }  // namespace detail
 
 /// What a config makes of a layer, without its parameters' values.
-inline ExpertTensors<Shape> routed_expert_shapes(const MoEConfig& config) {
-  return expert_shapes(config.expert, config.expert_d_in(), config.d_ff, config.expert_d_out());
+inline ExpertTensors<Shape> routed_expert_shapes(const LayerConfig& config, Index expert) {
+  return expert_shapes(config.expert, config.expert_d_in(), config.d_ff_of(expert),
+                       config.expert_d_out());
 }
 /// Only where the config has one.
 inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
@@ -54,12 +56,14 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
       }
     });
   });
-  const ExpertTensors<Shape> shapes = routed_expert_shapes(config);
   for (Index e = 0; e < config.num_feed_forwards(); ++e) {
-    detail::for_each_tensor(detail::joined("experts.", e), shapes, visit);
+    detail::for_each_tensor(detail::joined("experts.", e), routed_expert_shapes(config, e), visit);
   }
   if (config.shared) {
     detail::for_each_tensor("shared", shared_expert_shapes(config), visit);
+    if (config.shared->coefficients) {
+      detail::for_each_tensor("coefficients", coefficient_shapes(config.d_model), visit);
+    }
   }
   if (config.latent) {
     detail::for_each_tensor(
@@ -106,7 +110,7 @@ class LayerReader {
 
   template <Real T>
   Expert<T> expert(Index number) const {
-    return read_expert<T>(detail::joined("experts.", number), routed_expert_shapes(config_),
+    return read_expert<T>(detail::joined("experts.", number), routed_expert_shapes(config_, number),
                           config_.expert);
   }
   /// Only where the config has one.
@@ -114,21 +118,27 @@ class LayerReader {
   Expert<T> shared() const {
     return read_expert<T>("shared", shared_expert_shapes(config_), config_.shared_expert());
   }
-  /// Nothing where the config has none.
+  /// Those that the config has.
   template <Real T>
-  std::optional<Latent<T>> latent() const {
-    if (!config_.latent) {
-      return std::nullopt;
+  LayerExtras<T> extras() const {
+    LayerExtras<T> made;
+    if (config_.latent) {
+      made.latent.emplace(
+          read_params<LatentParams<T>>(
+              "latent", latent_shapes(*config_.latent, config_.d_model, config_.output_width())),
+          *config_.latent);
     }
-    return Latent<T>(
-        read_params<LatentParams<T>>(
-            "latent", latent_shapes(*config_.latent, config_.d_model, config_.output_width())),
-        *config_.latent);
+    if (config_.shared && config_.shared->coefficients) {
+      made.coefficients.emplace(read_params<typename Coefficients<T>::Params>(
+          "coefficients", coefficient_shapes(config_.d_model)));
+    }
+    return made;
   }
-  /// Whether an expert's weights are F64.
-  bool is_double(const std::string& expert) const {
+  /// Whether the weights of an expert, or of the shared one, are F64.
+  bool is_double(std::optional<Index> number) const {
     const Shape up =
-        expert == "shared" ? shared_expert_shapes(config_).up : routed_expert_shapes(config_).up;
+        number ? routed_expert_shapes(config_, *number).up : shared_expert_shapes(config_).up;
+    const std::string expert = number ? detail::joined("experts.", *number) : "shared";
     return model_->files().at(names_.place(expert + ".up", up).tensor).view.dtype == DType::F64;
   }
 
@@ -142,8 +152,9 @@ class LayerReader {
 
   template <class W>
   void read(const std::string& name, Matrix<W>& parameter) const {
-    const Place place = names_.place(name, {parameter.rows(), parameter.cols()});
-    read_place<W>(model_->files().at(place.tensor), place, parameter);
+    for (const PartPlace& part : names_.parts(name, {parameter.rows(), parameter.cols()})) {
+      read_part<W>(model_->files().at(part.place.tensor), part, parameter);
+    }
   }
   template <Real T>
   Expert<T> read_expert(const std::string& name, const ExpertTensors<Shape>& shapes,
@@ -211,12 +222,13 @@ inline void LayerReader::check_layer(Index layer) const {
   TensorFiles& files = model_->files();
   std::set<std::string> used;
   const auto check = [&](const std::string& name, const Shape& shape) {
-    const Place place = names_.place(name, shape);
-    if (!files.contains(place.tensor)) {
-      fail_missing(place.tensor);
+    for (const PartPlace& part : names_.parts(name, shape)) {
+      if (!files.contains(part.place.tensor)) {
+        fail_missing(part.place.tensor);
+      }
+      check_place(files.at(part.place.tensor), part.place);
+      used.insert(part.place.tensor);
     }
-    check_place(files.at(place.tensor), place);
-    used.insert(place.tensor);
   };
   // First, as the others' shapes are asked of a router that is made: from here on it is of the size
   // of a tensor, and not of any that config.json has.

@@ -36,7 +36,7 @@ inline constexpr DType dtype_of = std::same_as<T, double>        ? DType::F64
 
 /// Data of the tensor at the place = parameter, rounded once.
 template <class To, class T>
-void fill_place(const Matrix<T>& parameter, const Place& place, std::byte* data) {
+void fill_place(ConstMatrixRef<T> parameter, const Place& place, std::byte* data) {
   for (Index row = 0; row < parameter.rows(); ++row) {
     for (Index col = 0; col < parameter.cols(); ++col) {
       const To value = kernels::convert<To>(parameter(row, col));
@@ -70,15 +70,26 @@ ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& fami
   if constexpr (requires { set.zero(); }) {
     const ZeroComputation& zero = set.zero();
     const bool has_copies = !family.copies.keys.empty();
-    moe::detail::throw_unless(zero.constants + zero.zeros == 0 && (zero.copies == 0 || has_copies),
-                              "save_layers: there are ", zero.constants, " constant, ", zero.copies,
-                              " copy and ", zero.zeros, " zero experts, expected ",
-                              has_copies ? "copies alone" : "none", " of family ", family.name());
+    const bool has_zeros = family.zeros.omitted > 0.0;
+    moe::detail::throw_unless(
+        zero.constants == 0 && (zero.copies == 0 || has_copies) && (zero.zeros == 0 || has_zeros),
+        "save_layers: there are ", zero.constants, " constant, ", zero.copies, " copy and ",
+        zero.zeros, " zero experts, expected ",
+        has_copies  ? "copies alone"
+        : has_zeros ? "zero experts alone"
+                    : "none",
+        " of family ", family.name());
     counts.ranked -= zero.num_experts();
   }
   if constexpr (requires { router.rule().config().selection.always; }) {
     counts.always = router.rule().config().selection.always;
     counts.ranked -= counts.always;
+  }
+  if (!family.second.router.empty()) {
+    moe::detail::throw_unless(counts.ranked % 2 == 0, "save_layers: there are ", counts.ranked,
+                              " experts, expected as many in each of the two sets of family ",
+                              family.name());
+    counts.second = counts.ranked / 2;
   }
   return counts;
 }
@@ -91,14 +102,16 @@ std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT, E>& layer, cons
   std::map<std::string, std::vector<std::function<void(std::byte*)>>> parts;
   layer.for_each_parameter([&](const std::string& name, const auto& parameter) {
     using P = typename std::decay_t<decltype(parameter)>::Scalar;
-    const Place place = names.place(name, {parameter.rows(), parameter.cols()});
     const DType type = dtype.value_or(dtype_of<P>);
-    tensors[place.tensor] = {place.tensor, type, place.shape, {}};
-    parts[place.tensor].push_back([&parameter, place, type](std::byte* data) {
-      visit_weight_type(type, [&]<class To>(std::type_identity<To>) {
-        fill_place<To, P>(parameter, place, data);
+    for (const PartPlace& part : names.parts(name, {parameter.rows(), parameter.cols()})) {
+      const Place& place = part.place;
+      tensors[place.tensor] = {place.tensor, type, place.shape, {}};
+      parts[place.tensor].push_back([&parameter, part, type](std::byte* data) {
+        visit_weight_type(type, [&]<class To>(std::type_identity<To>) {
+          fill_place<To, P>(part_of(parameter, part), part.place, data);
+        });
       });
-    });
+    }
   });
   std::vector<TensorToWrite> all = table_of(layer.router(), names);
   for (auto& [name, tensor] : tensors) {
