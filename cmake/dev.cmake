@@ -33,6 +33,10 @@ if(MOE_SANITIZE)
   target_compile_options(moe_dev INTERFACE -fsanitize=${MOE_SANITIZE} -fno-sanitize-recover=all
                                            -fno-omit-frame-pointer)
   target_link_options(moe_dev INTERFACE -fsanitize=${MOE_SANITIZE})
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    target_compile_options(moe_dev INTERFACE
+      -fsanitize-ignorelist=${PROJECT_SOURCE_DIR}/cmake/faults_of_others.txt)
+  endif()
 endif()
 
 # moe_add_program(<target> <sources>...): a program of ours, with moe::io where it exists.
