@@ -382,5 +382,18 @@ TEST(Bytes, AreThoseOfTheDistinctExpertsAndTheRows) {
   EXPECT_DOUBLE_EQ(forward_bytes(config, {3, 6, 2.5}, 2).total(), bytes.total() / 2.0);
 }
 
+// What goes into the experts, their sum and, if there is one, that behind its norm.
+TEST(Bytes, OfLatentExpertsAreThoseOfNarrowRowsAndOfWhatStandsAroundThem) {
+  MoEConfig config{.d_model = 8, .d_ff = 16, .num_experts = 4, .top_k = 2};
+  for (const bool norm : {false, true}) {
+    config.latent = LatentConfig{.width = 3, .norm = norm};
+    const LayerBytes bytes = forward_bytes(config, {5, 10, 2.0}, 4);
+    const double latent = 2 * 3 * 8 + (norm ? 3 : 0);
+    EXPECT_DOUBLE_EQ(bytes.weights, 4.0 * (4 * 8 + latent + 2.0 * 3 * 16 * 3));
+    EXPECT_DOUBLE_EQ(bytes.activations,
+                     4.0 * (5 * 2 * 8 + 10 * (3 + 2 * 3) + 5 * (norm ? 6 : 4) * 3));
+  }
+}
+
 }  // namespace
 }  // namespace moe

@@ -13,9 +13,11 @@
 #include "moe/routing/cosine_gate.hpp"
 #include "moe/routing/linear_router.hpp"
 #include "moe/routing/norm_gate.hpp"
+#include "moe/routing/sequence_top_k.hpp"
 #include "moe/routing/top_tokens.hpp"
 #include "moe/routing/two_layer_gate.hpp"
 #include "moe/routing/two_level.hpp"
+#include "moe/routing/uniform_choice.hpp"
 #include "moe/routing/unit_gate.hpp"
 
 namespace moe {
@@ -71,6 +73,40 @@ TEST(Flops, InProductsOfAGateAreTwoForEachMultiplyAddThatItStates) {
     EXPECT_EQ(gate.forward_flops(7).matmul, 2.0 * gate.multiply_adds(7));
     EXPECT_EQ(gate.backward_flops(7).matmul, 4.0 * gate.multiply_adds(7));
   });
+}
+
+/// Compares what a router of the rule states with what it performs.
+template <class Rule>
+void expect_flops_of_rule(Rule rule) {
+  const auto router = linear_router<Counting>(D, E, std::move(rule), 1);
+  for (const Index tokens : {1, 8}) {
+    const auto x = random_matrix<Counting>(tokens, D, 2);
+    typename decltype(router)::Table table;
+    const CallOptions call{.tokens = {.sequence_length = tokens / 2}};
+    EXPECT_EQ(router.forward_flops(tokens).total(),
+              count_flops([&] { router.route(x, call, table); }));
+    RoutingGradient<Counting> gradient;
+    gradient.weight = random_matrix<Counting>(tokens, table.top_k(), 3);
+    Matrix<Counting> dx(tokens, D);
+    auto grads = zero_grads_of(router);
+    EXPECT_EQ(router.backward_flops(tokens).total(),
+              count_flops([&] { router.backward(x, table, gradient, dx, grads); }));
+  }
+}
+
+TEST(Flops, OfRulesAreThoseThatTheyPerform) {
+  for (const WeightConfig& weight :
+       {WeightConfig{.renormalise = false}, WeightConfig{.renormalise = true, .scale = 2.5},
+        WeightConfig{.source = WeightSource::softmax_of_chosen},
+        WeightConfig{.source = WeightSource::one}}) {
+    expect_flops_of_rule(UniformChoice<Counting>(E, {.top_k = 2, .weight = weight}));
+    for (const Score score : {Score::softmax, Score::sigmoid}) {
+      expect_flops_of_rule(
+          SequenceTopK<Counting>(E, {.top_k = 2, .score = score, .weight = weight}));
+      expect_flops_of_rule(
+          SequenceTopK<Counting>(E, {.top_k = 2, .most = 3, .score = score, .weight = weight}));
+    }
+  }
 }
 
 TEST(Flops, OfARouterAreThoseOfItsGateAndItsRule) {

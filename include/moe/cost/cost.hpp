@@ -176,9 +176,11 @@ inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scal
   bytes.weights = size * (static_cast<double>(count.router + count.shared + count.latent) +
                           work.distinct_experts * static_cast<double>(count.expert));
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
-  bytes.activations = size * (tokens * static_cast<double>(c.d_model + c.output_width()) +
-                              rows * static_cast<double>(c.expert_d_in() + 2 * c.expert_d_out()) +
-                              tokens * static_cast<double>(c.latent ? 4 * c.latent->width : 0));
+  bytes.activations =
+      size *
+      (tokens * static_cast<double>(c.d_model + c.output_width()) +
+       rows * static_cast<double>(c.expert_d_in() + 2 * c.expert_d_out()) +
+       tokens * static_cast<double>(c.latent ? (c.latent->norm ? 6 : 4) * c.latent->width : 0));
   return bytes;
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What Mixture-of-Depths states that it costs, against a layer that counts what it does.
+#include "moe/cost/depth_cost.hpp"
+
 #include <gtest/gtest.h>
 
 #include "../support/counting_scalar.hpp"
 #include "../support/depth_layers.hpp"
-#include "moe/cost/part_cost.hpp"
 
 namespace moe {
 namespace {
@@ -56,6 +57,14 @@ TEST(DepthFlops, OfTheBlockAreThoseOfTheTakenTokens) {
 TEST(DepthParameters, AreThoseOfRouterBlockAndPredictor) {
   const auto layer = make_layer(true);
   EXPECT_EQ(parameters(layer), D + 3 * D * 7 + 3 * D + 3 + 3 + 1);
+}
+
+TEST(DepthBytes, AreThoseOfTheWeightsTheTokensAndTheTakenOnes) {
+  const auto layer = make_layer(false);
+  const LayerBytes bytes = forward_bytes(layer, N, 3, 4);
+  EXPECT_EQ(bytes.weights, 4 * (D + 3 * D * 7));
+  EXPECT_EQ(bytes.activations, 4 * (2 * N * D + 4 * 3 * D));
+  EXPECT_EQ(forward_bytes(layer, N, 0, 4).total(), 4 * (D + 2 * N * D));
 }
 
 }  // namespace
