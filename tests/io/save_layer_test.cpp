@@ -179,7 +179,7 @@ TEST_F(SaveLayer, KeepsWhatWasThereWhenThereIsNoRoom) {
     fs::remove(folder() / "model.safetensors");
     save_layer(before, family, folder(), {.shard_bytes = shard_bytes});
     const std::size_t files = num_files();
-    for (const rlim_t room : {0, 1, 100, 1000}) {
+    for (const rlim_t room : {0U, 1U, 100U, 1000U}) {
       const FileSizeLimit limit(room);
       EXPECT_THROW(save_layer(after, family, folder(), {.shard_bytes = shard_bytes}), FormatError);
     }
