@@ -2,27 +2,14 @@
 // What is saved is loaded again, of every family; and how the files lie there.
 #include "moe/io/save_layer.hpp"
 
-#include "moe/io/load_layer.hpp"
+#include "family_configs.hpp"
+#include "family_layer.hpp"
+#include "hard_times.hpp"
 #include "small_models.hpp"
-#include "support/family_experts.hpp"
 #include "support/throws.hpp"
 
 namespace moe::io::testing {
 namespace {
-
-/// A config that every family finds its keys in.
-std::string config_text(std::string_view family) {
-  return joined(R"({"model_type": ")", family, R"(", "hidden_size": 8, "num_experts": 4,
-      "num_experts_per_tok": 2, "moe_intermediate_size": 6, "intermediate_size": 6,
-      "ffn_hidden_size": 6, "moe_ffn_hidden_size": 6, "d_ff": 6, "shared_expert_intermediate_size": 3,
-      "shared_intermediate_size": 3, "n_shared_experts": 2, "routed_scaling_factor": 1.5,
-      "n_group": 1, "router_bias": true, "expert_selection_fn": "softmax",
-      "shared_expert_combination_strategy": "sum", "share_expert_dim": 3, "vocab_size": 5,
-      "moe_shared_expert_intermediate_size": 3, "moe_num_primary_experts": 4,
-      "moe_num_active_primary_experts": 2, "expert_ffn_hidden_size": 6, "zero_expert_num": 2,
-      "moe_latent_size": 5, "routed_expert_hidden_size": 5, "norm_topk_prob": false,
-      "encoder_ffn_dim": 6, "router_hidden_size": 5})");
-}
 
 class SaveLayer : public ModelFolder {
  protected:
@@ -35,14 +22,7 @@ class SaveLayer : public ModelFolder {
   /// A layer of random numbers, also where they begin as zeros.
   template <Real T, class RouterT = Router<T>, class E = Expert<T>>
   MoELayer<T, RouterT, E> layer_of(std::string_view family) const {
-    const LayerConfig config = config_of(family);
-    MoELayer<T, RouterT, E> layer(
-        FamilyRouter<RouterT>::make(
-            config, random_expert_table(config.router.selection.vocabulary, config.num_experts,
-                                        config.top_k, 3)),
-        detail::with_zero_experts<typename MoELayer<T, RouterT, E>::Set>(
-            FfnExperts<T>(experts_of<T>(config, 1)), config),
-        config.options(), make_shared_expert<T>(config, 1), make_extras<T>(config, 1));
+    auto layer = random_layer<T, RouterT, E>(config_of(family));
     int number = 0;
     layer.for_each_parameter([&](const std::string&, auto& parameter) {
       using P = typename std::decay_t<decltype(parameter)>::Scalar;
@@ -173,6 +153,63 @@ TEST_F(SaveLayer, KeepsWhatWasThereIfItCannotBeWritten) {
   expect_fault([&] { save_layer(layer, *find_family("olmoe"), missing); },
                missing / "model.safetensors", "", {"cannot make"});
 }
+
+TEST_F(SaveLayer, RefusesAFolderThatIsAFile) {
+  const fs::path folder_of_none = write("file", "mine");
+  const auto layer = layer_of<float>("olmoe");
+  expect_fault([&] { save_layer(layer, *find_family("olmoe"), folder_of_none); },
+               folder_of_none / "model.safetensors", "", {"cannot make"});
+}
+
+TEST_F(SaveLayer, RefusesAPrefixThatNoReaderTakes) {
+  const auto layer = layer_of<float>("olmoe");
+  expect_fault(
+      [&] { save_layer(layer, *find_family("olmoe"), folder(), {.layer = "model.\xFF.0."}); },
+      folder() / "model.safetensors", "", {"not UTF-8"});
+  EXPECT_EQ(num_files(), 1U);
+}
+
+#if !defined(_WIN32)
+TEST_F(SaveLayer, KeepsWhatWasThereWhenThereIsNoRoom) {
+  const Family& family = *find_family("olmoe");
+  const auto before = layer_of<float>("olmoe");
+  auto after = before;
+  after.experts()[1].params().up.setConstant(3.0F);
+  for (const std::uint64_t shard_bytes : {std::uint64_t{1} << 32, std::uint64_t{1000}}) {
+    fs::remove(folder() / "model.safetensors");
+    save_layer(before, family, folder(), {.shard_bytes = shard_bytes});
+    const std::size_t files = num_files();
+    for (const rlim_t room : {0U, 1U, 100U, 1000U}) {
+      const FileSizeLimit limit(room);
+      EXPECT_THROW(save_layer(after, family, folder(), {.shard_bytes = shard_bytes}), FormatError);
+    }
+    expect_same(load_layer<float>(folder(), 0), before);
+    EXPECT_EQ(num_files(), files);
+  }
+}
+
+TEST_F(SaveLayer, HasTheOldLayerOrTheNewWheneverItIsKilled) {
+  const Family& family = *find_family("olmoe");
+  const auto one = layer_of<float>("olmoe");
+  auto other = one;
+  other.for_each_parameter([](const std::string&, auto& parameter) { parameter *= 2; });
+  for (const std::uint64_t shard_bytes : {std::uint64_t{1000}, std::uint64_t{1} << 32}) {
+    save_layer(one, family, folder(), {.shard_bytes = shard_bytes});
+    std::mt19937 random(1);
+    for (int round = 0; round < 40; ++round) {
+      kill_while(
+          [&] {
+            save_layer(other, family, folder(), {.shard_bytes = shard_bytes});
+            save_layer(one, family, folder(), {.shard_bytes = shard_bytes});
+          },
+          std::chrono::microseconds(random() % 10'000));
+      const auto got = load_layer<float>(folder(), 0);
+      const bool is_one = got.router().params().weight == one.router().params().weight;
+      expect_same(got, is_one ? one : other);
+    }
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace moe::io::testing
