@@ -29,6 +29,7 @@ set(tested_by
   "io/json_text.hpp            io/header_json_test.cpp"
   "io/layer_reader.hpp         io/load_layer_test.cpp"
   "io/place.hpp                io/load_layer_test.cpp"
+  "io/read_back.hpp            io/save_layer_test.cpp"
   "io/system_file.hpp          io/safetensors_test.cpp"
   "kernels/few_rows.hpp        kernels/gemm_test.cpp"
   "kernels/gemm_memory.hpp     kernels/gemm_test.cpp"

@@ -24,6 +24,7 @@
 #include "io/model_config.hpp"
 #include "io/output_file.hpp"
 #include "io/place.hpp"
+#include "io/read_back.hpp"
 #include "io/safetensors.hpp"
 #include "io/save_layer.hpp"
 #include "io/system_file.hpp"

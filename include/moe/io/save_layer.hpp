@@ -16,6 +16,7 @@
 #include "../layers/moe_layer.hpp"
 #include "layer_names.hpp"
 #include "place.hpp"
+#include "read_back.hpp"
 #include "write_model.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
@@ -133,9 +134,11 @@ using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 
 /// Writes model.safetensors, or shards and then their index, as layers of a model of the family;
 /// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
-/// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
-/// model.safetensors of before. The model that was there stays until the new one is whole and takes
-/// its place at once, whether the disk runs full or the process dies; shards of it go then.
+/// the parameters, or if readers of the family, with a config.json that is there already, would
+/// take a layer for another one; FormatError where a file cannot be written or would not be read:
+/// shards beside a model.safetensors of before. The model that was there stays until the new one is
+/// whole and takes its place at once, whether the disk runs full or the process dies; shards of it
+/// go then.
 template <Real T, class RouterT, class E = Expert<T>>
 void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {
@@ -149,6 +152,7 @@ void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family
   std::vector<TensorToWrite> all;
   for (const auto& [prefix, layer] : layers) {
     layer->check_params({});
+    detail::check_read_back(*layer, family, directory, prefix);
     const LayerNames names(family, prefix + block,
                            detail::counts_of(layer->router(), layer->experts(), family),
                            [](const std::string&) { return false; });
