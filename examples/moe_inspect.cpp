@@ -73,9 +73,13 @@ Json sizes_of(const io::LayerConfig& config) {
           {"num_experts", config.num_experts},
           {"top_k", config.top_k},
           {"copy_experts", config.zero.copies},
+          {"zero_experts", config.zero.zeros},
+          {"second_set_experts", config.second_experts},
+          {"second_set_d_ff", config.second_d_ff},
           {"latent_width", config.latent ? config.latent->width : 0},
           {"latent_norm", config.latent && config.latent->norm},
-          {"shared_d_ff", config.shared ? config.shared->d_ff : 0}};
+          {"shared_d_ff", config.shared ? config.shared->d_ff : 0},
+          {"output_coefficients", config.shared && config.shared->coefficients}};
 }
 
 Json groups_of(const std::optional<moe::GroupLimit>& groups) {
@@ -93,6 +97,13 @@ Json router_of(const io::LayerConfig& config) {
   Json all{{"type", name(config.router_type)}};
   if (config.router_type == io::RouterType::sparse_mixer) {
     all["jitter"] = config.sparse_mixer.jitter;
+    return all;
+  }
+  if (config.router_type == io::RouterType::second_expert) {
+    all["second_expert"] =
+        word(config.second_expert.policy, {"always", "threshold", "random", "sampled"});
+    all["normalise"] = word(config.second_expert.normalise, {"never", "before", "after"});
+    all["routed_scale"] = config.routed_scale;
     return all;
   }
   all["score"] = word(score, {"softmax", "sigmoid", "sqrt_softplus", "identity"});
@@ -140,7 +151,8 @@ Json storage_of(io::Checkpoint& model, moe::Index layer) {
   return all;
 }
 
-// As if none of the experts that a token takes were one that computes nothing.
+// As if none of the experts that a token takes were one that computes nothing, all were as wide as
+// the first, and every router a linear one.
 Json cost_of(const io::LayerConfig& config) {
   moe::ParameterCount count = moe::parameters(config);
   count.total -= config.zero.num_experts() * count.expert;
@@ -153,9 +165,10 @@ Json cost_of(const io::LayerConfig& config) {
           {"bytes_in_memory", {{"float32", router + rest * 4}, {"bfloat16", router + rest * 2}}}};
 }
 
-// Rows of each expert, their entropy as a share of the even one's, and dropped choices.
+// Rows of each expert, their entropy as a share of the even one's, and dropped choices. Where there
+// are two sets of experts every other token is one for the second.
 template <class RouterT>
-Json routing_of(const RouterT& router, const moe::MoEConfig& config, const moe::Matrix<float>& x,
+Json routing_of(const RouterT& router, const io::LayerConfig& config, const moe::Matrix<float>& x,
                 unsigned seed) {
   moe::CallOptions call;
   std::vector<std::int32_t> ids;
@@ -165,6 +178,15 @@ Json routing_of(const RouterT& router, const moe::MoEConfig& config, const moe::
     ids.resize(static_cast<std::size_t>(x.rows()));
     std::generate(ids.begin(), ids.end(), [&] { return draw(random); });
     call.tokens.ids = ids;
+  }
+  moe::ExpertMask mask;
+  if (config.second_experts > 0) {
+    std::vector<std::uint8_t> second(static_cast<std::size_t>(x.rows()));
+    for (std::size_t token = 1; token < second.size(); token += 2) {
+      second[token] = 1;
+    }
+    mask = io::mask_of_sets(config, second);
+    call.expert_mask = &mask;
   }
   typename RouterT::Table table;
   router.route(x, call, table);
@@ -211,8 +233,8 @@ Json inspect(const Options& options) {
     const io::LayerReader reader(model, layer);
     all["routing"] = io::visit_router_type<float>(
         config.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
-          return routing_of(reader.router<RouterT>(), config, tokens_of(options, config.d_model),
-                            options.seed);
+          const RouterT router = reader.router<RouterT>();
+          return routing_of(router, config, tokens_of(options, router.d_model()), options.seed);
         });
   } catch (const io::FormatError& error) {  // of a quantised layer, say, all else can be told
     all["cannot_load"] = error.what();

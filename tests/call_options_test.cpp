@@ -42,6 +42,8 @@ TEST(Tokens, HaveToFitTheBatch) {
   const Index offset[] = {0, 2, 4}, backwards[] = {0, 3, 2, 4};
   EXPECT_EQ(broken_tokens({.ids = ids}, 4),
             "Tokens: ids has 3 elements, expected as many as tokens = 4");
+  EXPECT_EQ(broken_tokens({.position = offset}, 4),
+            "Tokens: position has 3 elements, expected as many as tokens = 4");
   EXPECT_EQ(broken_tokens({.padding = padding}, 4),
             "Tokens: padding has 3 elements, expected as many as tokens = 4");
   EXPECT_EQ(broken_tokens({.sequence_length = 3}, 4),
@@ -55,6 +57,12 @@ TEST(Tokens, HaveToFitTheBatch) {
       "Tokens: sequence_offset goes from 0 to 4, expected from 0 to the number of tokens = 5");
   EXPECT_EQ(broken_tokens({.sequence_offset = backwards}, 4),
             "Tokens: sequence_offset[2] = 2, expected at least 3");
+}
+
+TEST(Tokens, StandWhereTheirRowsDoUnlessTheCallSaysOtherwise) {
+  const Index position[] = {3, 5, 8};
+  EXPECT_EQ(Tokens{}.position_of(2), 2);
+  EXPECT_EQ(Tokens{.position = position}.position_of(2), 8);
 }
 
 TEST(CallOptions, HaveAMaskForAllTokensOrForEach) {

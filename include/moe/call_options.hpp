@@ -32,10 +32,16 @@ struct Tokens {
   Index sequence_length = 0;
   /// (B + 1) or: sequence b has the tokens [sequence_offset[b], sequence_offset[b + 1]).
   std::span<const Index> sequence_offset = {};
+  /// (N) where each row stands in a batch of which only some rows are here, as a layer that leaves
+  /// out tokens says it to its block; empty: row i stands at i.
+  std::span<const Index> position = {};
   /// (N) not 0: the row is no token. It has no expert, takes no capacity, is not seen by losses,
   /// gets 0 in y and dx, and its x and dy, which may be NaN, reach no gradient.
   std::span<const std::uint8_t> padding = {};
 
+  Index position_of(Index token) const {
+    return position.empty() ? token : position[static_cast<std::size_t>(token)];
+  }
   bool is_padding(Index token) const {
     return !padding.empty() && padding[static_cast<std::size_t>(token)] != 0;
   }
@@ -60,18 +66,22 @@ struct CallOptions {
   std::optional<std::uint64_t> noise_seed = std::nullopt;
   /// Experts of each token in this call, more or fewer than the router's top_k; all is then as of a
   /// router made with so many, also whether weights are renormalised where that is not said. A rule
-  /// that cannot (ObeysCall) refuses it; a router of one's own may not know of it.
+  /// that cannot (ObeysCall) refuses it, and the layer a router of one's own that did not.
   std::optional<Index> top_k = std::nullopt;
   /// In place of the layer's in this call, behind any router: looser in evaluation, say.
   std::optional<Capacity> capacity = std::nullopt;
   /// (N, K) or null: the experts that each token takes, as if the router had chosen them; weights,
   /// scores and gradients are the router's of now (routing replay: a policy is trained on the
   /// choices with which its samples were drawn). `none` is no choice; rows of padding are not read.
-  /// Capacity applies. A router of one's own may not know of it.
+  /// Capacity applies. Routers that cannot are refused as for top_k.
   const Matrix<ExpertId>* experts = nullptr;
 
   /// Throws std::invalid_argument unless all of it fits so many tokens and experts.
   void validate(Index num_tokens, Index num_experts) const;
+
+  /// Throws std::invalid_argument if a router that chose these experts (N, K) did not do as `top_k`
+  /// and `experts` say.
+  void check_obeyed(ConstMatrixRef<ExpertId> chosen) const;
 
  private:
   void validate_experts(Index num_tokens, Index num_experts) const;
@@ -99,6 +109,7 @@ inline void Tokens::validate(Index num_tokens) const {
                          " has ", size, " elements, expected as many as tokens = ", num_tokens);
   };
   check_size(ids.size(), "ids");
+  check_size(position.size(), "position");
   check_size(padding.size(), "padding");
   detail::throw_unless(
       sequence_length >= 0 && (sequence_length == 0 || num_tokens % sequence_length == 0),
@@ -138,6 +149,21 @@ inline void CallOptions::validate(Index num_tokens, Index num_experts) const {
   }
   if (experts != nullptr) {
     validate_experts(num_tokens, num_experts);
+  }
+}
+
+inline void CallOptions::check_obeyed(ConstMatrixRef<ExpertId> chosen) const {
+  detail::throw_unless(!top_k || chosen.cols() == *top_k, "CallOptions: the router chose ",
+                       chosen.cols(), " experts a token, expected top_k = ", top_k.value_or(0));
+  for (Index t = 0; experts != nullptr && t < chosen.rows(); ++t) {
+    const ExpertId* given = &experts->coeffRef(t, 0);
+    for (Index k = 0; k < chosen.cols(); ++k) {
+      const ExpertId e = chosen(t, k);
+      detail::throw_unless(
+          e == none || std::find(given, given + experts->cols(), e) != given + experts->cols(),
+          "CallOptions: the router chose expert ", e, " for token ", t,
+          ", expected one of `experts`");
+    }
   }
 }
 

@@ -78,6 +78,16 @@ concept TrainableExpert = ExpertLike<E, T> && Parametrised<E> &&
   expert.backward(x, dy, tape, dx, grads);
 };
 
+/// An expert with a router of its own, as a layer is: its tape has the routing of a forward, and
+/// its backward takes the gradient of losses on that.
+template <class E, class T>
+concept TakesRoutingLosses = TrainableExpert<E, T> &&
+    requires(const E& expert, ConstMatrixRef<T> x, ConstMatrixRef<T> dy, MatrixRef<T> dx,
+             typename E::Tape& tape, GradsOf<E>& grads, const RoutingGradient<Wide<T>>& losses) {
+  losses.validate(tape.routing);
+  expert.backward(x, dy, tape, dx, grads, losses);
+};
+
 /// All experts of a layer as one part. forward writes rows (S, d_out), in expert order, on so many
 /// threads; it sees which rows each expert gets before it computes any.
 template <class S, class T>

@@ -70,9 +70,11 @@ inline void ExpertConfig::validate() const {
                        "own, expected neither");
 }
 
-/// Which tokens an expert over capacity gives up: the last ones, or those with the lowest
-/// probability (ties: the last).
-enum class DropPolicy { position, probability };
+/// Which choices an expert over capacity gives up: the last ones; those with the lowest probability
+/// (ties: the last); second choices before first ones, of each the last (Lepikhin et al. 2020,
+/// GShard); or of each those of tokens whose first choice has the lowest probability (Riquelme et
+/// al. 2021, batch prioritized routing; NLLB).
+enum class DropPolicy { position, probability, second_choices, second_choices_by_priority };
 
 /// The most rows that an expert may have of a sequence. Neither set: dropless.
 struct Capacity {
@@ -103,6 +105,9 @@ struct SharedExpertConfig {
   std::optional<double> limit = std::nullopt;
   /// Multiplies its output; not its part of a token's weights, which a router may give it.
   double scale = 1.0;
+  /// y = c0 routed + c1 shared, with the two coefficients of a token learned (coefficients.hpp);
+  /// without scales of either, and latent experts.
+  bool coefficients = false;
 };
 
 /// The weight multiplies the expert's output, its input (Llama 4), or its hidden row and the bias
@@ -116,6 +121,10 @@ struct LayerOptions {
   Capacity capacity = {};
   WeightOn weight_on = WeightOn::output;
   double routed_scale = 1.0, shared_scale = 1.0;
+
+  bool unscaled() const {
+    return detail::equals(routed_scale, 1.0) && detail::equals(shared_scale, 1.0);
+  }
 
   void validate() const {
     capacity.validate();
@@ -210,6 +219,9 @@ inline void MoEConfig::validate() const {
     positive(shared->d_ff, "shared.d_ff");
     fits(shared->d_ff, d_model, "shared.d_ff", "d_model");
     fits(shared->d_ff, output_width(), "shared.d_ff", "d_out");
+    detail::throw_unless(!shared->coefficients || (!latent && options().unscaled()),
+                         "MoEConfig: shared.coefficients with latent experts or a scale that is "
+                         "not 1, expected neither");
   }
 }
 

@@ -3,6 +3,10 @@
 #pragma once
 
 #include "cost/cost.hpp"
+#include "cost/depth_cost.hpp"
 #include "cost/model_cost.hpp"
 #include "cost/models.hpp"
+#include "cost/part_cost.hpp"
+#include "cost/soft_moe_cost.hpp"
 #include "cost/tape_bytes.hpp"
+#include "cost/zero_cost.hpp"

@@ -12,6 +12,7 @@
 #include "experts/expert_list.hpp"
 #include "experts/expert_params.hpp"
 #include "experts/ffn_experts.hpp"
+#include "experts/ffn_shape.hpp"
 #include "experts/gather.hpp"
 #include "experts/latent.hpp"
 #include "experts/packed_expert.hpp"

@@ -13,6 +13,7 @@
 // NaN marks what must not be used and -inf what is masked, sums keep their order, and exp() rounds
 // by adding and subtracting a large number.
 #if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(_M_FP_FAST) || \
+    defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__) ||                   \
     (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "moe needs IEEE arithmetic: compile without -ffast-math, -Ofast and their parts (/fp:fast)"
 #endif

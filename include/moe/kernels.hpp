@@ -19,6 +19,7 @@
 #include "kernels/multiply_panels.hpp"
 #include "kernels/pack.hpp"
 #include "kernels/register_tile.hpp"
+#include "kernels/rms_norm.hpp"
 #include "kernels/row_sums.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/topk.hpp"

@@ -2,6 +2,7 @@
 // The pipeline: routing, dispatch, experts and combine in one layer.
 #pragma once
 
+#include "layers/coefficients.hpp"
 #include "layers/depth.hpp"
 #include "layers/depth_tape.hpp"
 #include "layers/layer_input.hpp"

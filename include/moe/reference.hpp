@@ -4,6 +4,7 @@
 
 #include "reference/balanced_assignment.hpp"
 #include "reference/capacity.hpp"
+#include "reference/coefficients.hpp"
 #include "reference/depth.hpp"
 #include "reference/dynamic_top_k.hpp"
 #include "reference/expert.hpp"
@@ -18,6 +19,7 @@
 #include "reference/sinkhorn.hpp"
 #include "reference/soft_moe.hpp"
 #include "reference/sparse_mixer.hpp"
+#include "reference/state_gate.hpp"
 #include "reference/two_level.hpp"
 #include "reference/uniform_choice.hpp"
 #include "reference/zero.hpp"

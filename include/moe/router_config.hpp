@@ -43,7 +43,7 @@ struct LogitsConfig {
   /// Not 0: logits become softcap * tanh(logits / softcap) (Gemma 2 2024; Grok-1, Laguna), before
   /// noise. An infinite logit becomes NaN, not a plausible number.
   double softcap = 0.0;
-  /// Training: logits += N(0, 1) * softplus(x W_noise) (Shazeer 2017, eq. 4).
+  /// Training: logits += N(0, 1) * softplus(x W_noise) (Shazeer 2017).
   bool noisy = false;
 
   void validate() const {
@@ -102,7 +102,7 @@ struct GroupLimit {
 /// From the scores to the chosen experts.
 struct SelectionConfig {
   /// The experts of the k largest score + bias (1, E) are chosen (Wang 2024, Auxiliary-Loss-Free
-  /// Load Balancing; DeepSeek-V3 2024, eq. 16: e_score_correction_bias). The bias is not in the
+  /// Load Balancing; DeepSeek-V3 2024: e_score_correction_bias). The bias is not in the
   /// weights, unless their source says so, and has no gradient: whoever balances the load moves it.
   bool bias = false;
   /// Not set: any expert may be chosen.

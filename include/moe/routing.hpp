@@ -28,6 +28,7 @@
 #include "routing/slot_router.hpp"
 #include "routing/softcap.hpp"
 #include "routing/sparse_mixer.hpp"
+#include "routing/state_gate.hpp"
 #include "routing/top_k.hpp"
 #include "routing/top_tokens.hpp"
 #include "routing/two_layer_gate.hpp"

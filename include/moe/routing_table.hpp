@@ -22,7 +22,8 @@ struct RoutingTable {
   GrowingMatrix<T> logits = {};         ///< (N, E), as ranked: with the noise; -inf where masked
   GrowingMatrix<T> clean_logits = {};   ///< (N, E) before the noise; empty without noise
   GrowingMatrix<T> noise_scale =
-      {};  ///< (N, E) standard deviation of the noise; empty without noise
+      {};                       ///< (N, E) standard deviation of the noise; empty without noise
+  GrowingMatrix<T> state = {};  ///< (N, R) what the router hands on to the next layer's, if it does
   std::vector<std::uint8_t> padding = {};  ///< (N), not 0: the row is no token; empty: all are
   /// Whether the probs of a token sum to 1, as a softmax does. Losses on probabilities divide
   /// others by their sum.
@@ -42,6 +43,7 @@ struct RoutingGradient {
   GrowingMatrix<T> probs = {};        ///< (N, E)
   GrowingMatrix<T> logits = {};       ///< (N, E)
   GrowingMatrix<T> noise_scale = {};  ///< (N, E)
+  GrowingMatrix<T> state = {};        ///< (N, R)
 
   /// visit(name, tensor...) for each tensor, of a gradient or of the table itself.
   template <class Visit, class... G>
@@ -50,6 +52,7 @@ struct RoutingGradient {
     visit(std::string_view("probs"), g.probs...);
     visit(std::string_view("logits"), g.logits...);
     visit(std::string_view("noise_scale"), g.noise_scale...);
+    visit(std::string_view("state"), g.state...);
   }
 
   /// Throws std::invalid_argument if a tensor is neither empty nor of the table's shape.

@@ -55,15 +55,17 @@ TEST(Parameters, CountBiasesGatesAndTheNoiseProjection) {
 
 TEST(Parameters, AreThoseThatALayerHas) {
   for (int bits = 0; bits < 32; ++bits) {
-    const MoEConfig config{.d_model = 5,
-                           .d_ff = 7,
-                           .num_experts = 3,
-                           .top_k = 2,
-                           .d_out = 4,
-                           .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
-                           .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
-                                      .selection = {.bias = (bits & 16) != 0}},
-                           .shared = SharedExpertConfig{.d_ff = 6, .output_gate = (bits & 4) != 0}};
+    const MoEConfig config{
+        .d_model = 5,
+        .d_ff = 7,
+        .num_experts = 3,
+        .top_k = 2,
+        .d_out = 4,
+        .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
+        .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
+                   .selection = {.bias = (bits & 16) != 0}},
+        .shared = SharedExpertConfig{
+            .d_ff = 6, .output_gate = (bits & 4) != 0, .coefficients = (bits & 8) != 0}};
     MoELayer<float> layer(config, 1);
     Index size = 0;
     layer.for_each_parameter([&](const std::string&, auto& tensor) { size += tensor.size(); });
@@ -230,6 +232,17 @@ TEST(Flops, AreExactForScalesOfTheRoutedAndTheSharedOutput) {
   }
 }
 
+TEST(Flops, AreExactForCoefficientsOfTheRoutedAndTheSharedOutput) {
+  for (const WeightOn weight_on : {WeightOn::output, WeightOn::input, WeightOn::hidden}) {
+    MoEConfig config = small();
+    config.d_out = 6;
+    config.weight_on = weight_on;
+    config.shared = SharedExpertConfig{.d_ff = 6, .coefficients = true};
+    SCOPED_TRACE(::testing::Message() << "weight on " << static_cast<int>(weight_on));
+    expect_exact_flops(config, 6);
+  }
+}
+
 TEST(Flops, AreExactWithTheWeightOnHiddenRows) {
   for (int bits = 0; bits < 8; ++bits) {
     MoEConfig config = small();
@@ -326,11 +339,7 @@ TEST(Bytes, OfAWholeTrainingRunAreThoseOfATokenTimesItsTokens) {
   EXPECT_NEAR(all / (14.8e12 * one), 1.0, 1e-12);
 }
 
-TEST(Flops, AddUp) {
-  const Flops sum = Flops{1, 2} + 3 * Flops{10, 100};
-  EXPECT_EQ(sum.matmul, 31);
-  EXPECT_EQ(sum.other, 302);
-  EXPECT_EQ(sum.total(), 333);
+TEST(Flops, OfALayerAreThoseOfItsParts) {
   const LayerFlops layer{{1, 2}, {3, 4}, {5, 6}, {7, 8}};
   EXPECT_EQ(layer.total(), 36);
 }
@@ -371,6 +380,19 @@ TEST(Bytes, AreThoseOfTheDistinctExpertsAndTheRows) {
   EXPECT_DOUBLE_EQ(bytes.activations, 4.0 * (3 * (8 + 6) + 6 * (8 + 2 * 6)));
   EXPECT_DOUBLE_EQ(bytes.total(), bytes.weights + bytes.activations);
   EXPECT_DOUBLE_EQ(forward_bytes(config, {3, 6, 2.5}, 2).total(), bytes.total() / 2.0);
+}
+
+// What goes into the experts, their sum and, if there is one, that behind its norm.
+TEST(Bytes, OfLatentExpertsAreThoseOfNarrowRowsAndOfWhatStandsAroundThem) {
+  MoEConfig config{.d_model = 8, .d_ff = 16, .num_experts = 4, .top_k = 2};
+  for (const bool norm : {false, true}) {
+    config.latent = LatentConfig{.width = 3, .norm = norm};
+    const LayerBytes bytes = forward_bytes(config, {5, 10, 2.0}, 4);
+    const double latent = 2 * 3 * 8 + (norm ? 3 : 0);
+    EXPECT_DOUBLE_EQ(bytes.weights, 4.0 * (4 * 8 + latent + 2.0 * 3 * 16 * 3));
+    EXPECT_DOUBLE_EQ(bytes.activations,
+                     4.0 * (5 * 2 * 8 + 10 * (3 + 2 * 3) + 5 * (norm ? 6 : 4) * 3));
+  }
 }
 
 }  // namespace

@@ -41,6 +41,23 @@ TEST(KeptChoices, DropsTheLastAmongEqualProbabilities) {
   EXPECT_EQ(rows.slots(), (Ints{0, no_row, 1, no_row}));
 }
 
+TEST(KeptChoices, DropsSecondChoicesBeforeFirstOnes) {
+  const RoutingTable<float> table = table_of(2, {1, 0, 0, 1, 0, 1, 1, 0}, 2);
+  const Capacity capacity{.rows = 3, .policy = DropPolicy::second_choices};
+  const LaidRows rows(table, 2, capacity);
+  // Expert 0 has the first choices of tokens 1 and 2, and then the second one of token 0.
+  EXPECT_EQ(rows.slots(), (Ints{3, 0, 1, 4, 2, no_row, 5, no_row}));
+}
+
+TEST(KeptChoices, DropsByPriorityTheTokensWhoseFirstChoiceIsTheLeastProbable) {
+  RoutingTable<float> table = table_of(2, {0, 1, 0, 1, 0, 1, 1, 0}, 2);
+  table.probs << 0.6f, 0.4f, 0.9f, 0.1f, 0.7f, 0.3f, 0.2f, 0.8f;
+  const Capacity capacity{.rows = 2, .policy = DropPolicy::second_choices_by_priority};
+  const LaidRows rows(table, 2, capacity);
+  // Expert 0: tokens 1 and 2. Expert 1: token 3, and of the second choices that of token 1.
+  EXPECT_EQ(rows.slots(), (Ints{no_row, no_row, 0, 2, 1, no_row, 3, no_row}));
+}
+
 TEST(KeptChoices, DropsNanBeforeAnyNumber) {
   RoutingTable<float> table = table_of(1, {0, 0, 0, 0}, 1);
   table.probs.col(0) << nan, 0.0f, nan, 0.1f;

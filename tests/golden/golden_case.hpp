@@ -14,61 +14,11 @@
 #include <tuple>
 #include <vector>
 
+#include "../support/family_experts.hpp"
+#include "golden_error.hpp"
 #include "golden_facts.hpp"
 
 namespace moe::golden {
-
-enum class Kind { output, router, loss, gradient };
-
-/// error = max |difference| / max |reference|; of a reference that is all zero: max |difference|.
-struct Error {
-  std::string tensor;
-  Kind kind;
-  double error, bound;
-
-  bool ok() const { return error <= bound; }  // false for NaN
-};
-
-inline bool all_ok(const std::vector<Error>& errors) {
-  return !errors.empty() &&
-         std::all_of(errors.begin(), errors.end(), [](const Error& e) { return e.ok(); });
-}
-
-/// The worst of one kind, NaN above all numbers.
-inline double worst(const std::vector<Error>& errors, Kind kind) {
-  double max = 0.0;
-  for (const Error& e : errors) {
-    if (e.kind == kind && !(e.error <= max)) {
-      max = std::isnan(max) ? max : e.error;
-    }
-  }
-  return max;
-}
-
-/// Largest relative errors that pass: rounding, and no more.
-template <Real T>
-double bound_of(Kind kind) {
-  if (std::is_same_v<T, double>) {
-    return 1e-11;
-  }
-  return kind == Kind::gradient ? 2e-5 : 5e-6;
-}
-
-template <class A, class B>
-double relative_error(const A& got, const B& want) {
-  double difference = 0.0, size = 0.0;
-  for (Index row = 0; row < want.rows(); ++row) {
-    for (Index col = 0; col < want.cols(); ++col) {
-      const double a = static_cast<double>(got(row, col)), b = static_cast<double>(want(row, col));
-      if (!std::isfinite(a) || !std::isfinite(b)) {
-        return std::nan("");
-      }
-      difference = std::max(difference, std::abs(a - b));
-      size = std::max(size, std::abs(b));
-    }
-  }
-  return size > 0.0 ? difference / size : difference;
-}
 
 /// One file in one scalar. Every tensor of the file must be used: see run().
 template <Real T, class RouterT>
@@ -79,7 +29,9 @@ class Case {
   Case(const io::SafeTensors& file, const Facts& facts)
       : file_(file), facts_(facts), layer_(make_layer(file, facts)) {
     layer_.for_each_parameter([&](const std::string& name, auto& parameter) {
-      read(facts_.place(name, parameter), parameter);
+      for (const io::PartPlace& part : facts_.parts(name, parameter)) {
+        read(part, parameter);
+      }
     });
     x_ = read<T>("input.x", facts_.tokens(), width());
     expert_x_ = apart() ? read<T>("input.expert_x", facts_.tokens(), width()) : x_;
@@ -91,6 +43,13 @@ class Case {
       ids_ = read<std::int32_t>("input.token_ids", facts_.tokens() / facts_.sequence(),
                                 facts_.sequence());
       call_.tokens.ids = {ids_.data(), static_cast<std::size_t>(ids_.size())};
+    }
+    if (facts_.config().second_experts > 0) {  // 0: text, 1 and 2: images
+      const auto types = read<std::uint8_t>("input.token_type_ids",
+                                            facts_.tokens() / facts_.sequence(), facts_.sequence());
+      second_.assign(types.data(), types.data() + types.size());
+      mask_ = io::mask_of_sets(facts_.config(), second_);
+      call_.expert_mask = &mask_;
     }
   }
 
@@ -121,8 +80,8 @@ class Case {
   static Layer make_layer(const io::SafeTensors& file, const Facts& facts) {
     const io::LayerConfig& config = facts.config();
     return Layer(io::FamilyRouter<RouterT>::make(config, facts.table(file)),
-                 FfnExperts<T>(make_experts<T>(config, 0)), config.options(),
-                 make_shared_expert<T>(config, 0), make_latent<T>(config, 0));
+                 FfnExperts<T>(io::testing::experts_of<T>(config, 0)), config.options(),
+                 make_shared_expert<T>(config, 0), make_extras<T>(config, 0));
   }
 
   Index width() const { return facts_.config().d_model; }
@@ -137,9 +96,27 @@ class Case {
   }
 
   template <class S>
-  void read(const io::Place& place, Matrix<S>& to) {
-    used_.insert(place.tensor);
-    io::read_place<S>({file_.at(place.tensor), file_.file()}, place, to);
+  void read(const io::PartPlace& part, Matrix<S>& to) {
+    used_.insert(part.place.tensor);
+    io::read_part<S>({file_.at(part.place.tensor), file_.file()}, part, to);
+  }
+
+  /// The first of the experts that a token may have, and how many there are: those of its set.
+  Index first_expert(Index token) const {
+    const bool of_second = !second_.empty() && second_[static_cast<std::size_t>(token)] != 0;
+    return of_second ? facts_.config().second_experts : 0;
+  }
+  Index num_ranked() const {
+    return layer_.num_experts() - facts_.config().router.selection.always -
+           facts_.config().second_experts;
+  }
+  /// (N, E) of the experts that a token may have, which files count from 0.
+  Matrix<T> of_own_set(const Matrix<T>& all) const {
+    Matrix<T> own(all.rows(), num_ranked());
+    for (Index t = 0; t < all.rows(); ++t) {
+      own.row(t) = all.row(t).segment(first_expert(t), num_ranked());
+    }
+    return own;
   }
 
   void compare(const std::string& name, Kind kind, const Matrix<T>& got) {
@@ -184,13 +161,16 @@ class Case {
     // Of experts that are always chosen a file has weights and logits of their own.
     const Index always = facts_.config().router.selection.always;
     const Index chosen = table.top_k() - always;
-    compare("router.logits", Kind::router, table.logits.leftCols(table.logits.cols() - always));
+    compare("router.logits", Kind::router, of_own_set(table.logits));
     if (always > 0) {
       compare("router.shared_logits", Kind::router, table.logits.rightCols(always));
       compare("router.shared_weights", Kind::router, table.weight.rightCols(always));
     }
     Matrix<std::int64_t> expert = table.expert.leftCols(chosen).template cast<std::int64_t>();
     Matrix<T> weight = table.weight.leftCols(chosen);
+    for (Index t = 0; t < expert.rows(); ++t) {
+      expert.row(t).array() -= first_expert(t);
+    }
     auto want_expert = read<std::int64_t>("router.indices", expert.rows(), expert.cols());
     auto want_weight = read<double>("router.weights", expert.rows(), expert.cols());
     if (facts_.unordered()) {
@@ -240,13 +220,15 @@ class Case {
       return hugging_face_load_balancing_loss(tape_.routing, mask);
     }
     RoutingTable<T> table = tape_.routing;
-    set_softmax(tape_.routing.logits, table);
+    const Matrix<T> logits = of_own_set(tape_.routing.logits);
+    table.probs = table.logits = logits;
+    set_softmax(logits, table);
     Loss loss = hugging_face_load_balancing_loss(table, mask);
     auto& gradient = loss.gradient;
-    gradient.logits.resize(table.probs.rows(), table.probs.cols());
+    gradient.logits.setZero(table.num_tokens(), layer_.num_experts());
     for (Index t = 0; t < table.num_tokens(); ++t) {
       const T mean = (table.probs.row(t).array() * gradient.probs.row(t).array()).sum();
-      gradient.logits.row(t) =
+      gradient.logits.row(t).segment(first_expert(t), num_ranked()) =
           (table.probs.row(t).array() * (gradient.probs.row(t).array() - mean)).matrix();
     }
     gradient.probs.resize(0, 0);
@@ -335,16 +317,16 @@ class Case {
     }
     layer_.for_each_parameter(
         [&](const std::string& name, const auto&, const auto& grad) {
-          const io::Place here = facts_.place(name, grad, prefix);
-          const io::Place plain = facts_.place(name, grad, "grad");
+          const auto here = facts_.parts(name, grad, prefix);
+          const auto plain = facts_.parts(name, grad, "grad");
           Matrix<double> want = Matrix<double>::Zero(grad.rows(), grad.cols());
-          double bound = bound_of<T>(Kind::gradient);
-          if (file_.contains(here.tensor)) {
-            read(here, want);
-          } else if (!dy.isZero(0) && file_.contains(plain.tensor)) {
-            read(plain, want);
-          } else {
-            bound = 0.0;
+          double bound = 0.0;
+          for (std::size_t i = 0; i < here.size(); ++i) {
+            const bool has_own = file_.contains(here[i].place.tensor);
+            if (has_own || (!dy.isZero(0) && file_.contains(plain[i].place.tensor))) {
+              read(has_own ? here[i] : plain[i], want);
+              bound = bound_of<T>(Kind::gradient);
+            }
           }
           errors_.push_back(
               {prefix + "." + name, Kind::gradient, relative_error(grad, want), bound});
@@ -357,6 +339,8 @@ class Case {
   Layer layer_;
   Matrix<T> x_, expert_x_, r_, y_;  // the router sees x_
   Matrix<std::int32_t> ids_;
+  std::vector<std::uint8_t> second_;  // whose experts are of the second set; empty without
+  ExpertMask mask_;
   CallOptions call_;
   typename Layer::Tape tape_;
   std::set<std::string> used_;

@@ -9,6 +9,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace moe::golden {
 
@@ -51,11 +52,13 @@ class Facts {
 
   /// Of a parameter's weights; under `prefix` of its gradients, which lie in the same way.
   template <class M>
-  io::Place place(const std::string& name, const M& parameter,
-                  const std::string& prefix = "weights") const {
-    io::Place place = names_.place(name, {parameter.rows(), parameter.cols()});
-    place.tensor.replace(0, std::string("weights").size(), prefix);
-    return place;
+  std::vector<io::PartPlace> parts(const std::string& name, const M& parameter,
+                                   const std::string& prefix = "weights") const {
+    auto all = names_.parts(name, {parameter.rows(), parameter.cols()});
+    for (io::PartPlace& part : all) {
+      part.place.tensor.replace(0, std::string("weights").size(), prefix);
+    }
+    return all;
   }
 
  private:

@@ -57,6 +57,23 @@ TEST_F(CheckpointIn, RefusesALayerThatIsNone) {
   }
 }
 
+TEST_F(CheckpointIn, SaysThatALayerLiesBehindThoseThatConfigJsonCounts) {
+  NewTensors tensors;
+  add_mixtral_layer(tensors, 3);  // num_hidden_layers is 3
+  const Checkpoint model = open(tensors);
+  expect_fault([&] { model.layer_config(3); }, file(), "",
+               {"layer 3 lies behind the layers that config.json counts", "and none is one"});
+}
+
+TEST_F(CheckpointIn, TakesARowOfTheUsersOwn) {
+  constexpr Family mine{.model_types = "mine", .blocks = "moe", .router = {.weight = "route"}};
+  NewTensors tensors;
+  tensors["layers.5.moe.route"] = weights(1, {E, D});
+  const Checkpoint model = open(tensors, R"({"model_type": "hers"})", {.family = &mine});
+  EXPECT_EQ(model.family().name(), "mine");
+  EXPECT_EQ(model.layers(), Layers{5});
+}
+
 TEST_F(CheckpointIn, AsksWhichOfSeveralStacks) {
   NewTensors tensors;
   tensors["encoder.block.1.layer.1.mlp.router.classifier.weight"] = weights(1, {E, D});

@@ -38,8 +38,8 @@ TEST(Families, SayWhatAKnownOneNeedsThatIsNotSupported) {
       {"model_type", "\"axk1\", which needs an RMSNorm of the block's output, expected one of",
        "mixtral, qwen2_moe"});
   expect_fault(
-      [] { family_of_text(R"({"model_type": "v", "text_config": {"model_type": "zaya"}})"); },
-      "config.json", "", {"\"v\" in \"zaya\", which needs a router that hands its state on"});
+      [] { family_of_text(R"({"model_type": "v", "text_config": {"model_type": "doge"}})"); },
+      "config.json", "", {"\"v\" in \"doge\", which needs experts of rank one"});
 }
 
 TEST(Families, HaveNoModelTypeTwice) {
@@ -69,6 +69,11 @@ TEST(Families, HaveValidRulesAndANameForEveryTensorOfTheirExperts) {
         << family.name();
     EXPECT_EQ(family.router_type == RouterType::norm_router, !family.router.norm_scale.empty())
         << family.name();
+    EXPECT_EQ(family.router_type == RouterType::state_router, !family.state.down.empty())
+        << family.name();
+    EXPECT_EQ(family.router_type == RouterType::second_expert, !family.second_policy.empty())
+        << family.name();
+    EXPECT_EQ(family.second.router.empty(), family.second.fused.names == nullptr) << family.name();
     EXPECT_EQ(family.latent.width.keys.empty(), family.latent.down.empty()) << family.name();
     EXPECT_EQ(family.latent.down.empty(), family.latent.up.empty()) << family.name();
     EXPECT_EQ(family.latent.has_norm.keys.empty(), family.latent.norm.empty()) << family.name();

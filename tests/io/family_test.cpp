@@ -240,6 +240,20 @@ TEST(Family, LongCatRoutesToExpertsThatComputeNothing) {
       "config.json", "", {"zero_expert_type", "drop", "expected identity"});
 }
 
+TEST(Family, KlearWeighsTheRoutedAndTheSharedOutputAndMustSayWhetherWeightsAreNormalised) {
+  const std::string text = joined("{", sizes, R"(, "n_shared_experts": 2)");
+  const MoEConfig config = config_of("Klear", text + R"(, "norm_topk_prob": true})");
+  EXPECT_EQ(config.router.score, Score::sigmoid);
+  EXPECT_TRUE(config.router.selection.bias);
+  EXPECT_EQ(config.router.weight.renormalise, true);
+  EXPECT_EQ(config.router.weight.epsilon, 0.0);
+  ASSERT_TRUE(config.shared);
+  EXPECT_EQ(config.shared->d_ff, 32);
+  EXPECT_TRUE(config.shared->coefficients);
+  expect_fault([&] { config_of("Klear", text + "}"); }, "config.json", "",
+               {"norm_topk_prob", "no such key"});
+}
+
 TEST(Family, TakesTheEntryOfItsLayerFromAList) {
   const std::string_view text = R"({"hidden_size": 8, "num_experts": [4, 6], "moe_topk": [1, 2],
       "moe_intermediate_size": [16, 20], "num_shared_expert": 1})";
@@ -284,6 +298,38 @@ TEST(Family, RefusesMissingAndWrongKeys) {
   expect_config_fault("mixtral", R"({"hidden_size": 4611686018427387904, "num_local_experts": 4,
       "num_experts_per_tok": 2, "intermediate_size": 16})",
                       {"overflows"});
+}
+
+TEST(Family, RefusesSizesThatOverflowTogether) {
+  constexpr std::string_view huge = "9223372036854775807";
+  expect_config_fault("longcat_flash",
+                      joined(R"({"hidden_size": 8, "moe_topk": 2,
+      "expert_ffn_hidden_size": 6, "n_routed_experts": )",
+                             huge, R"(, "zero_expert_num": )", huge, "}"),
+                      {"num_experts = 9223372036854775807", "at most"});
+  expect_config_fault("inkling",
+                      joined(R"({"hidden_size": 8, "num_experts": 4,
+      "moe_intermediate_size": 6, "route_scale": 1.0, "num_experts_per_tok": )",
+                             huge, R"(, "n_shared_experts": )", huge, "}"),
+                      {"num_experts = 9223372036854775807"});
+  expect_config_fault("deepseek_v2", joined("{", sizes, R"(, "n_shared_experts": )", huge, "}"),
+                      {"shared.d_ff = 9223372036854775807", "overflows"});
+  // Of one tensor of all the experts 2^64 elements would be none.
+  expect_config_fault("dbrx", R"({"hidden_size": 1, "moe_num_experts": 32, "moe_top_k": 1,
+      "ffn_hidden_size": 576460752303423488})",
+                      {"num_experts = 32 times d_ff = 576460752303423488", "overflows"});
+}
+
+TEST(Family, RefusesALayerOfExpertsThatComputeNothing) {
+  expect_config_fault("longcat_flash", R"({"hidden_size": 8, "moe_topk": 2,
+      "expert_ffn_hidden_size": 6, "n_routed_experts": 0, "zero_expert_num": 2})",
+                      {"of 2 experts none has parameters", "expected at least 1"});
+}
+
+TEST(Family, RefusesATableOfNoTokens) {
+  expect_config_fault("deepseek_v4", joined("{", sizes, R"(, "vocab_size": 0})"),
+                      {"vocab_size", "0, expected at least 1"});
+  expect_config_fault("deepseek_v4", joined("{", sizes, "}"), {"vocab_size", "no such key"});
 }
 
 }  // namespace

@@ -79,6 +79,37 @@ TEST(JsonFacts, RefuseMoreThanTheLimits) {
   expect_refused_text(R"({"a\u0007": 1})", "control characters");
 }
 
+TEST(JsonFacts, RefuseAFewBytesOfTextThatTakeMuchMemory) {
+  const std::string name(1000, 'n');
+  std::string text, end;
+  for (int i = 0; i < 15; ++i) {
+    text += joined("{\"", name, "\":");
+    end += '}';
+  }
+  text += '{';
+  for (int i = 0; i < 100'000; ++i) {  // each of a path of 15 kB: 1.5 GB of a file of 1 MB
+    text += joined(i == 0 ? "\"" : ",\"", i, "\":1");
+  }
+  expect_refused_text(text + "}" + end, "less than 16 times the text");
+}
+
+TEST(JsonFacts, RefuseNumbersThatNoNumberHolds) {
+  for (const char* number : {"1e999", "-1e999", "1e99999999999999999999"}) {
+    expect_refused_text(joined("{\"a\": ", number, "}"), "invalid JSON");
+  }
+  const JsonFacts facts = parse_json_facts(
+      R"({"a": 99999999999999999999999999, "b": -9223372036854775809, "c": 1e-999})", "x");
+  EXPECT_EQ(facts.at("a").kind, Kind::number);
+  EXPECT_EQ(facts.at("b").kind, Kind::number);
+  EXPECT_EQ(facts.at("c").number, 0.0);
+}
+
+TEST(JsonFacts, RefuseKeysThatAreNoUtf8) {
+  for (const char* key : {"\xFF", "a\xC0\x80", "\xED\xA0\x80", "\\ud800"}) {
+    expect_refused_text(joined("{\"", key, "\": 1}"), "invalid JSON");
+  }
+}
+
 class JsonFactsFile : public ModelFolder {};
 
 TEST_F(JsonFactsFile, AreReadFromAFileWithinItsLimit) {

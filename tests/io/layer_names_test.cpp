@@ -11,7 +11,7 @@
 namespace moe::io::testing {
 namespace {
 
-constexpr Index E = 4, F = 6, D = 8, L = 3;
+constexpr Index E = 4, F = 6, D = 8, L = 3;  // L is also the width of a router's state
 
 struct Published {
   const char* model_type;
@@ -23,6 +23,15 @@ struct Published {
 Shape shape_of(std::string_view parameter) {
   const std::string_view tensor = parameter.substr(parameter.rfind('.') + 1);
   const bool routes = parameter.starts_with("router.");
+  if (routes && (tensor == "down" || tensor == "first" || tensor == "second")) {
+    return {L, tensor == "down" ? D : L};
+  }
+  if (routes && (tensor == "state_scale" || tensor == "norm" || tensor.ends_with("t_bias"))) {
+    return {1, L};
+  }
+  if (parameter.starts_with("coefficients.")) {
+    return tensor == "weight" ? Shape{2, D} : Shape{1, 2};
+  }
   if (parameter.starts_with("latent.")) {
     return tensor == "down" ? Shape{L, D} : tensor == "up" ? Shape{D, L} : Shape{1, L};
   }
@@ -70,6 +79,24 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
       {"longcat_flash", "router.weight", "mlp.router.classifier.weight", {E, D}},
       {"longcat_flash", "router.selection_bias", "mlp.router.e_score_correction_bias", {E}},
       {"longcat_flash", "experts.3.up", "mlp.experts.3.up_proj.weight", {F, D}},
+      {"nllb-moe", "router.weight", "ffn.router.classifier.weight", {E, D}},
+      {"nllb-moe", "experts.3.up", "ffn.experts.expert_3.fc1.weight", {F, D}},
+      {"nllb-moe", "experts.3.up_bias", "ffn.experts.expert_3.fc1.bias", {F}},
+      {"nllb-moe", "experts.3.down", "ffn.experts.expert_3.fc2.weight", {D, F}},
+      {"nllb-moe", "experts.3.down_bias", "ffn.experts.expert_3.fc2.bias", {D}},
+      {"zaya", "router.weight", "mlp.gate.router_mlp.out_proj.weight", {E, D}},
+      {"zaya", "router.selection_bias", "mlp.gate.balancing_biases", {E}},
+      {"zaya", "router.down", "mlp.gate.down_proj.weight", {L, D}},
+      {"zaya", "router.state_scale", "mlp.gate.router_states_scale", {L}},
+      {"zaya", "router.norm", "mlp.gate.router_mlp.norm.weight", {L}},
+      {"zaya", "router.first", "mlp.gate.router_mlp.fc1.weight", {L, L}},
+      {"zaya", "router.first_bias", "mlp.gate.router_mlp.fc1.bias", {L}},
+      {"zaya", "router.second", "mlp.gate.router_mlp.fc2.weight", {L, L}},
+      {"zaya", "experts.3.up", "mlp.experts.gate_up_proj", {E, 2 * F, D}},
+      {"Klear", "router.selection_bias", "mlp.expert_bias", {E}},
+      {"Klear", "shared.up", "mlp.shared_experts.up_proj.weight", {F, D}},
+      {"Klear", "coefficients.weight", "mlp.coefficient.weight", {2, D}},
+      {"Klear", "coefficients.bias", "mlp.coefficient.bias", {2}},
       {"inkling", "router.selection_bias", "mlp.gate.bias", {E}},
       {"inkling", "experts.3.up", "mlp.experts.w13_weight", {E, 2 * F, D}},
       {"inkling", "experts.4.gate", "mlp.shared_experts.shared_w13_weight", {2, 2 * F, D}},
@@ -127,9 +154,9 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
 
 TEST(LayerNames, OfWhatAFamilyHasNotAreRefused) {
   const LayerNames names = names_of(*find_family("mixtral"));
-  for (const char* parameter :
-       {"router.bias", "router.selection_bias", "router.norm_scale", "shared.up",
-        "shared.output_gate", "experts.0.up_bias", "latent.norm", "experts.4.up"}) {
+  for (const char* parameter : {"router.bias", "router.selection_bias", "router.norm_scale",
+                                "shared.up", "shared.output_gate", "experts.0.up_bias",
+                                "latent.norm", "coefficients.bias", "experts.4.up"}) {
     EXPECT_THROW(names.place(parameter, shape_of(parameter)), std::invalid_argument) << parameter;
   }
   EXPECT_THROW(names.table(), std::invalid_argument);

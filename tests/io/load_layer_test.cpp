@@ -3,6 +3,9 @@
 // can fail to be what config.json says.
 #include "moe/io/load_layer.hpp"
 
+#include "family_configs.hpp"
+#include "family_layer.hpp"
+#include "moe/io/save_layer.hpp"
 #include "small_models.hpp"
 
 namespace moe::io::testing {
@@ -220,6 +223,19 @@ TEST_F(LoadLayer, RefusesExpertsThatComputeNothingInASetWithoutSuch) {
              longcat_config);
 }
 
+TEST_F(LoadLayer, RefusesWeightsOnHiddenRowsInASetThatHasNoneToShow) {
+  write("config.json", config_text("inkling"));
+  save_layer(random_layer<float>(layer_config(*find_family("inkling"),
+                                              ModelConfig::parse(config_text("inkling")), 0)),
+             *find_family("inkling"), folder());
+  EXPECT_NO_THROW(load_layer<float>(folder(), 0));
+  const auto as_zero_experts = [&] {
+    load_layer<float, Router<float>, ZeroExperts<float>>(folder(), 0);
+  };
+  expect_fault(as_zero_experts, folder() / "config.json", "",
+               {"family inkling has weights on hidden rows", "expected a layer of Expert"});
+}
+
 TEST_F(LoadLayer, MayHaveASetForThemWhereThereAreNone) {
   write_model(mixtral());
   const auto layer = load_layer<float, Router<float>, ZeroExperts<float>>(folder(), 0);
@@ -297,6 +313,46 @@ TEST_F(LoadLayer, RefusesADirectoryWithoutAConfigOrModel) {
   write("config.json", mixtral_config);
   expect_fault([&] { load_layer<float>(folder(), 0); }, folder(), "", {"no model.safetensors"});
 }
+
+TEST_F(LoadLayer, RefusesALayerThatIsNone) {
+  write_model(mixtral());
+  for (const Index layer : {Index{1}, Index{3}, Index{-1}, std::numeric_limits<Index>::max(),
+                            std::numeric_limits<Index>::min()}) {
+    expect_fault([&] { load_layer<float>(folder(), layer); }, file(), "",
+                 {joined("layer ", layer, " is no MoE layer"), "expected one of 0, 2"});
+  }
+}
+
+// Of sizes that only config.json has nothing is made: neither would fit into memory.
+TEST_F(LoadLayer, RefusesSizesThatTheFilesDoNotHave) {
+  const std::string config(mixtral_config);
+  const auto with = [&](std::string_view key, std::string_view value) {
+    std::string text = config;
+    const std::size_t at = text.find(':', text.find(joined("\"", key, "\"")));
+    return text.replace(at + 1, text.find_first_of(",}", at) - at - 1, value);
+  };
+  const std::string block = "model.layers.0.block_sparse_moe.";
+  expect_bad(mixtral(), file(), block + "gate.weight", {"expected F32 [2000000000, 8]"},
+             with("num_local_experts", "2000000000"));
+  expect_bad(mixtral(), file(), block + "gate.weight", {"expected F32 [4, 10000000000000000]"},
+             with("hidden_size", "10000000000000000"));
+  expect_bad(mixtral(), file(), block + "experts.0.w1.weight",
+             {"F32 [6, 8], expected F32 [10000000000000000, 8]"},
+             with("intermediate_size", "10000000000000000"));
+}
+
+#if !defined(_WIN32)
+TEST_F(LoadLayer, RefusesAFileThatWasCutShortAfterItWasMapped) {
+  write_model(mixtral());
+  Checkpoint model(folder());
+  expect_mixtral(load_layer<float>(model, 0));
+  fs::resize_file(file(), fs::file_size(file()) / 2);
+  expect_fault([&] { load_layer<float>(model, 2); }, file(),
+               "model.layers.2.block_sparse_moe.gate.weight", {"end of file", "shrank"});
+  expect_fault([&] { load_packed<float>(model, 0); }, file(),
+               "model.layers.0.block_sparse_moe.gate.weight", {"end of file", "shrank"});
+}
+#endif
 
 }  // namespace
 }  // namespace moe::io::testing

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/io/output_file.hpp"
 
+#include "hard_times.hpp"
 #include "model_folder.hpp"
 #include "moe/io/byte_source.hpp"
-
-#if !defined(_WIN32)
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <csignal>
-#endif
 
 namespace moe::io::testing {
 namespace {
@@ -74,25 +68,36 @@ TEST_F(OutputFileIn, RefusesAPathWhereNoFileCanBe) {
   EXPECT_EQ(num_files(), 1U);
 }
 
+TEST_F(OutputFileIn, IsNotStoppedByWhatKilledWritersLeftBehind) {
+  const fs::path path = folder() / "a";
+  for (int i = 0; i < 200; ++i) {
+    write(joined("a.part", i), "left behind");
+  }
+  OutputFile file(path);
+  put(file, "new");
+  file.finish();
+  EXPECT_EQ(content(path), "new");
+}
+
+TEST_F(OutputFileIn, RefusesAFolderThatIsAFile) {
+  const fs::path path = write("a", "old") / "b";
+  expect_fault([&] { OutputFile file(path); }, path, "", {"cannot make"});
+  EXPECT_EQ(num_files(), 1U);
+}
+
 #if !defined(_WIN32)
 TEST_F(OutputFileIn, KeepsTheOldFileWhenThereIsNoRoom) {
   const fs::path path = write("a", "old");
-  // A limit on the size of files, which write() meets as it does a full disk.
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
-  const auto signal_before = std::signal(SIGXFSZ, SIG_IGN);
-  rlimit small = before;
-  small.rlim_cur = 10000;
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
   const std::string text(20000, 'x');
-  expect_fault(
-      [&] {
-        OutputFile file(path);
-        put(file, text);
-      },
-      path, "", {"cannot write"});
-  setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, signal_before);
+  {
+    const FileSizeLimit limit(10000);
+    expect_fault(
+        [&] {
+          OutputFile file(path);
+          put(file, text);
+        },
+        path, "", {"cannot write"});
+  }
   EXPECT_EQ(content(path), "old");
   EXPECT_EQ(num_files(), 1U);
 }

@@ -136,6 +136,26 @@ TEST_F(SafeTensorsFile, RefusesFifosAndDevicesWithoutWaiting) {
   expect_refused_file("/dev/null", "not a regular file");
 }
 
+TEST_F(SafeTensorsFile, RefusesTheTensorsOfAMappedFileThatWasCutShort) {
+  const FileBytes bytes = small_file();
+  const fs::path path = write("model.safetensors", bytes);
+  const SafeTensors file = SafeTensors::map(path);
+  EXPECT_EQ(read_matrix<float>(file, "f", 2, 3)(1, 2), 6.0F);
+  for (const std::size_t size : {bytes.size() - 1, std::size_t{8}, std::size_t{0}}) {
+    fs::resize_file(path, size);
+    try {
+      read_matrix<float>(file, "f", 2, 3);
+      ADD_FAILURE() << size;
+    } catch (const FormatError& error) {
+      expect_message(error, path.string(),
+                     {joined("tensor \"f\", byte ", size, ": end of file"),
+                      joined("expected ", bytes.size(), " bytes"), "shrank"});
+    }
+  }
+  write("model.safetensors", bytes);  // whole again
+  EXPECT_EQ(read_matrix<float>(file, "f", 2, 3)(1, 2), 6.0F);
+}
+
 TEST_F(SafeTensorsFile, FollowsLinksButNotInCircles) {
   write("model.safetensors", small_file());
   fs::create_symlink("model.safetensors", directory_ / "link");

@@ -2,25 +2,17 @@
 // What is saved is loaded again, of every family; and how the files lie there.
 #include "moe/io/save_layer.hpp"
 
-#include "moe/io/load_layer.hpp"
+#include <functional>
+#include <map>
+
+#include "family_configs.hpp"
+#include "family_layer.hpp"
+#include "hard_times.hpp"
 #include "small_models.hpp"
 #include "support/throws.hpp"
 
 namespace moe::io::testing {
 namespace {
-
-/// A config that every family finds its keys in.
-std::string config_text(std::string_view family) {
-  return joined(R"({"model_type": ")", family, R"(", "hidden_size": 8, "num_experts": 4,
-      "num_experts_per_tok": 2, "moe_intermediate_size": 6, "intermediate_size": 6,
-      "ffn_hidden_size": 6, "moe_ffn_hidden_size": 6, "d_ff": 6, "shared_expert_intermediate_size": 3,
-      "shared_intermediate_size": 3, "n_shared_experts": 2, "routed_scaling_factor": 1.5,
-      "n_group": 1, "router_bias": true, "expert_selection_fn": "softmax",
-      "shared_expert_combination_strategy": "sum", "share_expert_dim": 3, "vocab_size": 5,
-      "moe_shared_expert_intermediate_size": 3, "moe_num_primary_experts": 4,
-      "moe_num_active_primary_experts": 2, "expert_ffn_hidden_size": 6, "zero_expert_num": 2,
-      "moe_latent_size": 5, "routed_expert_hidden_size": 5})");
-}
 
 class SaveLayer : public ModelFolder {
  protected:
@@ -33,16 +25,7 @@ class SaveLayer : public ModelFolder {
   /// A layer of random numbers, also where they begin as zeros.
   template <Real T, class RouterT = Router<T>, class E = Expert<T>>
   MoELayer<T, RouterT, E> layer_of(std::string_view family) const {
-    const LayerConfig config = config_of(family);
-    MoEConfig of_experts = config;
-    of_experts.num_experts = config.num_feed_forwards();
-    MoELayer<T, RouterT, E> layer(
-        FamilyRouter<RouterT>::make(
-            config, random_expert_table(config.router.selection.vocabulary, config.num_experts,
-                                        config.top_k, 3)),
-        detail::with_zero_experts<typename MoELayer<T, RouterT, E>::Set>(
-            FfnExperts<T>(make_experts<T>(of_experts, 1)), config),
-        config.options(), make_shared_expert<T>(config, 1), make_latent<T>(config, 1));
+    auto layer = random_layer<T, RouterT, E>(config_of(family));
     int number = 0;
     layer.for_each_parameter([&](const std::string&, auto& parameter) {
       using P = typename std::decay_t<decltype(parameter)>::Scalar;
@@ -93,13 +76,60 @@ TEST_F(SaveLayer, OfEveryFamilyIsLoadedAgain) {
         save_layer(layer, family, folder());
         expect_same(load_layer<float, RouterT, E>(folder(), 0), layer);
       };
-      if (!family.copies.keys.empty()) {
+      if (!family.copies.keys.empty() || family.zeros.omitted > 0.0) {
         return expect_round_trip(std::type_identity<ZeroExperts<float>>{});
       }
       expect_round_trip(std::type_identity<Expert<float>>{});
     });
     EXPECT_EQ(num_files(), 2U);
   }
+}
+
+// What no tensor shows would be read as the family has it, and give another function.
+TEST_F(SaveLayer, RefusesALayerThatReadersOfTheFamilyWouldTakeForAnother) {
+  const MoEConfig mixtral{.d_model = 8, .d_ff = 6, .num_experts = 4, .top_k = 2};
+  const std::map<std::string, std::function<void(MoEConfig&)>> changes{
+      {"router.score = 1 of its enum", [](auto& c) { c.router.score = Score::sigmoid; }},
+      {"router.weight.renormalise = 0", [](auto& c) { c.router.weight.renormalise = false; }},
+      {"router.weight.scale = 2.5", [](auto& c) { c.router.weight.scale = 2.5; }},
+      {"router.logits.softcap = 30", [](auto& c) { c.router.logits.softcap = 30.0; }},
+      {"routed_scale = 2.5", [](auto& c) { c.routed_scale = 2.5; }},
+      {"expert.up_offset = 1", [](auto& c) { c.expert.up_offset = 1.0; }},
+      {"weight_on = 1 of its enum", [](auto& c) { c.weight_on = WeightOn::input; }}};
+  for (const auto& [message, change] : changes) {
+    MoEConfig config = mixtral;
+    change(config);
+    const MoELayer<float> layer(config, 1);
+    EXPECT_NE(moe::testing::message_of([&] {
+                save_layer(layer, *find_family("mixtral"), folder());
+              }).find("save_layers: " + message + ", but readers of family mixtral take it to be "),
+              std::string::npos)
+        << message;
+  }
+  EXPECT_EQ(num_files(), 0U);
+}
+
+TEST_F(SaveLayer, RefusesALayerThatAConfigOfTheDirectoryTellsOtherwise) {
+  write("config.json", config_text("mixtral"));
+  const MoEConfig mixtral{.d_model = 8, .d_ff = 6, .num_experts = 4, .top_k = 2};
+  const std::map<std::string, std::function<void(MoEConfig&)>> changes{
+      {"expert.activation = ", [](auto& c) { c.expert.activation = Activation::gelu_erf; }},
+      {"expert.limit = 7", [](auto& c) { c.expert.limit = 7.0; }},
+      {"top_k = 3", [](auto& c) { c.top_k = 3; }},
+      {"capacity.rows = 2", [](auto& c) { c.capacity.rows = 2; }}};
+  for (const auto& [message, change] : changes) {
+    MoEConfig config = mixtral;
+    change(config);
+    const MoELayer<float> layer(config, 1);
+    EXPECT_NE(moe::testing::message_of([&] {
+                save_layer(layer, *find_family("mixtral"), folder());
+              }).find("save_layers: " + message),
+              std::string::npos)
+        << message;
+  }
+  EXPECT_EQ(num_files(), 1U);
+  save_layer(MoELayer<float>(mixtral, 1), *find_family("mixtral"), folder());
+  EXPECT_EQ(num_files(), 2U);
 }
 
 TEST_F(SaveLayer, WritesTheFamilysOwnNames) {
@@ -173,6 +203,63 @@ TEST_F(SaveLayer, KeepsWhatWasThereIfItCannotBeWritten) {
   expect_fault([&] { save_layer(layer, *find_family("olmoe"), missing); },
                missing / "model.safetensors", "", {"cannot make"});
 }
+
+TEST_F(SaveLayer, RefusesAFolderThatIsAFile) {
+  const fs::path folder_of_none = write("file", "mine");
+  const auto layer = layer_of<float>("olmoe");
+  expect_fault([&] { save_layer(layer, *find_family("olmoe"), folder_of_none); },
+               folder_of_none / "model.safetensors", "", {"cannot make"});
+}
+
+TEST_F(SaveLayer, RefusesAPrefixThatNoReaderTakes) {
+  const auto layer = layer_of<float>("olmoe");
+  expect_fault(
+      [&] { save_layer(layer, *find_family("olmoe"), folder(), {.layer = "model.\xFF.0."}); },
+      folder() / "model.safetensors", "", {"not UTF-8"});
+  EXPECT_EQ(num_files(), 1U);
+}
+
+#if !defined(_WIN32)
+TEST_F(SaveLayer, KeepsWhatWasThereWhenThereIsNoRoom) {
+  const Family& family = *find_family("olmoe");
+  const auto before = layer_of<float>("olmoe");
+  auto after = before;
+  after.experts()[1].params().up.setConstant(3.0F);
+  for (const std::uint64_t shard_bytes : {std::uint64_t{1} << 32, std::uint64_t{1000}}) {
+    fs::remove(folder() / "model.safetensors");
+    save_layer(before, family, folder(), {.shard_bytes = shard_bytes});
+    const std::size_t files = num_files();
+    for (const rlim_t room : {0U, 1U, 100U, 1000U}) {
+      const FileSizeLimit limit(room);
+      EXPECT_THROW(save_layer(after, family, folder(), {.shard_bytes = shard_bytes}), FormatError);
+    }
+    expect_same(load_layer<float>(folder(), 0), before);
+    EXPECT_EQ(num_files(), files);
+  }
+}
+
+TEST_F(SaveLayer, HasTheOldLayerOrTheNewWheneverItIsKilled) {
+  const Family& family = *find_family("olmoe");
+  const auto one = layer_of<float>("olmoe");
+  auto other = one;
+  other.for_each_parameter([](const std::string&, auto& parameter) { parameter *= 2; });
+  for (const std::uint64_t shard_bytes : {std::uint64_t{1000}, std::uint64_t{1} << 32}) {
+    save_layer(one, family, folder(), {.shard_bytes = shard_bytes});
+    std::mt19937 random(1);
+    for (int round = 0; round < 40; ++round) {
+      kill_while(
+          [&] {
+            save_layer(other, family, folder(), {.shard_bytes = shard_bytes});
+            save_layer(one, family, folder(), {.shard_bytes = shard_bytes});
+          },
+          std::chrono::microseconds(random() % 10'000));
+      const auto got = load_layer<float>(folder(), 0);
+      const bool is_one = got.router().params().weight == one.router().params().weight;
+      expect_same(got, is_one ? one : other);
+    }
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace moe::io::testing

@@ -110,5 +110,58 @@ TEST_F(TensorFilesIn, RefuseAFolderWithoutAModel) {
   expect_fault([&] { TensorFiles::open(folder() / "x"); }, folder() / "x", "", {"cannot open"});
 }
 
+#if !defined(_WIN32)
+TEST_F(TensorFilesIn, RefuseAShardThatWasCutShortAfterItWasMapped) {
+  const fs::path one = write("1.safetensors", {{"a", counted({1})}, {"b", counted({1000})}});
+  write("2.safetensors", {{"c", counted({1})}});
+  write_index(R"({"a": "1.safetensors", "b": "1.safetensors", "c": "2.safetensors"})");
+  TensorFiles files = open();
+  EXPECT_EQ(first_of(files.at("a")), 0);
+  fs::resize_file(one, 1000);
+  expect_fault([&] { files.at("b"); }, one, "b", {"byte 1000: end of file", "shrank"});
+  EXPECT_EQ(first_of(files.at("c")), 0);
+}
+
+TEST_F(TensorFilesIn, RefuseAShardThatIsNoFile) {
+  fs::create_symlink("circle", folder() / "circle");
+  fs::create_directory(folder() / "folder");
+  write("short", zeros(7));
+  write_index(R"({"a": "circle", "b": "folder", "c": "short", "d": "missing"})");
+  TensorFiles files = open();
+  expect_fault([&] { files.at("a"); }, folder() / "circle", "", {"cannot open"});
+  expect_fault([&] { files.at("b"); }, folder() / "folder", "", {"not a regular file"});
+  expect_fault([&] { files.at("c"); }, folder() / "short", "", {"has 7 bytes"});
+  expect_fault([&] { files.at("d"); }, folder() / "missing", "", {"cannot open"});
+}
+#endif
+
+TEST_F(TensorFilesIn, MayBeVeryMany) {
+  constexpr int count = 100'000;
+  std::string map = "{\n", shard = "{";
+  for (int i = 0; i < count; ++i) {
+    const std::string name = joined("model.layers.", i / 1000, ".mlp.experts.", i % 1000, ".w");
+    const char* const file = i % 2 == 0 ? "1.safetensors" : "2.safetensors";
+    map += joined(i == 0 ? "" : ",\n", "\"", name, "\": \"", file, "\"");
+    if (i % 2 == 0) {
+      shard += joined(i == 0 ? "" : ",", u8_entry(name, static_cast<std::uint64_t>(i / 2),
+                                                  static_cast<std::uint64_t>(i / 2 + 1)));
+    }
+  }
+  write_index(map + "}");
+  write("1.safetensors", file_of(shard + "}", zeros(count / 2)));
+  TensorFiles files = open();
+  EXPECT_EQ(files.names().size(), static_cast<std::size_t>(count));
+  for (int i = 0; i < count; i += 2) {
+    const std::string name = joined("model.layers.", i / 1000, ".mlp.experts.", i % 1000, ".w");
+    ASSERT_EQ(files.at(name).view.name, name);
+  }
+  std::string deep = R"({"a": )";
+  for (int i = 0; i < count; ++i) {
+    deep += R"({"a": )";
+  }
+  write_index(deep);
+  expect_fault([&] { open(); }, index(), "", {"more than 16 objects or lists"});
+}
+
 }  // namespace
 }  // namespace moe::io::testing

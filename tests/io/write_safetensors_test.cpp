@@ -46,5 +46,30 @@ TEST_F(WriteSafeTensors, KeepsTheOldFileIfATensorCannotBeMade) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder()), fs::directory_iterator()), 1);
 }
 
+TEST_F(WriteSafeTensors, RefusesNamesThatNoReaderTakes) {
+  const fs::path path = write("a.safetensors", "old");
+  const auto expect_bad = [&](std::vector<std::string> names, std::string_view fact) {
+    std::vector<TensorToWrite> tensors;
+    for (const std::string& name : names) {
+      tensors.push_back(tensor(name, DType::F32, {1}, 0));
+    }
+    try {
+      write_safetensors(path, tensors);
+      ADD_FAILURE() << "accepted, expected: " << fact;
+    } catch (const FormatError& error) {
+      expect_message(error, path.string(), {fact});
+    }
+  };
+  expect_bad({""}, "an empty name");
+  expect_bad({"a\nb"}, "control characters");
+  expect_bad({std::string("a\0b", 3)}, "control characters");
+  expect_bad({"a\xFF"}, "not UTF-8");
+  expect_bad({std::string(1025, 'a')}, "has 1025 bytes");
+  expect_bad({"a", "b", "a"}, "appears twice");
+  expect_bad({"__metadata__"}, "__metadata__ appears twice");
+  EXPECT_EQ(fs::file_size(path), 3U);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder()), fs::directory_iterator()), 1);
+}
+
 }  // namespace
 }  // namespace moe::io::testing

@@ -21,6 +21,7 @@ using testing::matrix_within;
 using testing::max_rows;
 using testing::multiply;
 using testing::random_matrix;
+using testing::row_counts;
 using testing::same_bits;
 using testing::widths;
 
@@ -130,7 +131,7 @@ TYPED_TEST(Gemm, IsRightAndHasTheSameBitsForEveryRemainder) {
       const Matrix<T> whole = product(a, b, update, start);
       ASSERT_TRUE(matrix_within(whole, oracle.value, oracle.bound)) << "K = " << depth;
       for (const Index cols : widths<T>(depth)) {
-        for (Index rows = 1; rows <= max_rows; ++rows) {
+        for (const Index rows : row_counts(depth)) {
           Matrix<T> c = start.topLeftCorner(rows, cols);
           multiply<T>(view(a).block(0, 0, rows, depth), view(b).block(0, 0, depth, cols), c,
                       update);

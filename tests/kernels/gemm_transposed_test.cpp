@@ -20,6 +20,7 @@ using testing::depths;
 using testing::max_rows;
 using testing::multiply;
 using testing::random_matrix;
+using testing::row_counts;
 using testing::same_bits;
 using testing::widths;
 
@@ -39,7 +40,7 @@ Matrix<T> row_major(View<T> m) {
                                                  Strides(m.row_stride, m.col_stride));
 }
 
-/// For all numbers of rows and many of columns, the first of them. Every third depth is assigned,
+/// For many numbers of rows and of columns, the first of them. Every third depth is assigned,
 /// the others are added: each remainder meets both, at half the cost.
 template <class T>
 void expect_the_bits_of_row_major_operands(View<T> a, View<T> b) {
@@ -49,7 +50,7 @@ void expect_the_bits_of_row_major_operands(View<T> a, View<T> b) {
   Matrix<T> whole = start;
   multiply<T>(view(plain_a), view(plain_b), whole, update);
   for (const Index cols : widths<T>(a.cols)) {
-    for (Index rows = 1; rows <= a.rows; ++rows) {
+    for (const Index rows : row_counts(a.cols)) {
       Matrix<T> c = start.topLeftCorner(rows, cols);
       multiply<T>(a.block(0, 0, rows, a.cols), b.block(0, 0, b.rows, cols), c, update);
       ASSERT_TRUE(same_bits(c, whole.topLeftCorner(rows, cols)))

@@ -20,6 +20,7 @@ namespace {
 using testing::depths;
 using testing::max_rows;
 using testing::random_matrix;
+using testing::row_counts;
 using testing::same_bits;
 using testing::widths;
 
@@ -109,7 +110,7 @@ TYPED_TEST(MultiplyPanels, GivesTheRightProductWithTheSameBitsForEveryRemainder)
     for (const Index few : depth < 100 ? widths<WeightOf<S>>(depth) : some) {
       const Matrix<S> few_w = w.topRows(few), few_v = v.topRows(few);
       const PackedMatrix<S> one({&few_w}), two({&few_w, &few_v});
-      for (Index rows = 1; rows <= max_rows; ++rows) {
+      for (const Index rows : row_counts(depth)) {
         const Matrix<InputOf<S>> few_x = x.topRows(rows);
         const auto of_two = product(few_x, two);
         ASSERT_TRUE(same_bits(product(few_x, one), with_w.topLeftCorner(rows, few)))

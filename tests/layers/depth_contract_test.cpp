@@ -24,20 +24,9 @@ TYPED_TEST(DepthContractOf, HasTheSameBitsForAnyNumberOfThreads) {
   using T = TypeParam;
   const auto layer = make_depth<T>(make_ffn<T>(40), {.capacity = 0.4}, true);
   const auto x = random_matrix<T>(90, 40, 3);
-  const std::vector<Index> offset = {0, 7, 7, 40, 90};
-  std::vector<std::uint8_t> marks(90, 0);
-  marks[3] = marks[50] = 1;
-  for (const Tokens& tokens :
-       {Tokens{}, Tokens{.sequence_offset = offset}, Tokens{.padding = marks}}) {
-    const auto one = run_step(layer, x, {.num_threads = 1, .tokens = tokens});
-    for (const int threads : {2, 5}) {
-      const auto more = run_step(layer, x, {.num_threads = threads, .tokens = tokens});
-      EXPECT_TRUE(same_bits(more.y, one.y));
-      EXPECT_TRUE(same_bits(more.dx, one.dx));
-      EXPECT_TRUE(testing::same_grads(layer, more.grads, one.grads));
-    }
-    EXPECT_TRUE(same_bits(forward(layer, x, {.tokens = tokens}), one.y)) << "inference";
-  }
+  testing::expect_same_bits_for_any_threads(
+      layer, 90, [&](const CallOptions& call) { return run_step(layer, x, call); },
+      [&](const CallOptions& call) { return forward(layer, x, call); });
 }
 
 TEST(DepthContract, DoesNotSeePadding) {

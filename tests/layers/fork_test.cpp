@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "moe/layers/packed_layer.hpp"
+#include "moe/losses.hpp"
 #include "support/layer_step.hpp"
 
 #if defined(__SANITIZE_THREAD__)
@@ -67,6 +68,20 @@ TEST(Fork, AChildOfAProcessWithThreadsMayCallWithOneThread) {
            same_grads(layer, step.grads, want.grads) && same_bits(y, want.y) &&
            same_bits(y_packed, want.y);
   }));
+}
+
+TEST(Fork, AChildMayTakeLossesOfALargeTableWithOneThread) {
+  const MoELayer<float> layer = make_layer<float>(config, 1);
+  MoELayer<float>::Tape tape;
+  const Matrix<float> x = random_matrix<float>(50000, 64, 2);
+  Matrix<float> y = x;
+  layer.forward(x, y, tape, {.num_threads = 2});
+  const auto losses = [&](int threads) {
+    return load_balancing_loss(tape.routing, {}, threads) + z_loss(tape.routing, {}, threads) +
+           importance_loss(tape.routing) + gshard_loss(tape.routing, {}, threads);
+  };
+  const float want = losses(2).value;
+  EXPECT_TRUE(holds_in_a_child([&] { return std::abs(losses(1).value - want) <= 0.0f; }));
 }
 
 #ifdef _OPENMP

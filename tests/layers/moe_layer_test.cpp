@@ -104,7 +104,8 @@ TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryRouterOption) {
 }
 
 TYPED_TEST(MoELayerOf, EqualsTheReferenceForEveryCapacityAndSharedExpert) {
-  for (const auto policy : {DropPolicy::position, DropPolicy::probability}) {
+  for (const auto policy : {DropPolicy::position, DropPolicy::probability,
+                            DropPolicy::second_choices, DropPolicy::second_choices_by_priority}) {
     for (const Capacity& capacity :
          {Capacity{.factor = 0.5, .policy = policy}, Capacity{.factor = 1.25, .policy = policy},
           Capacity{.rows = 0, .policy = policy}, Capacity{.rows = 2, .policy = policy}}) {

@@ -10,12 +10,14 @@
 #include "support/count_allocations.hpp"
 #include "support/finite_difference.hpp"
 #include "support/layer_step.hpp"
+#include "support/throws.hpp"
 
 namespace moe {
 namespace {
 
 using testing::make_layer;
 using testing::matrix_near;
+using testing::message_of;
 using testing::random_matrix;
 using testing::same_bits;
 
@@ -102,6 +104,21 @@ void expect_own_rule_packs(double tolerance) {
   const Matrix<Wide<S>> want = forward(layer, x).template cast<Wide<S>>();
   EXPECT_TRUE(
       matrix_near(forward(packed, Matrix<Wide<S>>(x.template cast<Wide<S>>())), want, tolerance));
+}
+
+TEST(OwnRouter, ThatDoesNotKnowOfTopKOrExpertsOfACallIsRefusedWithThem) {
+  const MoEConfig config{.d_model = 37, .d_ff = 53, .num_experts = 5, .top_k = 2};
+  const MoELayer<float, RoundRobin<float>> layer(RoundRobin<float>{5},
+                                                 make_experts<float>(config, 3));
+  const Matrix<float> x = random_matrix<float>(4, 37, 2);
+  Matrix<float> y(4, 37);
+  decltype(layer)::Scratch scratch;
+  EXPECT_EQ(message_of([&] { layer.forward(x, y, scratch, {.top_k = 3}); }),
+            "CallOptions: the router chose 2 experts a token, expected top_k = 3");
+  Matrix<ExpertId> experts(4, 2);
+  experts << 0, 1, 1, 2, 0, 4, 3, 4;
+  EXPECT_EQ(message_of([&] { layer.forward(x, y, scratch, {.experts = &experts}); }),
+            "CallOptions: the router chose expert 2 for token 2, expected one of `experts`");
 }
 
 TEST(OwnRouter, OfOurGateAndTheUsersRulePacksALayerOfAnyScalarInAnyStorage) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "moe/layers/packed_layer.hpp"
+#include "moe/routing.hpp"
 #include "support/layer_step.hpp"
 
 namespace moe {
@@ -60,6 +61,24 @@ TEST(SmallCalls, OfADenseLayerOrARouterAloneTakeOneThread) {
     EXPECT_EQ(tape.num_threads, tokens == 8 ? 1 : 2);
     EXPECT_EQ(table.num_threads, tokens == 8 ? 1 : 2);
   }
+}
+
+template <class Rule>
+void expect_small_calls_on_one_thread(Rule rule) {
+  const auto router = linear_router<float>(32, 8, std::move(rule), 5);
+  for (const Index tokens : {8, 2000}) {
+    const Matrix<float> x = random_matrix<float>(tokens, 32, 6);
+    typename decltype(router)::Table table;
+    router.route(x, {.num_threads = 2}, table);
+    EXPECT_EQ(table.num_threads, tokens == 8 ? 1 : 2);
+  }
+}
+
+TEST(SmallCalls, OfEveryRuleForTheWholeTableTakeOneThread) {
+  expect_small_calls_on_one_thread(ExpertChoice<float>({}));
+  expect_small_calls_on_one_thread(Sinkhorn<float>(8, {}));
+  expect_small_calls_on_one_thread(SequenceTopK<float>(8, {}));
+  expect_small_calls_on_one_thread(BalancedAssignment<float>({}));
 }
 
 /// May be of any size: it does not say.

@@ -70,11 +70,14 @@ TEST(SteadyState, ALayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
   MoEConfig on_hidden = small_config(), latent = small_config();
   on_hidden.weight_on = WeightOn::hidden;
   latent.latent = LatentConfig{.width = 13, .norm = true};
+  MoEConfig weighed = small_config();
+  weighed.shared->coefficients = true;
   for (const int threads : {1, 2}) {
-    for (const MoEConfig& config : {small_config(), noisy, dropping, on_input, on_hidden, latent}) {
+    for (const MoEConfig& config :
+         {small_config(), noisy, dropping, on_input, on_hidden, latent, weighed}) {
       EXPECT_EQ(layer_allocations<float>(config, threads), 0) << threads;
     }
-    for (const MoEConfig& config : {small_config(), on_hidden, latent}) {
+    for (const MoEConfig& config : {small_config(), on_hidden, latent, weighed}) {
       EXPECT_EQ(layer_allocations<bf16>(config, threads), 0) << threads;
     }
     EXPECT_EQ(layer_allocations<Eigen::half>(small_config(), threads), 0) << threads;

@@ -36,12 +36,15 @@ struct Named {
   const char* name;
   LossFunction loss;
 };
-const Named all_losses[] = {{"load_balancing", load_balancing_loss<double>},
-                            {"hugging_face", hugging_face_load_balancing_loss<double>},
-                            {"gshard", gshard_loss<double>},
-                            {"importance", importance_loss<double>},
-                            {"load", load_loss<double>},
-                            {"z", z_loss<double>}};
+const Named all_losses[] = {
+    {"load_balancing",
+     [](const Table& table, TokenMask mask) { return load_balancing_loss(table, mask); }},
+    {"hugging_face", [](const Table& table,
+                        TokenMask mask) { return hugging_face_load_balancing_loss(table, mask); }},
+    {"gshard", [](const Table& table, TokenMask mask) { return gshard_loss(table, mask); }},
+    {"importance", [](const Table& table, TokenMask mask) { return importance_loss(table, mask); }},
+    {"load", [](const Table& table, TokenMask mask) { return load_loss(table, mask); }},
+    {"z", [](const Table& table, TokenMask mask) { return z_loss(table, mask); }}};
 
 /// All losses in the form that writes into a result, in the same order.
 using WriteLoss = void (*)(const Table&, Loss&, int num_threads);

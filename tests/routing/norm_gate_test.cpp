@@ -8,34 +8,18 @@
 
 #include "../support/gate_step.hpp"
 #include "../support/throws.hpp"
-#include "moe/reference/gate.hpp"
 #include "moe/routing/concepts.hpp"
 
 namespace moe {
 namespace {
 
-using testing::matrix_near;
+using testing::expect_logits;
 using testing::message_of;
 using testing::random_matrix;
 
 constexpr Index N = 3, D = 5, E = 4;
 
 static_assert(TrainableGate<NormGate<float>, float> && TrainableGate<NormGate<bf16>, bf16>);
-
-/// Logits of a gate with random parameters, and what `want` (params, x) makes of each token.
-template <class Gate, class Want>
-void expect_logits(const Gate& gate, Want&& want) {
-  typename Gate::Params params = gate.initial_params(1);
-  testing::randomise(params, 2);
-  const Matrix<double> x = random_matrix<double>(N, D, 3);
-  typename Gate::Table table;
-  gate.forward(params, x, {}, table);
-  for (Index t = 0; t < N; ++t) {
-    const reference::Row z = want(params, reference::row_of(x, t));
-    EXPECT_TRUE(
-        matrix_near(table.logits.row(t), Eigen::Map<const Eigen::RowVectorXd>(z.data(), E), 1e-13));
-  }
-}
 
 std::vector<InputNormConfig> norms() {
   return {{}, {.scale = false}, {.epsilon = 0.5, .scale = false, .factor = 0.3}, {.factor = 0.25}};

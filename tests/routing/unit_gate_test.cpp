@@ -6,7 +6,6 @@
 
 #include "../support/gate_step.hpp"
 #include "../support/throws.hpp"
-#include "moe/reference/gate.hpp"
 #include "moe/routing/concepts.hpp"
 
 namespace moe {
@@ -19,12 +18,6 @@ using testing::random_matrix;
 constexpr Index N = 3, D = 5, E = 4;
 
 static_assert(TrainableGate<UnitGate<float>, float> && TrainableGate<UnitGate<bf16>, bf16>);
-
-UnitGate<double>::Params random_params(const UnitGate<double>& gate) {
-  UnitGate<double>::Params params = gate.initial_params(1);
-  testing::randomise(params, 2);
-  return params;
-}
 
 TEST(UnitGate, GivesTheScaleTimesTheCosine) {
   const UnitGate<double> gate(2, 3, {.epsilon = 1e-12});
@@ -42,15 +35,9 @@ TEST(UnitGate, GivesTheScaleTimesTheCosine) {
 TEST(UnitGate, AgreesWithPlainLoops) {
   for (const double epsilon : {1e-6, 0.5}) {
     const UnitGate<double> gate(D, E, {.epsilon = epsilon});
-    const UnitGate<double>::Params params = random_params(gate);
-    const Matrix<double> x = random_matrix<double>(N, D, 3);
-    UnitGate<double>::Table table;
-    gate.forward(params, x, {}, table);
-    for (Index t = 0; t < N; ++t) {
-      const reference::Row z = reference::logits(params, gate.config(), reference::row_of(x, t));
-      EXPECT_TRUE(matrix_near(table.logits.row(t),
-                              Eigen::Map<const Eigen::RowVectorXd>(z.data(), E), 1e-13));
-    }
+    testing::expect_logits(gate, [&](const auto& params, const auto& x) {
+      return reference::logits(params, gate.config(), x);
+    });
   }
 }
 
@@ -65,7 +52,7 @@ TEST(UnitGate, HasTheGradientsOfCentralDifferences) {
 
 TEST(UnitGate, OfZerosHasALogitOfZeroAndAFiniteGradient) {
   const UnitGate<double> gate(D, E, {.epsilon = 0.25});
-  UnitGate<double>::Params params = random_params(gate);
+  UnitGate<double>::Params params = testing::random_params_of(gate);
   params.direction.weight.row(1).setZero();
   const Matrix<double> x = Matrix<double>::Zero(1, D);
   UnitGate<double>::Table table;

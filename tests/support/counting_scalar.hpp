@@ -48,8 +48,10 @@ class Counting {
   friend Counting abs(Counting a) { return Counting(std::abs(a.value_)); }
   friend bool isnan(Counting a) { return std::isnan(a.value_); }
   friend bool isfinite(Counting a) { return std::isfinite(a.value_); }
-  friend bool operator==(Counting a, Counting b) { return a.value_ == b.value_; }
-  friend bool operator!=(Counting a, Counting b) { return a.value_ != b.value_; }
+  friend bool operator==(Counting a, Counting b) { return moe::detail::equals(a.value_, b.value_); }
+  friend bool operator!=(Counting a, Counting b) {
+    return !moe::detail::equals(a.value_, b.value_);
+  }
   friend bool operator<(Counting a, Counting b) { return a.value_ < b.value_; }
   friend bool operator>(Counting a, Counting b) { return a.value_ > b.value_; }
   friend bool operator<=(Counting a, Counting b) { return a.value_ <= b.value_; }

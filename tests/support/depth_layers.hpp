@@ -2,30 +2,20 @@
 // Layers of Mixture-of-Depths for their tests, with blocks of several kinds, and a step of one.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "layer_step.hpp"
 #include "moe/layers/depth.hpp"
 #include "moe/losses/selection.hpp"
+#include "sequences.hpp"
 
 namespace moe::testing::depth {
 
-inline constexpr Index N = 12, D = 5;
-inline const std::vector<Index> ragged = {0, 5, 5, 6, 8, 12};
-/// Of `ragged` one sequence is padding alone, and one has some.
-inline const std::vector<std::uint8_t> padding = {0, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0};
+using namespace sequences;
 
-inline std::vector<Tokens> all_tokens() {
-  return {{},
-          {.sequence_length = 4},
-          {.sequence_offset = ragged},
-          {.padding = padding},
-          {.sequence_offset = ragged, .padding = padding}};
-}
+inline constexpr Index D = 5;
 
 /// A block that mixes the tokens it gets of a sequence: each becomes their mean times a factor.
 class Mean {

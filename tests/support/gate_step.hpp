@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A gate in a router of its own: a forward and a backward of a few tokens, one of them padding,
-// with masks, against central differences.
+// A gate alone, with random parameters, against plain loops; and in a router of its own: a forward
+// and a backward of a few tokens, one of them padding, with masks, against central differences.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,11 +9,35 @@
 
 #include "finite_difference.hpp"
 #include "matrix_near.hpp"
+#include "moe/reference/gate.hpp"
 #include "moe/routing/gated_router.hpp"
 #include "moe/routing/top_k.hpp"
 #include "random_matrix.hpp"
 
 namespace moe::testing {
+
+template <class Gate>
+typename Gate::Params random_params_of(const Gate& gate) {
+  typename Gate::Params params = gate.initial_params(1);
+  randomise(params, 2);
+  return params;
+}
+
+/// Logits of a gate with random parameters, and what `want` (params, x) makes of each token.
+template <class Gate, class Want>
+void expect_logits(const Gate& gate, Want&& want) {
+  constexpr Index N = 3;
+  const typename Gate::Params params = random_params_of(gate);
+  const Matrix<double> x = random_matrix<double>(N, gate.d_model(), 3);
+  typename Gate::Table table;
+  gate.forward(params, x, {}, table);
+  for (Index t = 0; t < N; ++t) {
+    const reference::Row z = want(params, reference::row_of(x, t));
+    EXPECT_TRUE(matrix_near(table.logits.row(t),
+                            Eigen::Map<const Eigen::RowVectorXd>(z.data(), gate.num_experts()),
+                            1e-13));
+  }
+}
 
 /// The scalar that the gradients are of has random slopes for all of the table.
 template <class Gate>

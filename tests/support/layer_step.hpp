@@ -27,6 +27,9 @@ MoELayer<T> make_layer(const MoEConfig& config, std::uint64_t seed) {
   if (layer.latent()) {
     randomise(layer.latent()->params(), seed + 200);
   }
+  if (layer.coefficients()) {
+    randomise(layer.coefficients()->params(), seed + 300);
+  }
   return layer;
 }
 

@@ -2,6 +2,7 @@
 // Sizes for tests of products: every remainder of the register tile and of a block of k.
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -14,14 +15,33 @@ using kernels::RegisterTile;
 /// Two full tiles of rows and one more.
 constexpr Index max_rows = 2 * RegisterTile<float>::rows + 1;
 
-/// Depths with every remainder, and across the boundary of what is packed at a time.
+/// The depth that every width meets.
+constexpr Index wide_depth = 37;
+
+/// Depths with every remainder of what is transposed at once, three times each, as the widest of
+/// vectors allow; one that widths() knows; and some across the boundary of what is packed at a
+/// time.
 template <class T>
 std::vector<Index> depths() {
-  std::vector<Index> k(68);
+  constexpr Index square = RegisterTile<T>::packet_size * RegisterTile<T>::step;
+  std::vector<Index> k((std::min)(Index{68}, 3 * square + 4));
   std::iota(k.begin(), k.end(), 0);
+  if (std::ssize(k) <= wide_depth) {
+    k.push_back(wide_depth);
+  }
   const Index packed = RegisterTile<T>::depth;
   k.insert(k.end(), {300, packed - 1, packed, packed + 1, 2 * packed + 3});
   return k;
+}
+
+/// Every number of rows up to max_rows; for many blocks of k, which take long, a tile's and others.
+inline std::vector<Index> row_counts(Index depth) {
+  if (depth > 300) {
+    return {1, RegisterTile<float>::rows, max_rows};
+  }
+  std::vector<Index> all(max_rows);
+  std::iota(all.begin(), all.end(), 1);
+  return all;
 }
 
 /// Around every border; for one depth every width, for many blocks of k, which take long, a few.
@@ -30,7 +50,7 @@ std::vector<Index> widths(Index depth = 0) {
   if (depth > 300) {
     return {1, RegisterTile<T>::cols, RegisterTile<T>::cols + 1};
   }
-  if (depth == 37) {
+  if (depth == wide_depth) {
     std::vector<Index> all(2 * RegisterTile<T>::cols + 1);
     std::iota(all.begin(), all.end(), 1);
     return all;

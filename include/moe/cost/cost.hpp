@@ -2,18 +2,16 @@
 // What a layer costs: parameters, FLOPs and bytes, of a config (predicted) and of a plan
 // (executed). Pure functions of sizes; nothing here reads a weight.
 //
-// The rule: each + - * / and each call of exp, erf, tanh, log or sqrt is one FLOP (a fused
-// multiply-add is two); comparisons, signs, copies and conversions are none. By this rule the
-// counts are exact, not estimates: a layer instantiated with a counting scalar performs just these,
-// without masks, noise and losses.
+// FLOPs are counted by the rule of flops.hpp, exactly, without masks, noise and losses.
 #pragma once
 
 #include <cmath>
 
 #include "../config.hpp"
 #include "../dispatch/plan.hpp"
+#include "../experts/ffn_shape.hpp"
 #include "../experts/latent.hpp"
-#include "../experts/pair.hpp"
+#include "../layers/coefficients.hpp"
 #include "../routing/gate.hpp"
 #include "../routing/top_k.hpp"
 
@@ -22,7 +20,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 struct ParameterCount {
   Index router = 0;
   Index expert = 0;  ///< one of them
-  Index shared = 0;
+  Index shared = 0;  ///< with the coefficients of both outputs
   Index latent = 0;
   Index total = 0;
   Index active = 0;  ///< used for one token: router, top_k experts, shared, latent
@@ -33,24 +31,6 @@ struct Work {
   Index tokens = 0;
   Index rows = 0;               ///< routed rows that are computed: dropped ones are not
   double distinct_experts = 0;  ///< experts with at least one row
-};
-
-/// FLOPs of a step, split by what matters for speed. Exact below 2^53; beyond, where a whole
-/// training run lies, to the rounding of a double.
-struct Flops {
-  double matmul = 0;  ///< in matrix products, 2 m n k each
-  double other = 0;   ///< everything else
-
-  double total() const { return matmul + other; }
-  Flops& operator+=(const Flops& o) {
-    matmul += o.matmul;
-    other += o.other;
-    return *this;
-  }
-  friend Flops operator+(Flops a, const Flops& b) { return a += b; }
-  friend Flops operator*(Index n, const Flops& f) {
-    return {static_cast<double>(n) * f.matmul, static_cast<double>(n) * f.other};
-  }
 };
 
 struct LayerFlops {
@@ -70,52 +50,12 @@ struct LayerBytes {
 
 namespace detail {
 
-/// FLOPs of one row or token, which an integer holds.
-inline Flops flops_of_one(Index matmul, Index other) {
-  return {static_cast<double>(matmul), static_cast<double>(other)};
-}
-
-/// A feed-forward as cost sees it.
-struct FfnShape {
-  Index d_in, d_ff, d_out;
-  ExpertConfig kind;
-
-  Index up_projections() const { return kind.gated ? 2 : 1; }
-  Index bias(Index size) const { return kind.bias ? size : 0; }
-  Index gate(Index size) const { return kind.output_gate ? size : 0; }
-};
-
 inline FfnShape expert_shape(const MoEConfig& c) {
   return {c.expert_d_in(), c.d_ff, c.expert_d_out(), c.expert};
 }
 
 inline FfnShape shared_shape(const MoEConfig& c) {
   return {c.d_model, c.shared->d_ff, c.output_width(), c.shared_expert()};
-}
-
-inline Index parameters(const FfnShape& s) {
-  return s.up_projections() * (s.d_ff * s.d_in + s.bias(s.d_ff)) + s.d_out * s.d_ff +
-         s.bias(s.d_out) + s.gate(s.d_in);
-}
-
-/// One row through a feed-forward.
-inline Flops forward_flops(const FfnShape& s) {
-  return with_pair(s.kind, [&](auto pair) -> Flops {
-    const Index up = s.up_projections();
-    return flops_of_one(2 * s.d_ff * (up * s.d_in + s.d_out),
-                        up * s.bias(s.d_ff) + s.bias(s.d_out) + s.d_ff * pair.value_flops +
-                            s.gate(2 * s.d_in + 3 + s.d_out));
-  });
-}
-
-inline Flops backward_flops(const FfnShape& s) {
-  return with_pair(s.kind, [&](auto pair) -> Flops {
-    const Index up = s.up_projections();
-    // Each forward product comes back twice: for its input and for its weight.
-    return 2 * Flops{forward_flops(s).matmul, 0.0} +
-           flops_of_one(0, s.d_ff * pair.gradient_flops + up * s.bias(s.d_ff) + s.bias(s.d_out) +
-                               s.gate(3 * s.d_out + 3 + 4 * s.d_in));
-  });
 }
 
 }  // namespace detail
@@ -125,8 +65,10 @@ inline ParameterCount parameters(const MoEConfig& c) {
   ParameterCount count;
   count.router = gate_parameters(c.router.logits, c.d_model, c.num_experts) +
                  top_k_parameters(c.router, c.num_experts);
-  count.expert = detail::parameters(detail::expert_shape(c));
-  count.shared = c.shared ? detail::parameters(detail::shared_shape(c)) : 0;
+  count.expert = detail::expert_shape(c).parameters();
+  count.shared = c.shared ? detail::shared_shape(c).parameters() +
+                                (c.shared->coefficients ? 2 * c.d_model + 2 : 0)
+                          : 0;
   if (c.latent) {
     const Index width = c.latent->width;
     count.latent = width * (c.d_model + c.output_width() + (c.latent->norm ? 1 : 0));
@@ -154,10 +96,9 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d_out = c.output_width();
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router =
-      work.tokens * detail::flops_of_one(2 * c.d_model * e, gate_flops(c.router.logits, e) +
-                                                                top_k_flops(c.router, e, k));
-  flops.experts = work.rows * detail::forward_flops(detail::expert_shape(c));
+  flops.router = LinearGate<float>(c.d_model, e, c.router.logits).forward_flops(work.tokens) +
+                 work.tokens * detail::flops_of_one(0, top_k_flops(c.router, e, k));
+  flops.experts = detail::expert_shape(c).forward_flops(work.rows);
   const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
   const bool on_hidden = c.weight_on == WeightOn::hidden;
   const Index weights = on_input    ? row_in
@@ -166,16 +107,20 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
   flops.combine = work.rows * detail::flops_of_one(0, weights + row_out);
   if (c.latent) {
     const Index width = row_in;
-    flops.latent =
-        work.tokens * detail::flops_of_one(2 * width * (c.d_model + d_out),
-                                           c.latent->norm ? latent_norm_flops(width) : 0);
+    flops.latent = work.tokens *
+                   detail::flops_of_one(2 * width * (c.d_model + d_out),
+                                        c.latent->norm ? kernels::rms_norm_flops(width, true) : 0);
   }
   if (c.shared) {
-    flops.shared = work.tokens * detail::forward_flops(detail::shared_shape(c));
+    flops.shared = detail::shared_shape(c).forward_flops(work.tokens);
     flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
   if (!detail::equals(c.routed_scale, 1.0) || !detail::equals(c.options().shared_scale, 1.0)) {
     flops.combine += work.tokens * detail::flops_of_one(0, c.shared ? 2 * d_out : d_out);
+  }
+  if (c.shared && c.shared->coefficients) {
+    flops.combine +=
+        work.tokens * detail::flops_of_one(0, coefficient_flops(c.d_model) + 2 * d_out);
   }
   if (c.latent &&
       (c.shared || !detail::equals(c.routed_scale, 1.0))) {  // the sum is read once more
@@ -188,10 +133,9 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
   const Index e = c.num_experts, k = c.top_k, d = c.d_model, d_out = c.output_width();
   const bool on_input = c.weight_on == WeightOn::input;
   LayerFlops flops;
-  flops.router =
-      work.tokens * detail::flops_of_one(4 * d * e, gate_gradient_flops(c.router.logits, e) +
-                                                        top_k_gradient_flops(c.router, e, k));
-  flops.experts = work.rows * detail::backward_flops(detail::expert_shape(c));
+  flops.router = LinearGate<float>(d, e, c.router.logits).backward_flops(work.tokens) +
+                 work.tokens * detail::flops_of_one(0, top_k_gradient_flops(c.router, e, k));
+  flops.experts = detail::expert_shape(c).backward_flops(work.rows);
   // The weight's gradient (a dot product), the weighted gradient, and the sum over the rows.
   const Index row_in = c.expert_d_in(), row_out = c.expert_d_out();
   const bool on_hidden = c.weight_on == WeightOn::hidden;
@@ -202,12 +146,20 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
                   work.tokens * detail::flops_of_one(0, c.latent ? 0 : d);
   if (c.latent) {
     flops.latent =
-        work.tokens * detail::flops_of_one(4 * row_in * (d + d_out),
-                                           c.latent->norm ? latent_norm_backward_flops(row_in) : 0);
+        work.tokens *
+        detail::flops_of_one(4 * row_in * (d + d_out),
+                             c.latent->norm ? kernels::rms_norm_backward_flops(row_in, true) : 0);
   }
   if (c.shared) {
-    flops.shared = work.tokens * detail::backward_flops(detail::shared_shape(c));
+    flops.shared = detail::shared_shape(c).backward_flops(work.tokens);
     flops.combine += work.tokens * detail::flops_of_one(0, d);
+  }
+  if (c.shared && c.shared->coefficients) {
+    // Each part's product with dy, and dy times its coefficient.
+    flops.combine +=
+        work.rows * detail::flops_of_one(0, 2 * d_out + (c.weight_on == WeightOn::output ? 2 : 1)) +
+        work.tokens *
+            detail::flops_of_one(0, coefficient_backward_flops(d) + 2 * d_out + 2 * d_out);
   }
   for (const double scale : {c.routed_scale, c.options().shared_scale}) {
     flops.combine += work.tokens * detail::flops_of_one(0, detail::equals(scale, 1.0) ? 0 : d_out);
@@ -224,9 +176,11 @@ inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scal
   bytes.weights = size * (static_cast<double>(count.router + count.shared + count.latent) +
                           work.distinct_experts * static_cast<double>(count.expert));
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
-  bytes.activations = size * (tokens * static_cast<double>(c.d_model + c.output_width()) +
-                              rows * static_cast<double>(c.expert_d_in() + 2 * c.expert_d_out()) +
-                              tokens * static_cast<double>(c.latent ? 4 * c.latent->width : 0));
+  bytes.activations =
+      size *
+      (tokens * static_cast<double>(c.d_model + c.output_width()) +
+       rows * static_cast<double>(c.expert_d_in() + 2 * c.expert_d_out()) +
+       tokens * static_cast<double>(c.latent ? (c.latent->norm ? 6 : 4) * c.latent->width : 0));
   return bytes;
 }
 

@@ -20,7 +20,7 @@ struct TapeBytes {
 };
 
 inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_size) {
-  const auto ffn_scalars = [](const detail::FfnShape& s) {  // of one row
+  const auto ffn_scalars = [](const FfnShape& s) {  // of one row
     // Gate, up and hidden, the first two with gradients; the output gate with both of its sides.
     return (2 * s.up_projections() + 1) * s.d_ff + s.gate(2 * s.d_out + 2);
   };
@@ -28,13 +28,15 @@ inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_s
   const Index row = ffn_scalars(detail::expert_shape(c)) +
                     2 * (c.expert_d_in() + c.expert_d_out()) +
                     (c.weight_on == WeightOn::hidden ? c.d_ff + 1 : 0);
-  // What goes into the experts and comes out of them, with gradients; the norm's two and its scale.
+  // What goes into the experts and comes out of them, with gradients; the norm's and its inverse.
   const Index latent =
-      c.latent ? 4 * c.latent->width + (c.latent->norm ? 2 * c.latent->width + 1 : 0) : 0;
+      c.latent ? 4 * c.latent->width + (c.latent->norm ? c.latent->width + 1 : 0) : 0;
   const Index scaled = (detail::equals(c.routed_scale, 1.0) ? 0 : d_out) +  // dy times each scale
                        (detail::equals(c.options().shared_scale, 1.0) ? 0 : d_out);
+  // The coefficients with gradients, and dy times each.
+  const Index weighed = c.shared && c.shared->coefficients ? 4 + 2 * d_out : 0;
   const Index shared =
-      (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled + latent;
+      (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled + latent + weighed;
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
   const double choices = tokens * static_cast<double>(c.top_k);
   const double scalar_bytes = static_cast<double>(scalar_size);

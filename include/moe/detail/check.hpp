@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <stdexcept>
 
 #include "../instruction_set.hpp"
@@ -10,9 +11,14 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::detail {
 
+/// What all messages have in common is compiled once.
+[[noreturn]] inline void fail_with(std::initializer_list<MessagePart> parts) {
+  throw std::invalid_argument(joined_parts(parts));
+}
+
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  throw std::invalid_argument(joined(parts...));
+  fail_with({MessagePart(parts)...});
 }
 
 /// Throws std::invalid_argument with the joined parts unless ok. A function, not a macro: the

@@ -51,8 +51,8 @@ void check_table(const RoutingTable<T>& table, Index num_experts) {
 class KeptChoices {
  public:
   /// Makes this the choices of a table. Memory is reused. Throws std::invalid_argument if the
-  /// table, the capacity or the tokens are not valid, or if the policy is probability and the table
-  /// has no probs (N, E).
+  /// table, the capacity or the tokens are not valid, or if the policy goes by probabilities and
+  /// the table has no probs (N, E).
   template <Real T>
   void select(const RoutingTable<T>& table, Index num_experts, const Capacity& capacity,
               const Tokens& tokens);
@@ -79,6 +79,8 @@ class KeptChoices {
   void drop(const RoutingTable<T>& table, const Sequence& sequence, const Capacity& capacity);
   template <Real T>
   void order_by_probability(const RoutingTable<T>& table);
+  template <Real T>
+  void order_by_choice(const RoutingTable<T>& table, bool by_priority);
 
   Index num_choices_ = 0;
   std::vector<std::uint8_t> mark_;  // (N * K), not 0: kept; empty: all are
@@ -94,7 +96,9 @@ void KeptChoices::select(const RoutingTable<T>& table, Index num_experts, const 
   capacity.validate();
   check_table(table, num_experts);
   tokens.validate(num_tokens);
-  if (capacity.limited() && capacity.policy == DropPolicy::probability) {
+  const bool by_probability = capacity.policy == DropPolicy::probability ||
+                              capacity.policy == DropPolicy::second_choices_by_priority;
+  if (capacity.limited() && by_probability) {
     detail::check_shape(table.probs, num_tokens, num_experts, "RoutingTable: probs");
   }
   num_choices_ = table.expert.size();
@@ -132,6 +136,8 @@ void KeptChoices::drop(const RoutingTable<T>& table, const Sequence& sequence,
   }
   if (capacity.policy == DropPolicy::probability) {
     order_by_probability(table);
+  } else if (capacity.policy != DropPolicy::position) {
+    order_by_choice(table, capacity.policy == DropPolicy::second_choices_by_priority);
   }
   const Index limit = capacity_rows(capacity, num_tokens, num_experts, top_k);
   taken_.assign(dropped_.size(), 0);
@@ -152,6 +158,29 @@ void KeptChoices::order_by_probability(const RoutingTable<T>& table) {
     const T p_a = table.probs(a / top_k, expert[a]), p_b = table.probs(b / top_k, expert[b]);
     if (kernels::ranks_above(p_a, p_b) || kernels::ranks_above(p_b, p_a)) {
       return kernels::ranks_above(p_a, p_b);
+    }
+    return a < b;
+  });
+}
+
+/// All first choices, then all second ones; of each in the order of the tokens, or of the
+/// probability of their first choice.
+template <Real T>
+void KeptChoices::order_by_choice(const RoutingTable<T>& table, bool by_priority) {
+  const Index top_k = table.top_k();
+  const auto priority = [&](Index choice) {
+    const ExpertId first = table.expert(choice / top_k, 0);
+    return first == none ? T(0) : table.probs(choice / top_k, first);
+  };
+  std::sort(order_.begin(), order_.end(), [&](Index a, Index b) {
+    if (a % top_k != b % top_k) {
+      return a % top_k < b % top_k;
+    }
+    if (by_priority) {
+      const T p_a = priority(a), p_b = priority(b);
+      if (kernels::ranks_above(p_a, p_b) || kernels::ranks_above(p_b, p_a)) {
+        return kernels::ranks_above(p_a, p_b);
+      }
     }
     return a < b;
   });

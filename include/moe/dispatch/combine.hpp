@@ -26,20 +26,27 @@ void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
 }
 
 /// What the rows of a token are added to: nothing, or one matrix (N, D), or the sum of two, each of
-/// which may be null; and the scales of the sum of rows and of this base.
+/// which may be null; and the scales of the sum of rows and of this base, the same for all tokens
+/// or of each (N, 2).
 template <Real T>
 struct CombineBase {
+  using Scales = kernels::SumScales<Wide<T>>;
   const MatrixRef<T>*first, *second;
-  kernels::SumScales scales;
+  Scales scales;
+  const GrowingMatrix<Wide<T>>* of_tokens = nullptr;
 
   CombineBase(const MatrixRef<T>* matrix, const MatrixRef<T>* other = nullptr,
-              const kernels::SumScales& scales_of_both = {})
+              const Scales& scales_of_both = {})
       : first(matrix != nullptr ? matrix : other),
         second(matrix != nullptr ? other : nullptr),
         scales(scales_of_both) {}
+  CombineBase(const MatrixRef<T>* matrix, const GrowingMatrix<Wide<T>>& scales_of_tokens)
+      : first(matrix), second(nullptr), of_tokens(&scales_of_tokens) {}
 
   kernels::BaseRows<T> of(Index token) const {
-    return {row_of(first, token), row_of(second, token), scales};
+    return {row_of(first, token), row_of(second, token),
+            of_tokens == nullptr ? scales
+                                 : Scales{(*of_tokens)(token, 0), (*of_tokens)(token, 1), false}};
   }
 
  private:
@@ -76,12 +83,24 @@ void combine_rows(ConstMatrixRef<T> rows, const DispatchPlan& plan, std::span<co
 /// y (N, D) = y + base, each times its scale; rounded once.
 template <Real T>
 void add_base(const CombineBase<T>& base, MatrixRef<T> y, int num_threads) {
-  if (base.first == nullptr && base.scales.none()) {
+  if (base.first == nullptr && base.scales.none) {
     return;
   }
   detail::for_rows(y.rows(), num_threads, [&](Index token) {
     kernels::combine_row<T>(y, {&token, 1}, nullptr, base.of(token), &y.coeffRef(token, 0));
   });
+}
+
+/// memory = the rows, each times scale_of(row).
+template <Real T, class ScaleOf>
+ConstMatrixRef<T> scaled_each(ConstMatrixRef<T> rows, ScaleOf&& scale_of, GrowingMatrix<T>& memory,
+                              int num_threads) {
+  memory.resize(rows.rows(), rows.cols());
+  detail::for_rows(rows.rows(), num_threads, [&](Index row) {
+    std::copy_n(&rows.coeffRef(row, 0), rows.cols(), &memory.coeffRef(row, 0));
+    kernels::scale_row(scale_of(row), rows.cols(), &memory.coeffRef(row, 0));
+  });
+  return memory;
 }
 
 /// The rows times a scale: themselves if it is 1, else in `memory`.
@@ -91,12 +110,8 @@ ConstMatrixRef<T> scaled_rows(ConstMatrixRef<T> rows, double scale, GrowingMatri
   if (detail::equals(scale, 1.0)) {
     return rows;
   }
-  memory.resize(rows.rows(), rows.cols());
-  detail::for_rows(rows.rows(), num_threads, [&](Index row) {
-    std::copy_n(&rows.coeffRef(row, 0), rows.cols(), &memory.coeffRef(row, 0));
-    kernels::scale_row(static_cast<Wide<T>>(scale), rows.cols(), &memory.coeffRef(row, 0));
-  });
-  return memory;
+  return scaled_each<T>(
+      rows, [scale](Index) { return static_cast<Wide<T>>(scale); }, memory, num_threads);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -38,6 +38,9 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
       : Base(FfnExperts<T>(std::vector<Expert<T>>(1, std::move(expert)))) {}
 
   const Expert<T>& expert() const { return this->set()[0]; }
+  /// Of so many rows.
+  Flops forward_flops(Index rows) const { return expert().shape().forward_flops(rows); }
+  Flops backward_flops(Index rows) const { return expert().shape().backward_flops(rows); }
   Params& params() { return this->set()[0].params(); }
   const Params& params() const { return expert().params(); }
 

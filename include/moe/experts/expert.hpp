@@ -23,6 +23,7 @@
 #include "../parameters.hpp"
 #include "activation_rows.hpp"
 #include "expert_params.hpp"
+#include "ffn_shape.hpp"
 #include "projection.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -91,6 +92,8 @@ class Expert {
   Index d_ff() const { return sizes_.d_ff; }
   Index d_out() const { return sizes_.d_out; }
   const ExpertConfig& config() const { return config_; }
+  /// What it costs.
+  FfnShape shape() const { return {d_in(), d_ff(), d_out(), config_}; }
   /// The products of a forward, for num_threads() of detail/parallel.hpp.
   double multiply_adds(Index rows) const {
     return static_cast<double>(rows) *

@@ -23,8 +23,7 @@
 #include "../growing_matrix.hpp"
 #include "../kernels/cast_params.hpp"
 #include "../kernels/gemm.hpp"
-#include "../kernels/lanes.hpp"
-#include "../kernels/row_sums.hpp"
+#include "../kernels/rms_norm.hpp"
 #include "../parameters.hpp"
 #include "projection.hpp"
 
@@ -52,10 +51,6 @@ inline LatentTensors<Shape> latent_shapes(const LatentConfig& config, Index d_in
           .norm = {config.norm ? 1 : 0, config.width}};
 }
 
-/// FLOPs of the norm of one token.
-constexpr Index latent_norm_flops(Index width) { return 4 * width + 4; }
-constexpr Index latent_norm_backward_flops(Index width) { return 8 * width + 1; }
-
 template <Real T>
 class Latent {
  public:
@@ -66,8 +61,7 @@ class Latent {
   struct Scratch {
     GrowingMatrix<T> inside;    ///< (N, L) v
     GrowingMatrix<T> combined;  ///< (N, L) the sum of the experts' outputs
-    GrowingMatrix<T> unit;      ///< (N, L) before its weight, and
-    GrowingMatrix<T> normed;    ///< (N, L) behind it, if there is a norm
+    GrowingMatrix<T> normed;    ///< (N, L) behind the norm, if there is one
     std::vector<W> inverse;     ///< (N) 1 / sqrt(mean + eps)
     std::vector<kernels::GemmMemory<T>> packing;
   };
@@ -214,53 +208,31 @@ void Latent<T>::normalise(Scratch& memory, int threads) const {
   if (!config_.norm) {
     return;
   }
-  using std::sqrt;
   const Index rows = memory.combined.rows();
-  memory.unit.resize(rows, width());
   memory.normed.resize(rows, width());
   detail::grow(memory.inverse, rows);
   detail::for_rows(rows, threads, [&](Index row) {
     const T* v = &memory.combined.coeffRef(row, 0);
-    T *unit = &memory.unit.coeffRef(row, 0), *normed = &memory.normed.coeffRef(row, 0);
-    const W mean = kernels::dot(v, v, width()) / W(static_cast<double>(width()));
-    const W inverse = W(1) / sqrt(mean + W(config_.eps));
+    const W inverse = kernels::inverse_rms(v, width(), config_.eps);
     memory.inverse[static_cast<std::size_t>(row)] = inverse;
-    kernels::for_lanes<W>(width(), [&](auto at) {
-      const auto scaled = kernels::LanesOr<W>(inverse) * at.load(v);
-      at.store(unit, scaled);
-      at.store(normed, scaled * at.load(params_.norm.data()));
-    });
+    kernels::scale_norm(v, width(), inverse, params_.norm.data(), &memory.normed.coeffRef(row, 0));
   });
 }
 
-/// tape.dcombined, that of the norm's output, becomes that of its input:
-/// inverse * (g - unit <g, unit> / L), g = dnormed * norm.
+/// tape.dcombined, that of the norm's output, becomes that of its input.
 template <Real T>
 void Latent<T>::normalise_backward(Tape& tape, Matrix<W>& grad, int threads) const {
-  const Index rows = tape.dcombined.rows();
   const Index blocks = (width() + panel - 1) / panel;
   detail::parallel_for(blocks, threads, [&](Index block, int) {
     const Index begin = block * panel, cols = (std::min)(panel, width() - begin);
-    kernels::for_lanes<W>(cols, [&](auto at) {
-      auto sum = at.load(grad.data() + begin);
-      for (Index row = 0; row < rows; ++row) {
-        sum = kernels::madd(at.load(&tape.dcombined.coeffRef(row, begin)),
-                            at.load(&tape.unit.coeffRef(row, begin)), sum);
-      }
-      at.store(grad.data() + begin, sum);
-    });
+    kernels::add_norm_scale_gradient(
+        tape.combined.middleCols(begin, cols), tape.dcombined.middleCols(begin, cols),
+        tape.inverse.data(), [](Index) { return false; }, grad.data() + begin);
   });
-  detail::for_rows(rows, threads, [&](Index row) {
-    T* d = &tape.dcombined.coeffRef(row, 0);
-    const T* unit = &tape.unit.coeffRef(row, 0);
-    kernels::for_lanes<W>(width(),
-                          [&](auto at) { at.store(d, at.load(d) * at.load(params_.norm.data())); });
-    const W share = kernels::dot(d, unit, width()) / W(static_cast<double>(width()));
-    const W inverse = tape.inverse[static_cast<std::size_t>(row)];
-    kernels::for_lanes<W>(width(), [&](auto at) {
-      const kernels::LanesOr<W> along(-share);
-      at.store(d, kernels::LanesOr<W>(inverse) * kernels::madd(along, at.load(unit), at.load(d)));
-    });
+  detail::for_rows(tape.dcombined.rows(), threads, [&](Index row) {
+    T* const d = &tape.dcombined.coeffRef(row, 0);
+    kernels::rms_norm_backward(&tape.combined.coeffRef(row, 0), d, params_.norm.data(), width(),
+                               tape.inverse[static_cast<std::size_t>(row)], d);
   });
 }
 

@@ -40,6 +40,7 @@ struct ConstantTensors {
 template <Real T>
 using ConstantParams = ConstantTensors<Matrix<T>>;
 
+constexpr Index constant_expert_parameters(Index d_model) { return 3 * d_model; }
 /// FLOPs of a row through a constant expert; a copy and a zero have none.
 constexpr Index constant_expert_flops(Index d_model) { return 7 * d_model + 5; }
 constexpr Index constant_expert_backward_flops(Index d_model) { return 18 * d_model + 9; }

@@ -51,6 +51,8 @@ class InputFile {
   Bytes load() const;
   /// The whole file mapped read-only and private. Not for empty files.
   Bytes map() const;
+  /// What it is long now; less than size() once another process has cut it.
+  std::uint64_t size_now() const;
 
  private:
   [[noreturn]] void fail(const std::string& fault) const {
@@ -118,6 +120,14 @@ inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const
     to = to.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
   }
+}
+
+inline std::uint64_t InputFile::size_now() const {
+  FileStatus status = {};
+  if (read_status(fd_, status) != 0) {
+    fail("cannot stat", {errno, std::generic_category()});
+  }
+  return static_cast<std::uint64_t>(status.st_size);
 }
 
 inline Bytes InputFile::load() const {

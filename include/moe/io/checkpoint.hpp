@@ -3,6 +3,7 @@
 // layers are MoE. Those are found by their router tensors, wherever a model keeps its layers.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -24,6 +25,8 @@ struct CheckpointOptions {
   /// The prefix of the layers, for models with several stacks of them: "encoder.block.".
   std::string stack = {};
   ReadLimits limits = {};
+  /// A row of the user's own, whatever config.json says it is; null: that of its model_type.
+  const Family* family = nullptr;
 };
 
 /// Throws FormatError where config.json or the files are not what the family says. Not for two
@@ -83,7 +86,7 @@ inline std::optional<Index> split_layer(std::string_view& path) {
 inline Checkpoint::Checkpoint(const std::filesystem::path& directory,
                               const CheckpointOptions& options)
     : config_(ModelConfig::load(directory / "config.json", options.limits)),
-      family_(&family_of(config_)),
+      family_(options.family == nullptr ? &family_of(config_) : options.family),
       files_(TensorFiles::open(directory, options.limits)) {
   std::map<std::string, LayerStack> stacks;
   find_stacks(stacks);
@@ -166,10 +169,17 @@ inline const std::string& Checkpoint::block_of(Index layer) const {
   if (found == stack_.blocks.end()) {
     std::string known;
     for (const Index each : layers()) {
-      known += detail::joined(known.empty() ? "" : ", ", each);
+      known += detail::joined(known.empty() ? ", expected one of " : ", ", each);
     }
-    throw FormatError(files_.file(), "", std::nullopt,
-                      detail::joined("layer ", layer, " is no MoE layer, expected one of ", known));
+    const bool predicts = std::find(prediction_.begin(), prediction_.end(),
+                                    detail::joined(stack_.prefix, layer)) != prediction_.end();
+    throw FormatError(
+        files_.file(), "", std::nullopt,
+        detail::joined("layer ", layer,
+                       predicts ? " lies behind the layers that config.json counts (multi-token "
+                                  "prediction)"
+                                : " is no MoE layer",
+                       known.empty() ? ", and none is one" : known));
   }
   return found->second;
 }

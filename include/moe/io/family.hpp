@@ -91,8 +91,9 @@ struct OtherRule {
   }
 };
 
-/// Which type a family's router has: Router, NormRouter or SparseMixerRouter (family_router.hpp).
-enum class RouterType { router, norm_router, sparse_mixer };
+/// Which type a family's router has: Router, NormRouter, SparseMixerRouter, SecondExpertRouter or
+/// StateRouter (family_router.hpp).
+enum class RouterType { router, norm_router, sparse_mixer, second_expert, state_router };
 
 /// Names of what a router has, any of several, of the block; empty where it has no such thing.
 struct RouterNames {
@@ -101,11 +102,18 @@ struct RouterNames {
   std::string_view table = {};  ///< of experts by the token's id: integers (vocabulary, k)
 };
 
+/// What a state_router has before its last matrix; three of them stand before a weight and a bias.
+struct StateNames {
+  std::string_view down = {}, scale = {}, norm = {}, first = {}, second = {};
+  Setting width = always(0);
+};
+
 /// The shared expert: width * count wide, none where that is 0.
 struct SharedNames {
   std::string_view prefixes = {};  ///< any of these
   const FfnNames* names = &layouts::projections;
-  std::string_view output_gate = {};  ///< of the block
+  std::string_view output_gate = {};   ///< of the block
+  std::string_view coefficients = {};  ///< likewise: what stands before their weight and bias
   Setting width = {}, count = always(1);
   Setting limit = always(0);  ///< 0: none
   Is averaged = {};           ///< y = (routed + shared) / 2
@@ -117,9 +125,21 @@ struct AlwaysChosen {
   Setting count = always(0);
 };
 
-/// Experts with tensors of their own: those that are chosen, and behind them those that always are.
+/// A second set of experts with a router and a width of its own, behind the first set's: every
+/// token has experts of one of them, by what it is (ERNIE 4.5 VL: text, images). Sizes of either
+/// set are items of lists. The family's own experts are numbered through both sets, its weights of
+/// the routers are (D, E), and both biases are the rows of one tensor; the fused form has two of
+/// each.
+struct SecondSet {
+  std::string_view router = {};
+  std::string_view fused_bias = {};
+  FfnLayout first_fused = {}, fused = {};
+};
+
+/// Experts with tensors of their own: those that are chosen, the last ones of a second set, and
+/// behind them those that always are.
 struct ExpertCounts {
-  Index ranked = 0, always = 0;
+  Index ranked = 0, second = 0, always = 0;
 };
 
 /// The projections around experts of another width, and the norm before the second.
@@ -139,28 +159,37 @@ struct Family {
   std::string_view blocks = "mlp";  ///< in a decoder layer; empty: the layer itself
   RouterType router_type = RouterType::router;
   RouterNames router = {};
+  StateNames state = {};
   FfnLayout experts = {"experts.*.", &layouts::projections};
   SharedNames shared = {};
   AlwaysChosen always_chosen = {};
+  SecondSet second = {};
   LatentNames latent = {};
 
   Setting d_model = {"hidden_size d_model"};
   Setting d_ff = {"moe_intermediate_size"};
   Setting num_experts = {keys::num_experts};
   Setting copies = always(0);  ///< experts behind those, which pass their input on
+  Setting zeros = always(0);   ///< and those that give nothing
   Setting top_k = {keys::top_k};
   Setting renormalise = always(0);
   Setting epsilon = {};              ///< without a key: that of the rule
   Setting scale = always(1);         ///< of the weights
   Setting routed_scale = always(1);  ///< of the routed output
   Setting softcap = always(0);
-  Setting jitter = always(0);  ///< of the input; of a SparseMixer its threshold
+  Setting jitter = always(0);          ///< of the input
+  Setting near_jitter = always(0.01);  ///< of a SparseMixer: half of its threshold
   Setting groups = {keys::groups, 1}, kept_groups = {"topk_group", 1};  ///< if the rule has any
   Setting vocabulary = {"vocab_size"};                                  ///< if it has a table
   Setting norm_epsilon = {"rms_norm_eps", 1e-6};     ///< of a norm_router or a latent norm
   Setting limit = always(0), alpha = always(1.702);  ///< of experts; 0: none
   Setting gate_bound = {"activation_situ_beta"}, up_bound = {"activation_situ_linear_beta"};
   Setting capacity = always(-1);           ///< rows; negative: dropless
+  Setting capacity_share = always(0);      ///< not 0: of all tokens, in its place; from 1: dropless
+  Setting dropout = always(0);             ///< of outputs in training, which are less by it else
+  Is drops_by_priority = {};               ///< DropPolicy of a second_expert
+  Is normalises_before = {};               ///< its SecondNormalise
+  std::string_view second_policy = {};     ///< the key of its SecondPolicy
   Setting has_router_bias = always(1);     ///< where it has a name
   Setting has_selection_bias = always(1);  ///< likewise
   Setting has_expert_bias = always(0);

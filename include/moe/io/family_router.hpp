@@ -19,6 +19,14 @@ using NormRouter = GatedRouter<T, NormGate<T>, TopK<Wide<T>>>;
 template <Real T>
 using SparseMixerRouter = LinearRouter<T, SparseMixer<Wide<T>>>;
 
+/// The router of NLLB-MoE: a second expert that is not always taken.
+template <Real T>
+using SecondExpertRouter = LinearRouter<T, SecondExpert<Wide<T>>>;
+
+/// The router of ZAYA1, with a state from layer to layer.
+template <Real T>
+using StateRouter = GatedRouter<T, StateGate<T>, TopK<Wide<T>>>;
+
 /// A router that load_layer() makes: which RouterType it is, what that is called in messages, and
 /// one of the config with random weights and, where it selects by table, this one.
 template <class RouterT>
@@ -58,6 +66,27 @@ struct FamilyRouter<SparseMixerRouter<T>> {
   }
 };
 
+template <Real T>
+struct FamilyRouter<SecondExpertRouter<T>> {
+  static constexpr RouterType type = RouterType::second_expert;
+  static SecondExpertRouter<T> make(const LayerConfig& config, const ExpertTable&) {
+    return linear_router<T>(config.d_model, config.num_experts,
+                            SecondExpert<Wide<T>>(config.num_experts, config.second_expert), 0,
+                            config.router.logits);
+  }
+};
+
+template <Real T>
+struct FamilyRouter<StateRouter<T>> {
+  static constexpr RouterType type = RouterType::state_router;
+  static StateRouter<T> make(const LayerConfig& config, ExpertTable table) {
+    StateGate<T> gate(config.d_model, config.num_experts, config.state);
+    TopK<Wide<T>> rule(config.num_experts, config.top_k, config.router, std::move(table));
+    auto params = typename StateRouter<T>::Params{gate.initial_params(0), rule.initial_params()};
+    return {std::move(gate), std::move(rule), std::move(params)};
+  }
+};
+
 /// visit(std::type_identity<the router's type>) of a RouterType, for tokens in T.
 template <Real T, class Visit>
 decltype(auto) visit_router_type(RouterType type, Visit&& visit) {
@@ -66,15 +95,21 @@ decltype(auto) visit_router_type(RouterType type, Visit&& visit) {
       return visit(std::type_identity<NormRouter<T>>{});
     case RouterType::sparse_mixer:
       return visit(std::type_identity<SparseMixerRouter<T>>{});
+    case RouterType::second_expert:
+      return visit(std::type_identity<SecondExpertRouter<T>>{});
+    case RouterType::state_router:
+      return visit(std::type_identity<StateRouter<T>>{});
     default:
       return visit(std::type_identity<Router<T>>{});
   }
 }
 
 inline std::string_view name(RouterType type) {
-  return type == RouterType::norm_router    ? "NormRouter"
-         : type == RouterType::sparse_mixer ? "SparseMixerRouter"
-                                            : "Router";
+  return type == RouterType::norm_router     ? "NormRouter"
+         : type == RouterType::sparse_mixer  ? "SparseMixerRouter"
+         : type == RouterType::second_expert ? "SecondExpertRouter"
+         : type == RouterType::state_router  ? "StateRouter"
+                                             : "Router";
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -42,6 +42,11 @@ constexpr SharedNames shared(double omitted, std::string_view prefixes = "shared
                              std::string_view width = "moe_intermediate_size") {
   return {.prefixes = prefixes, .width = {width}, .count = {keys::num_shared, omitted}};
 }
+/// The same, with coefficients of both outputs.
+constexpr SharedNames weighed(SharedNames shared, std::string_view coefficients) {
+  shared.coefficients = coefficients;
+  return shared;
+}
 /// The same, with a limit of its own.
 constexpr SharedNames limited(SharedNames shared, Setting limit) {
   shared.limit = limit;
@@ -100,6 +105,19 @@ inline constexpr Family families[] = {
      .router = {.selection_bias = "moe_statics.e_score_correction_bias"}, .shared = shared(2),
      .renormalise = always(1), .epsilon = {"moe_norm_min", 1e-12},
      .has_expert_bias = {"use_bias", 0}, .rule = {.weight = {.epsilon_rule = EpsilonRule::least}}},
+    // Which set a token's experts are of is the call's to say: mask_of_sets().
+    {.model_types = "ernie4_5_vl_moe ernie4_5_moe_vl ernie4_5_vl_moe_text",
+     .proven_by = "ernie4_5_vl_moe",
+     .router = {.weight = "gate.weight text_moe.gate.weight",
+                .selection_bias = "moe_statics.e_score_correction_bias "
+                                  "text_moe.gate.moe_statics.e_score_correction_bias"},
+     .shared = shared(2),
+     .second = {.router = "gate.weight_1 vision_moe.gate.weight",
+                .fused_bias = "vision_moe.gate.moe_statics.e_score_correction_bias",
+                .first_fused = {"text_moe.experts.", &layouts::fused},
+                .fused = {"vision_moe.experts.", &layouts::fused}},
+     .renormalise = always(1), .epsilon = {"moe_norm_min", 1e-12},
+     .has_expert_bias = {"use_bias", 0}, .rule = {.weight = {.epsilon_rule = EpsilonRule::least}}},
     {.model_types = "longcat_flash",
      .router = {.weight = "router.classifier.weight", .bias = "router.classifier.bias",
                 .selection_bias = "router.e_score_correction_bias"},
@@ -134,11 +152,41 @@ inline constexpr Family families[] = {
      .expert = {.activation = Activation::relu, .gated = false},
      .only = {{{"is_gated_act", "false", "false"}}}},
 
+    // A state from layer to layer: a router reads {x, [x, state of the layer before]}. The last
+    // expert gives nothing.
+    {.model_types = "zaya",
+     .doubt = "earlier code of its makers has other names, and its last expert passes the token on",
+     .router_type = RouterType::state_router,
+     .router = {.weight = "gate.router_mlp.out_proj.weight",
+                .selection_bias = "gate.balancing_biases"},
+     .state = {.down = "gate.down_proj.", .scale = "gate.router_states_scale",
+               .norm = "gate.router_mlp.norm.weight", .first = "gate.router_mlp.fc1.",
+               .second = "gate.router_mlp.fc2.", .width = {"router_hidden_size", 256}},
+     .experts = fused_experts, .d_model = {"hidden_size", 2048},
+     .d_ff = {"moe_intermediate_size", 2048}, .num_experts = {keys::num_experts, 16},
+     .zeros = always(1), .top_k = {keys::top_k, 1}, .norm_epsilon = {"rms_norm_eps", 1e-5}},
+
     // Two experts, one after the other.
     {.model_types = "phimoe", .proven_by = "phimoe", .blocks = mixtral_blocks,
      .router_type = RouterType::sparse_mixer, .router = {.weight = "gate.weight router.weight"},
      .experts = mixtral_experts, .d_ff = dense_width, .top_k = always(2),
-     .jitter = {"router_jitter_noise", 0.01}},
+     .jitter = {"input_jitter_noise", 0}, .near_jitter = {"router_jitter_noise", 0.01}},
+    // As it is evaluated: in training a call's capacity is expert_capacity rows, and there is
+    // dropout in the place of its scale.
+    {.model_types = "nllb-moe",
+     .doubt = "with the policy random and weights that are normalised before it, its code leaves "
+              "the second as it was; both stacks are taken to be encoder_ffn_dim wide",
+     .blocks = "ffn", .router_type = RouterType::second_expert,
+     .router = {.weight = "router.classifier.weight", .bias = "router.classifier.bias"},
+     .experts = {"experts.expert_*.", &layouts::nllb_names}, .d_model = {"hidden_size d_model", 1024},
+     .d_ff = {"encoder_ffn_dim", 4096}, .num_experts = {keys::num_experts, 128},
+     .top_k = always(2), .capacity = {"expert_capacity", 64},
+     .capacity_share = {"moe_eval_capacity_token_fraction", 1}, .dropout = {"moe_token_dropout", 0.2},
+     .drops_by_priority = {"batch_prioritized_routing", "true", "false"},
+     .normalises_before = {"normalize_router_prob_before_dropping", "true", "false"},
+     .second_policy = "second_expert_policy", .has_router_bias = {"router_bias", 0},
+     .has_expert_bias = always(1), .activation_keys = "activation_function",
+     .expert = {.activation = Activation::relu, .gated = false}},
 
     // The k best logits, then a softmax over those.
     {.model_types = "gpt_oss", .proven_by = "gpt_oss",
@@ -231,6 +279,12 @@ inline constexpr Family families[] = {
      .router = {.weight = "router.gate.weight", .selection_bias = "expert_bias"},
      .shared = shared(1, "shared_mlp. shared_experts."), .renormalise = always(1),
      .scale = {keys::scale}, .rule = sigmoid},
+    {.model_types = "Klear klear", .doubt = "all of it is of remote code",
+     .router = {.selection_bias = "expert_bias"},
+     .shared = weighed({.prefixes = "shared_experts.", .width = {"moe_intermediate_size"},
+                        .count = {keys::num_shared}},
+                       "coefficient."),
+     .renormalise = {keys::renormalise}, .rule = sigmoid_without_epsilon},
     {.model_types = "inkling inkling_text", .proven_by = "inkling",
      .router = {.selection_bias = "gate.bias", .expert_scale = "gate.global_scale"},
      .experts = {"experts.", &layouts::inkling_names},
@@ -300,13 +354,8 @@ struct UnsupportedFamily {
 inline constexpr UnsupportedFamily unsupported_families[] = {
     {"axk1", "an RMSNorm of the block's output"},
     {"doge", "experts of rank one that are found by product keys"},
-    {"ernie4_5_vl_moe ernie4_5_moe_vl",
-     "two sets of experts with a router each, one for text and one for images"},
     {"grove_moe", "small experts that groups of experts share"},
     {"jetmoe nomic_bert", "a bias that is added to a token's output once"},
-    {"Klear klear", "a softmax of two coefficients for the routed and the shared output"},
-    {"nllb-moe", "the second-expert policies of GShard"},
-    {"zaya", "a router that hands its state on to the next layer's"},
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

@@ -67,7 +67,7 @@ namespace detail {
 class FactsReader final : public JsonEvents {
  public:
   FactsReader(std::string_view text, const std::string& file, const ReadLimits& limits)
-      : JsonEvents(text, file, 0), limits_(limits) {}
+      : JsonEvents(text, file, 0), limits_(limits), path_bytes_left_(16 * text.size()) {}
 
   JsonFacts read() {
     parse("the file");
@@ -121,6 +121,8 @@ class FactsReader final : public JsonEvents {
   bool leave();
 
   const ReadLimits& limits_;
+  std::size_t
+      path_bytes_left_;  // paths repeat their beginnings: a few bytes of text, kilobytes each
   std::string path_;
   std::vector<Level> levels_;
   std::size_t num_values_ = 0;
@@ -136,6 +138,10 @@ inline bool FactsReader::key(std::string& name) {
     path_ += '.';
   }
   path_ += name;
+  if (path_.size() > path_bytes_left_) {
+    fail("long names of objects in each other, expected less than 16 times the text in all paths");
+  }
+  path_bytes_left_ -= path_.size();
   if (levels_.back().kept && facts_.contains(path_)) {
     fail("\"", printable(path_), "\" appears twice");
   }

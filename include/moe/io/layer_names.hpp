@@ -25,6 +25,9 @@ class LayerNames {
   /// Of "router.weight", "experts.3.up", "shared.down_bias", ... Throws std::invalid_argument if
   /// the family has no such tensor.
   Place place(const std::string& parameter, Shape shape) const;
+  /// Where the parts of a parameter are that lie in several tensors, or its one place. Throws
+  /// likewise.
+  std::vector<PartPlace> parts(const std::string& parameter, Shape shape) const;
   /// Of the table of experts by the token's id. Throws likewise.
   std::string table() const { return full_name(router_.table, "table of experts"); }
 
@@ -40,24 +43,34 @@ class LayerNames {
   struct Latent {
     std::string down, up, norm;
   };
+  struct State {
+    std::string down, scale, norm, first, second;
+  };
 
   std::string full_name(const std::string& name, std::string_view parameter) const;
   static const TensorRule& rule_of(const FfnNames& names, std::string_view tensor);
   std::string first_of(std::string_view alternatives, const Exists& exists) const;
+  /// Of a tensor of the router.
+  std::string router_name(std::string_view tensor) const;
   Ffn choose(const std::vector<Ffn>& forms, const Exists& exists) const;
   /// An expert of so many in the same tensors.
   struct OneOf {
     Index number, count;
   };
+  /// Of the routers of two sets, each from its place among the experts.
+  std::vector<PartPlace> router_parts(std::string_view tensor, Shape shape) const;
   Place place_in(const Ffn& ffn, const std::string& parameter, std::string_view tensor, Shape shape,
                  std::optional<OneOf> expert) const;
 
   std::string block_;
   ExpertCounts counts_;
-  std::string family_, output_gate_;
+  std::string family_, output_gate_, coefficients_;
   Router router_;
   Latent latent_;
-  Ffn experts_, always_, shared_;
+  State state_;
+  Ffn experts_, second_, always_, shared_;
+  std::string second_router_, second_bias_;  // empty without a second set
+  bool fused_sets_ = false;
 };
 
 namespace detail {
@@ -77,6 +90,7 @@ inline LayerNames::LayerNames(const Family& family, std::string block, const Exp
     : block_(std::move(block)),
       counts_(counts),
       family_(family.name()),
+      coefficients_(family.shared.coefficients),
       always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names} {
   const RouterNames& router = family.router;
   router_ = {first_of(router.weight, exists),         first_of(router.bias, exists),
@@ -84,13 +98,26 @@ inline LayerNames::LayerNames(const Family& family, std::string block, const Exp
              first_of(router.expert_scale, exists),   first_of(router.table, exists)};
   latent_ = {first_of(family.latent.down, exists), first_of(family.latent.up, exists),
              first_of(family.latent.norm, exists)};
+  const StateNames& state = family.state;
+  state_ = {std::string(state.down), std::string(state.scale), std::string(state.norm),
+            std::string(state.first), std::string(state.second)};
   output_gate_ = first_of(family.shared.output_gate, exists);
   const std::string own(family.experts.prefix);
   const std::string base = own.substr(0, own.find("experts"));  // all of it where that is not in it
-  experts_ = choose({{own, family.experts.names},
-                     {base + "experts.", &layouts::fused},
-                     {base + "experts.*.", &layouts::projections}},
-                    exists);
+  std::vector<Ffn> sets{{own, family.experts.names},
+                        {base + "experts.", &layouts::fused},
+                        {base + "experts.*.", &layouts::projections}};
+  const SecondSet& second = family.second;
+  if (!second.router.empty()) {
+    sets[1] = {std::string(second.first_fused.prefix), second.first_fused.names};
+    second_router_ = first_of(second.router, exists);
+    second_bias_ = second.fused_bias;
+  }
+  experts_ = choose(sets, exists);
+  fused_sets_ = !second.router.empty() && experts_.prefix == sets[1].prefix;
+  if (fused_sets_) {
+    second_ = {std::string(second.fused.prefix), second.fused.names};
+  }
   std::vector<Ffn> forms;
   for (const std::string_view prefix : detail::words(family.shared.prefixes)) {
     forms.push_back({std::string(prefix), family.shared.names});
@@ -138,22 +165,44 @@ inline std::string LayerNames::full_name(const std::string& name,
   return block_ + name;
 }
 
+inline std::string LayerNames::router_name(std::string_view tensor) const {
+  const std::pair<std::string_view, const std::string*> own[] = {
+      {"weight", &router_.weight},
+      {"bias", &router_.bias},
+      {"selection_bias", &router_.selection_bias},
+      {"norm_scale", &router_.norm_scale},
+      {"expert_scale", &router_.expert_scale},
+      {"state_scale", &state_.scale},
+      {"norm", &state_.norm}};
+  for (const auto& [word, name] : own) {
+    if (word == tensor) {
+      return *name;
+    }
+  }
+  const bool is_bias = tensor.ends_with("_bias");
+  const std::string_view linear = tensor.substr(0, tensor.size() - (is_bias ? 5 : 0));
+  const std::string before = linear == "down"     ? state_.down
+                             : linear == "first"  ? state_.first
+                             : linear == "second" ? state_.second
+                                                  : std::string();
+  return before.empty() ? before : before + (is_bias ? "bias" : "weight");
+}
+
 inline Place LayerNames::place(const std::string& parameter, Shape shape) const {
   const std::string tensor = parameter.substr(parameter.rfind('.') + 1);
   if (parameter.starts_with("router.")) {
-    const std::string name = tensor == "weight"           ? router_.weight
-                             : tensor == "bias"           ? router_.bias
-                             : tensor == "selection_bias" ? router_.selection_bias
-                             : tensor == "norm_scale"     ? router_.norm_scale
-                             : tensor == "expert_scale"   ? router_.expert_scale
-                                                          : std::string();
-    return place_of({}, full_name(name, parameter), shape, tensor != "weight");
+    const bool is_matrix =
+        tensor == "weight" || tensor == "down" || tensor == "first" || tensor == "second";
+    return place_of({}, full_name(router_name(tensor), parameter), shape, !is_matrix);
   }
   if (parameter.starts_with("latent.")) {
     const std::string name = tensor == "down" ? latent_.down
                              : tensor == "up" ? latent_.up
                                               : latent_.norm;
     return place_of({}, full_name(name, parameter), shape, tensor == "norm");
+  }
+  if (parameter.starts_with("coefficients.")) {
+    return place_of({}, full_name(coefficients_, parameter) + tensor, shape, tensor == "bias");
   }
   if (parameter == "shared.output_gate") {
     return place_of({}, full_name(output_gate_, parameter), shape, false);
@@ -165,9 +214,44 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
     return place_of({}, full_name("", parameter), shape, false);
   }
   const Index number = std::stoll(parameter.substr(8)), ranked = counts_.ranked;
+  if (fused_sets_ && number < ranked) {
+    const Index first = ranked - counts_.second;
+    return number < first
+               ? place_in(experts_, parameter, tensor, shape, OneOf{number, first})
+               : place_in(second_, parameter, tensor, shape, OneOf{number - first, counts_.second});
+  }
   return number < ranked
              ? place_in(experts_, parameter, tensor, shape, OneOf{number, ranked})
              : place_in(always_, parameter, tensor, shape, OneOf{number - ranked, counts_.always});
+}
+
+inline std::vector<PartPlace> LayerNames::parts(const std::string& parameter, Shape shape) const {
+  const std::string tensor = parameter.substr(parameter.rfind('.') + 1);
+  if (!second_router_.empty() && parameter.starts_with("router.")) {
+    return router_parts(tensor, shape);
+  }
+  const bool is_vector = shape.rows == 1;
+  return {{0, is_vector ? shape.cols : shape.rows, place(parameter, shape)}};
+}
+
+inline std::vector<PartPlace> LayerNames::router_parts(std::string_view tensor, Shape shape) const {
+  const Index second = counts_.second, first = counts_.ranked - second;
+  if (tensor == "weight") {
+    const TensorRule rule{.order = {.transposed = !fused_sets_}};
+    const auto of = [&](const std::string& name, Index count) {
+      return place_of(rule, block_ + name, {count, shape.cols}, false);
+    };
+    return {{0, first, of(router_.weight, first)}, {first, second, of(second_router_, second)}};
+  }
+  const std::string name = full_name(tensor == "selection_bias" ? router_.selection_bias : "",
+                                     detail::joined("router.", tensor));
+  if (fused_sets_) {
+    return {{0, first, place_of({}, name, {1, first}, true)},
+            {first, second, place_of({}, block_ + second_bias_, {1, second}, true)}};
+  }
+  Place both = place_of({}, name, shape, true);
+  both.shape = {2, first};
+  return {{0, shape.cols, std::move(both)}};
 }
 
 inline Place LayerNames::place_in(const Ffn& ffn, const std::string& parameter,

@@ -10,6 +10,7 @@
 
 #include "../experts/expert.hpp"
 #include "../experts/latent.hpp"
+#include "../layers/layer_parts.hpp"
 #include "checkpoint.hpp"
 #include "family_router.hpp"
 #include "place.hpp"
@@ -33,8 +34,9 @@ void for_each_tensor(const std::string& name, const Shapes& shapes, Visit&& visi
 }  // namespace detail
 
 /// What a config makes of a layer, without its parameters' values.
-inline ExpertTensors<Shape> routed_expert_shapes(const MoEConfig& config) {
-  return expert_shapes(config.expert, config.expert_d_in(), config.d_ff, config.expert_d_out());
+inline ExpertTensors<Shape> routed_expert_shapes(const LayerConfig& config, Index expert) {
+  return expert_shapes(config.expert, config.expert_d_in(), config.d_ff_of(expert),
+                       config.expert_d_out());
 }
 /// Only where the config has one.
 inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
@@ -54,12 +56,14 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
       }
     });
   });
-  const ExpertTensors<Shape> shapes = routed_expert_shapes(config);
   for (Index e = 0; e < config.num_feed_forwards(); ++e) {
-    detail::for_each_tensor(detail::joined("experts.", e), shapes, visit);
+    detail::for_each_tensor(detail::joined("experts.", e), routed_expert_shapes(config, e), visit);
   }
   if (config.shared) {
     detail::for_each_tensor("shared", shared_expert_shapes(config), visit);
+    if (config.shared->coefficients) {
+      detail::for_each_tensor("coefficients", coefficient_shapes(config.d_model), visit);
+    }
   }
   if (config.latent) {
     detail::for_each_tensor(
@@ -80,12 +84,15 @@ class LayerReader {
 
   const LayerConfig& config() const { return config_; }
 
-  /// Throws FormatError if some of the experts compute nothing, and a layer of this set cannot have
-  /// such.
+  /// Throws FormatError if some of the experts compute nothing or have weights on hidden rows, and
+  /// a layer of this set cannot have such.
   template <class Set>
   void check_set() const {
     if constexpr (!requires(const Set& set) { set.zero(); }) {
       fail_zero_experts();
+    }
+    if constexpr (!WeighsHidden<Set>) {
+      fail_hidden_weights();
     }
   }
   /// Of the type that the family's router is. Throws FormatError if it is another.
@@ -103,7 +110,7 @@ class LayerReader {
 
   template <Real T>
   Expert<T> expert(Index number) const {
-    return read_expert<T>(detail::joined("experts.", number), routed_expert_shapes(config_),
+    return read_expert<T>(detail::joined("experts.", number), routed_expert_shapes(config_, number),
                           config_.expert);
   }
   /// Only where the config has one.
@@ -111,21 +118,27 @@ class LayerReader {
   Expert<T> shared() const {
     return read_expert<T>("shared", shared_expert_shapes(config_), config_.shared_expert());
   }
-  /// Nothing where the config has none.
+  /// Those that the config has.
   template <Real T>
-  std::optional<Latent<T>> latent() const {
-    if (!config_.latent) {
-      return std::nullopt;
+  LayerExtras<T> extras() const {
+    LayerExtras<T> made;
+    if (config_.latent) {
+      made.latent.emplace(
+          read_params<LatentParams<T>>(
+              "latent", latent_shapes(*config_.latent, config_.d_model, config_.output_width())),
+          *config_.latent);
     }
-    return Latent<T>(
-        read_params<LatentParams<T>>(
-            "latent", latent_shapes(*config_.latent, config_.d_model, config_.output_width())),
-        *config_.latent);
+    if (config_.shared && config_.shared->coefficients) {
+      made.coefficients.emplace(read_params<typename Coefficients<T>::Params>(
+          "coefficients", coefficient_shapes(config_.d_model)));
+    }
+    return made;
   }
-  /// Whether an expert's weights are F64.
-  bool is_double(const std::string& expert) const {
+  /// Whether the weights of an expert, or of the shared one, are F64.
+  bool is_double(std::optional<Index> number) const {
     const Shape up =
-        expert == "shared" ? shared_expert_shapes(config_).up : routed_expert_shapes(config_).up;
+        number ? routed_expert_shapes(config_, *number).up : shared_expert_shapes(config_).up;
+    const std::string expert = number ? detail::joined("experts.", *number) : "shared";
     return model_->files().at(names_.place(expert + ".up", up).tensor).view.dtype == DType::F64;
   }
 
@@ -133,13 +146,15 @@ class LayerReader {
   void check_layer(Index layer) const;
   void check_router_type(RouterType wanted) const;
   void fail_zero_experts() const;
+  void fail_hidden_weights() const;
   ExpertTable table() const;
   [[noreturn]] void fail_missing(const std::string& tensor) const;
 
   template <class W>
   void read(const std::string& name, Matrix<W>& parameter) const {
-    const Place place = names_.place(name, {parameter.rows(), parameter.cols()});
-    read_place<W>(model_->files().at(place.tensor), place, parameter);
+    for (const PartPlace& part : names_.parts(name, {parameter.rows(), parameter.cols()})) {
+      read_part<W>(model_->files().at(part.place.tensor), part, parameter);
+    }
   }
   template <Real T>
   Expert<T> read_expert(const std::string& name, const ExpertTensors<Shape>& shapes,
@@ -184,6 +199,15 @@ inline void LayerReader::fail_zero_experts() const {
   }
 }
 
+inline void LayerReader::fail_hidden_weights() const {
+  if (config_.weight_on == WeightOn::hidden) {
+    throw FormatError(model_->config().file(), "", std::nullopt,
+                      detail::joined("family ", model_->family().name(),
+                                     " has weights on hidden rows, expected a layer of Expert, "
+                                     "not of ZeroExperts"));
+  }
+}
+
 /// Empty where the layer does not select by one.
 inline ExpertTable LayerReader::table() const {
   if (config_.router.selection.vocabulary == 0) {
@@ -197,14 +221,19 @@ inline ExpertTable LayerReader::table() const {
 inline void LayerReader::check_layer(Index layer) const {
   TensorFiles& files = model_->files();
   std::set<std::string> used;
-  for_each_shape(config_, [&](const std::string& name, const Shape& shape) {
-    const Place place = names_.place(name, shape);
-    if (!files.contains(place.tensor)) {
-      fail_missing(place.tensor);
+  const auto check = [&](const std::string& name, const Shape& shape) {
+    for (const PartPlace& part : names_.parts(name, shape)) {
+      if (!files.contains(part.place.tensor)) {
+        fail_missing(part.place.tensor);
+      }
+      check_place(files.at(part.place.tensor), part.place);
+      used.insert(part.place.tensor);
     }
-    check_place(files.at(place.tensor), place);
-    used.insert(place.tensor);
-  });
+  };
+  // First, as the others' shapes are asked of a router that is made: from here on it is of the size
+  // of a tensor, and not of any that config.json has.
+  check("router.weight", {config_.num_experts, config_.d_model});
+  for_each_shape(config_, check);
   if (config_.router.selection.vocabulary > 0) {
     if (!files.contains(names_.table())) {
       fail_missing(names_.table());

@@ -57,6 +57,10 @@ inline constexpr FfnNames mixtral_names{
 inline constexpr FfnNames smallthinker_names{
     .gate = {"gate.weight"}, .up = {"up.weight"}, .down = {"down.weight"}};
 inline constexpr FfnNames up_down{.up = {"up_proj.weight"}, .down = {"down_proj.weight"}};
+inline constexpr FfnNames nllb_names{.up = {"fc1.weight"},
+                                     .down = {"fc2.weight"},
+                                     .up_bias = {"fc1.bias"},
+                                     .down_bias = {"fc2.bias"}};
 inline constexpr FfnNames switch_names{.up = {"wi.weight"}, .down = {"wo.weight"}};
 
 /// Gate and up in one tensor: what transformers 5 keeps in memory.
@@ -113,6 +117,20 @@ struct Place {
   std::vector<Index> shape;  ///< of the tensor
   Index first = 0, row_step = 0, col_step = 0;
 };
+
+/// Outputs [begin, begin + count) of a parameter, which are its rows, or columns of a vector.
+struct PartPlace {
+  Index begin, count;
+  Place place;
+};
+
+/// A part of a parameter, or of its gradient.
+template <class M>
+auto part_of(M& parameter, const PartPlace& part) {
+  const bool is_vector = parameter.rows() == 1;
+  return parameter.block(is_vector ? 0 : part.begin, is_vector ? part.begin : 0,
+                         is_vector ? 1 : part.count, is_vector ? part.count : parameter.cols());
+}
 
 /// Of a parameter of this shape under the rule. `expert` of `num_experts` where the tensor is that
 /// of all experts, else num_experts is 0.

@@ -29,8 +29,9 @@ To with_zero_experts(Set set, const LayerConfig& config) {
 /// A decoder layer's MoE block, its weights rounded once to T where the file's are wider. Throws
 /// FormatError, naming file, tensor, found and expected, unless the block is complete, of the
 /// shapes that config.json says, and without a tensor that the family does not know. RouterT is
-/// Router, unless the family has a router of another type: NormRouter<T> or SparseMixerRouter<T>. E
-/// is ZeroExperts<T> where experts compute nothing (LongCat-Flash), and may be so elsewhere.
+/// Router, unless the family has a router of another type: NormRouter<T>, SparseMixerRouter<T>,
+/// SecondExpertRouter<T> or StateRouter<T>. E is ZeroExperts<T> where experts compute nothing
+/// (LongCat-Flash, ZAYA1), and may be so elsewhere, but for Inkling.
 template <Real T, class RouterT = Router<T>, class E = Expert<T>>
 MoELayer<T, RouterT, E> load_layer(Checkpoint& model, Index layer) {
   using Layer = MoELayer<T, RouterT, E>;
@@ -49,7 +50,7 @@ MoELayer<T, RouterT, E> load_layer(Checkpoint& model, Index layer) {
   return Layer(
       reader.router<RouterT>(),
       detail::with_zero_experts<typename Layer::Set>(FfnExperts<T>(std::move(experts)), config),
-      config.options(), std::move(shared), reader.latent<T>());
+      config.options(), std::move(shared), reader.extras<T>());
 }
 
 /// Of a directory with config.json and model.safetensors, or shards and their index.
@@ -84,21 +85,20 @@ MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
   experts.reserve(static_cast<std::size_t>(config.num_feed_forwards()));
   for (Index e = 0; e < config.num_feed_forwards(); ++e) {
     experts.push_back(detail::pack_expert<S>(
-        reader.is_double(detail::joined("experts.", e)),
-        [&]<class T>(std::type_identity<T>) { return reader.expert<T>(e); }));
+        reader.is_double(e), [&]<class T>(std::type_identity<T>) { return reader.expert<T>(e); }));
   }
   std::optional<PackedFfn<S>> shared;
   if (config.shared) {
     std::vector<PackedExpert<S>> one;
     one.push_back(
-        detail::pack_expert<S>(reader.is_double("shared"),
+        detail::pack_expert<S>(reader.is_double(std::nullopt),
                                [&]<class T>(std::type_identity<T>) { return reader.shared<T>(); }));
     shared.emplace(PackedExperts<S>(std::move(one)));
   }
   return MoELayer<Wide<S>, RouterT, E>(
       reader.router<RouterT>(),
       detail::with_zero_experts<E>(PackedExperts<S>(std::move(experts)), config), config.options(),
-      std::move(shared), reader.latent<Wide<S>>());
+      std::move(shared), reader.extras<Wide<S>>());
 }
 
 template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // bytes -> OutputFile -> path: a file that is there as a whole or not at all. It is written under
 // another name, brought to the disk, and only then renamed; what stood there before stays until
-// then, whether the disk runs full or the process dies.
+// then, whether the disk runs full or the process dies. Who is killed leaves a *.part behind.
 #pragma once
 
 #include <cerrno>
 #include <cstddef>
 #include <filesystem>
+#include <random>
 #include <span>
 #include <string>
 #include <system_error>
@@ -21,10 +22,10 @@ namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 class OutputFile {
  public:
   explicit OutputFile(const std::filesystem::path& path) : path_(path) {
-    // Of several writers each has a name of its own.
+    // Of several writers each has a name of its own, also beside what killed ones left behind.
     for (int attempt = 0; fd_ < 0; ++attempt) {
       part_ = path;
-      part_ += joined(".part", attempt);
+      part_ += joined(".part", std::random_device()());
       fd_ = open_new(part_);
       if (fd_ < 0 && (errno != EEXIST || attempt == most_attempts)) {
         fail("cannot make");

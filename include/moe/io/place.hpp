@@ -80,6 +80,12 @@ void read_place(const FileTensor& tensor, const Place& place, MatrixRef<T> param
   });
 }
 
+/// The same for one part of a parameter.
+template <class T>
+void read_part(const FileTensor& tensor, const PartPlace& part, Matrix<T>& parameter) {
+  read_place<T>(tensor, part.place, part_of(parameter, part));
+}
+
 /// A table of experts (vocabulary, k). Throws FormatError unless the tensor has that shape, and in
 /// each row so many different numbers of experts.
 inline ExpertTable read_expert_table(const FileTensor& tensor, Index vocabulary, Index num_experts,

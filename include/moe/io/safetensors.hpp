@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -50,9 +51,10 @@ struct TensorView {
 /// being moved; a moved-from object holds no tensors.
 class SafeTensors {
  public:
-  /// Maps the file, read-only: costs the header only, other pages come in as they are touched.
-  /// Should another process shorten the file meanwhile, touching what is gone raises SIGBUS, and
-  /// what it overwrites in place changes under the views: use load() where that can happen.
+  /// Maps the file, read-only, and keeps it open: costs the header only, other pages come in as
+  /// they are touched. Once another process has shortened the file, at() throws; but a view of
+  /// before must not be touched then, which raises SIGBUS, and what is overwritten in place changes
+  /// under the views: use load() where that can happen.
   static SafeTensors map(const std::filesystem::path& path, const ReadLimits& limits = {});
   /// Reads the whole file into memory first.
   static SafeTensors load(const std::filesystem::path& path, const ReadLimits& limits = {});
@@ -74,7 +76,8 @@ class SafeTensors {
   const std::vector<TensorView>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool contains(std::string_view name) const { return find(name) != nullptr; }
-  /// Throws FormatError, naming the file and the tensor, where there is none of that name.
+  /// Throws FormatError, naming the file and the tensor, where there is none of that name, or the
+  /// mapped file has become shorter.
   const TensorView& at(std::string_view name) const;
 
  private:
@@ -83,6 +86,7 @@ class SafeTensors {
 
   std::string file_;
   detail::Bytes bytes_;
+  std::shared_ptr<const detail::InputFile> mapped_;  // what bytes_ are a map of; null: nothing
   std::vector<TensorView> tensors_;
   std::vector<std::size_t> by_name_;  // positions in tensors_, sorted by name
   std::map<std::string, std::string> metadata_;
@@ -134,9 +138,11 @@ inline void check_length(const InputFile& input, const ReadLimits& limits) {
 }  // namespace detail
 
 inline SafeTensors SafeTensors::map(const std::filesystem::path& path, const ReadLimits& limits) {
-  const detail::InputFile input(path);
-  detail::check_length(input, limits);
-  return SafeTensors(input.map(), input.name(), limits);
+  auto input = std::make_shared<const detail::InputFile>(path);
+  detail::check_length(*input, limits);
+  SafeTensors file(input->map(), input->name(), limits);
+  file.mapped_ = std::move(input);
+  return file;
 }
 
 inline SafeTensors SafeTensors::load(const std::filesystem::path& path, const ReadLimits& limits) {
@@ -156,6 +162,11 @@ inline const TensorView& SafeTensors::at(std::string_view name) const {
   const TensorView* const found = find(name);
   if (found == nullptr) {
     throw FormatError(file_, std::string(name), std::nullopt, "no tensor of this name");
+  }
+  if (mapped_ != nullptr && mapped_->size_now() < bytes_.view.size()) {
+    throw FormatError(file_, found->name, mapped_->size_now(),
+                      detail::joined("end of file, expected ", bytes_.view.size(),
+                                     " bytes; the file shrank after it was mapped"));
   }
   return *found;
 }

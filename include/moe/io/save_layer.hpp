@@ -7,7 +7,6 @@
 #include <functional>
 #include <iterator>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,7 +16,8 @@
 #include "../layers/moe_layer.hpp"
 #include "layer_names.hpp"
 #include "place.hpp"
-#include "write_safetensors.hpp"
+#include "read_back.hpp"
+#include "write_model.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
@@ -37,7 +37,7 @@ inline constexpr DType dtype_of = std::same_as<T, double>        ? DType::F64
 
 /// Data of the tensor at the place = parameter, rounded once.
 template <class To, class T>
-void fill_place(const Matrix<T>& parameter, const Place& place, std::byte* data) {
+void fill_place(ConstMatrixRef<T> parameter, const Place& place, std::byte* data) {
   for (Index row = 0; row < parameter.rows(); ++row) {
     for (Index col = 0; col < parameter.cols(); ++col) {
       const To value = kernels::convert<To>(parameter(row, col));
@@ -71,15 +71,26 @@ ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& fami
   if constexpr (requires { set.zero(); }) {
     const ZeroComputation& zero = set.zero();
     const bool has_copies = !family.copies.keys.empty();
-    moe::detail::throw_unless(zero.constants + zero.zeros == 0 && (zero.copies == 0 || has_copies),
-                              "save_layers: there are ", zero.constants, " constant, ", zero.copies,
-                              " copy and ", zero.zeros, " zero experts, expected ",
-                              has_copies ? "copies alone" : "none", " of family ", family.name());
+    const bool has_zeros = family.zeros.omitted > 0.0;
+    moe::detail::throw_unless(
+        zero.constants == 0 && (zero.copies == 0 || has_copies) && (zero.zeros == 0 || has_zeros),
+        "save_layers: there are ", zero.constants, " constant, ", zero.copies, " copy and ",
+        zero.zeros, " zero experts, expected ",
+        has_copies  ? "copies alone"
+        : has_zeros ? "zero experts alone"
+                    : "none",
+        " of family ", family.name());
     counts.ranked -= zero.num_experts();
   }
   if constexpr (requires { router.rule().config().selection.always; }) {
     counts.always = router.rule().config().selection.always;
     counts.ranked -= counts.always;
+  }
+  if (!family.second.router.empty()) {
+    moe::detail::throw_unless(counts.ranked % 2 == 0, "save_layers: there are ", counts.ranked,
+                              " experts, expected as many in each of the two sets of family ",
+                              family.name());
+    counts.second = counts.ranked / 2;
   }
   return counts;
 }
@@ -92,14 +103,16 @@ std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT, E>& layer, cons
   std::map<std::string, std::vector<std::function<void(std::byte*)>>> parts;
   layer.for_each_parameter([&](const std::string& name, const auto& parameter) {
     using P = typename std::decay_t<decltype(parameter)>::Scalar;
-    const Place place = names.place(name, {parameter.rows(), parameter.cols()});
     const DType type = dtype.value_or(dtype_of<P>);
-    tensors[place.tensor] = {place.tensor, type, place.shape, {}};
-    parts[place.tensor].push_back([&parameter, place, type](std::byte* data) {
-      visit_weight_type(type, [&]<class To>(std::type_identity<To>) {
-        fill_place<To, P>(parameter, place, data);
+    for (const PartPlace& part : names.parts(name, {parameter.rows(), parameter.cols()})) {
+      const Place& place = part.place;
+      tensors[place.tensor] = {place.tensor, type, place.shape, {}};
+      parts[place.tensor].push_back([&parameter, part, type](std::byte* data) {
+        visit_weight_type(type, [&]<class To>(std::type_identity<To>) {
+          fill_place<To, P>(part_of(parameter, part), part.place, data);
+        });
       });
-    });
+    }
   });
   std::vector<TensorToWrite> all = table_of(layer.router(), names);
   for (auto& [name, tensor] : tensors) {
@@ -113,61 +126,6 @@ std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT, E>& layer, cons
   return all;
 }
 
-/// In their order, as many a shard as fit.
-inline std::vector<std::vector<TensorToWrite>> cut_shards(std::vector<TensorToWrite> tensors,
-                                                          std::uint64_t shard_bytes) {
-  std::vector<std::vector<TensorToWrite>> shards(1);
-  std::uint64_t size = 0;
-  for (TensorToWrite& tensor : tensors) {
-    const std::uint64_t bytes = tensor.bytes();
-    if (!shards.back().empty() && size + bytes > shard_bytes) {
-      shards.emplace_back();
-      size = 0;
-    }
-    size += bytes;
-    shards.back().push_back(std::move(tensor));
-  }
-  return shards;
-}
-
-/// "model-00001-of-00003.safetensors"
-inline std::string shard_name(std::size_t number, std::size_t count) {
-  const auto five = [](std::size_t value) {
-    const std::string digits = std::to_string(value);
-    return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
-  };
-  return joined("model-", five(number + 1), "-of-", five(count), ".safetensors");
-}
-
-/// One file, or shards and then their index.
-inline void write_model(std::vector<std::vector<TensorToWrite>> shards,
-                        const std::filesystem::path& directory) {
-  const std::filesystem::path single = directory / "model.safetensors";
-  if (shards.size() == 1) {
-    return write_safetensors(single, std::move(shards.front()));
-  }
-  if (std::filesystem::exists(single)) {
-    throw FormatError(single.string(), "", std::nullopt,
-                      "is there, expected a folder without it: readers would take it for the "
-                      "model, and not the shards");
-  }
-  nlohmann::json index;
-  std::uint64_t total = 0;
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = shard_name(i, shards.size());
-    for (const TensorToWrite& tensor : shards[i]) {
-      index["weight_map"][tensor.name] = file;
-      total += tensor.bytes();
-    }
-    write_safetensors(directory / file, std::move(shards[i]));
-  }
-  index["metadata"]["total_size"] = total;
-  const std::string text = index.dump(2) + '\n';
-  OutputFile file(directory / "model.safetensors.index.json");
-  file.write(std::as_bytes(std::span(text)));
-  file.finish();
-}
-
 }  // namespace detail
 
 /// Layers of one model by what stands before their names, as SaveOptions::layer, which is not read.
@@ -176,8 +134,11 @@ using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 
 /// Writes model.safetensors, or shards and then their index, as layers of a model of the family;
 /// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
-/// the parameters, FormatError where a file cannot be written or would not be read: shards beside a
-/// model.safetensors of before. What was there stays until a whole new file takes its place.
+/// the parameters, or if readers of the family, with a config.json that is there already, would
+/// take a layer for another one; FormatError where a file cannot be written or would not be read:
+/// shards beside a model.safetensors of before. The model that was there stays until the new one is
+/// whole and takes its place at once, whether the disk runs full or the process dies; shards of it
+/// go then.
 template <Real T, class RouterT, class E = Expert<T>>
 void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {
@@ -191,6 +152,7 @@ void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family
   std::vector<TensorToWrite> all;
   for (const auto& [prefix, layer] : layers) {
     layer->check_params({});
+    detail::check_read_back(*layer, family, directory, prefix);
     const LayerNames names(family, prefix + block,
                            detail::counts_of(layer->router(), layer->experts(), family),
                            [](const std::string&) { return false; });

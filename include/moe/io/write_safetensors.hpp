@@ -62,23 +62,37 @@ inline std::string header_text(const std::vector<TensorToWrite>& tensors,
   return text;
 }
 
+/// Throws FormatError unless the reader takes the header: for names that are none, or twice there.
+inline std::string checked_header(const std::vector<TensorToWrite>& tensors,
+                                  const std::map<std::string, std::string>& metadata,
+                                  const std::string& file) {
+  try {
+    std::string text = header_text(tensors, metadata);
+    check_unique_names(HeaderReader(text, file, {}).read(), file);
+    return text;
+  } catch (const nlohmann::json::exception&) {
+    throw FormatError(file, "", std::nullopt, "a name or text that is not UTF-8, expected UTF-8");
+  }
+}
+
 }  // namespace detail
 
-/// Throws FormatError where the file cannot be written; what stood at the path is then as before.
+/// Throws FormatError where the file cannot be written, or could not be read; what stood at the
+/// path is then as before.
 inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors,
                               const std::map<std::string, std::string>& metadata = {
                                   {"format", "pt"}}) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
     return bits(a.dtype) != bits(b.dtype) ? bits(a.dtype) > bits(b.dtype) : a.name < b.name;
   });
-  const std::string header = detail::header_text(tensors, metadata);
-  const auto length = static_cast<std::uint64_t>(header.size());
+  const std::string header = detail::checked_header(tensors, metadata, path.string());
+  const std::uint64_t length = header.size();
   detail::OutputFile file(path);
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(std::as_bytes(std::span(header)));
   std::vector<std::byte> data;
   for (const TensorToWrite& tensor : tensors) {
-    data.resize(static_cast<std::size_t>(tensor.bytes()));
+    data.resize(tensor.bytes());
     tensor.fill(data);
     file.write(data);
   }

@@ -16,20 +16,20 @@ void scale_row(Wide<T> weight, Index size, T* row) {
   for_lanes<W>(size, [&](auto at) { at.store(row, LanesOr<W>(weight) * at.load(row)); });
 }
 
-/// What a sum of rows and its base are multiplied with.
+/// What a sum of rows and its base are multiplied with; none: both are 1.
+template <class W>
 struct SumScales {
-  double sum = 1.0, base = 1.0;
-
-  bool none() const { return detail::equals(sum, 1.0) && detail::equals(base, 1.0); }
+  W sum = W(1), base = W(1);
+  bool none = true;
 };
 
 /// The rows (D) that a sum of others is added to, null for none, and the scales of both.
 template <class T>
 struct BaseRows {
   const T *first, *second;
-  SumScales scales;
+  SumScales<Wide<T>> scales;
 
-  BaseRows(const T* row, const T* other = nullptr, const SumScales& scales_of_both = {})
+  BaseRows(const T* row, const T* other = nullptr, const SumScales<Wide<T>>& scales_of_both = {})
       : first(row), second(other), scales(scales_of_both) {}
 };
 
@@ -40,8 +40,8 @@ template <class T>
 void combine_row(const ConstMatrixRef<T>& rows, std::span<const Index> slots, const Wide<T>* weight,
                  const BaseRows<T>& base, T* y) {
   using W = Wide<T>;
-  const SumScales scales = base.scales;
-  const bool scaled = !scales.none();
+  const SumScales<W> scales = base.scales;
+  const bool scaled = !scales.none;
   for_lanes<W>(rows.cols(), [&](auto at) {
     LanesOr<W> sum(W(0));
     for (const Index slot : slots) {

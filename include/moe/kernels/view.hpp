@@ -8,7 +8,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// A read-only matrix with a stride in both directions, in elements.
+/// A read-only matrix with a stride in both directions, in elements; null if it may have none.
 template <class T>
 struct View {
   const T* data;
@@ -16,7 +16,8 @@ struct View {
 
   View transpose() const { return {data, cols, rows, col_stride, row_stride}; }
   View block(Index row, Index col, Index num_rows, Index num_cols) const {
-    return {data + row * row_stride + col * col_stride, num_rows, num_cols, row_stride, col_stride};
+    const Index offset = row * row_stride + col * col_stride;
+    return {data == nullptr ? data : data + offset, num_rows, num_cols, row_stride, col_stride};
   }
 };
 

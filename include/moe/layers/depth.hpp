@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // DepthLayer: a block of a model that only some tokens of each sequence go through, Mixture-of-
-// Depths (Raposo et al. 2024, eq. 1):
+// Depths (Raposo et al. 2024):
 //
 //   y = x + r f(x)    of the tokens with the largest r of their sequence, where r is a logit
 //   y = x             of all others
@@ -35,9 +35,10 @@ GatedRouter<T, TwoLayerGate<T>, TopTokens<Wide<T>>> depth_predictor(Index d_mode
 }
 
 /// The block is anything that computes rows (ExpertLike), a layer as well, without its residual. If
-/// its forward takes CallOptions, it gets the tokens that it sees as their sequences, so that it
-/// may mix them; y and gradients are only as deterministic as the block is. The layer is const in
-/// use.
+/// its forward takes CallOptions, it gets the tokens that it sees as their sequences, with their
+/// ids and positions, so that it may mix them; y and gradients are only as deterministic as the
+/// block is. A block with a router of its own has its routing in the tape, for losses, also where
+/// no token is taken. The layer is const in use.
 template <Real T, ExpertLike<T> Block = DenseFfn<T>, GateLike<T> Gate = LinearGate<T>,
           GateLike<T> PredictorGate = TwoLayerGate<T>>
 class DepthLayer {
@@ -67,6 +68,22 @@ class DepthLayer {
   double multiply_adds(Index rows) const {
     return router_.multiply_adds(rows) + (predictor_ ? predictor_->multiply_adds(rows) : 0.0) +
            detail::multiply_adds(block_, router_.rule().count(rows));
+  }
+
+  /// Of so many tokens, so many of which are taken, where gate and block state their own: of a
+  /// forward without the predictor, which adds its own where it is asked.
+  Flops forward_flops(Index tokens, Index taken) const {
+    return router_.forward_flops(tokens) + block_.forward_flops(taken) +
+           taken * detail::flops_of_one(0, 3 * d_out());
+  }
+  /// With the predictor, if there is one.
+  Flops backward_flops(Index tokens, Index taken) const {
+    const auto of_router = [&](const auto& router) {
+      return router.gate().backward_flops(tokens) + router.rule().backward_flops(tokens, taken);
+    };
+    return of_router(router_) + (predictor_ ? of_router(*predictor_) : Flops{}) +
+           block_.backward_flops(taken) + taken * detail::flops_of_one(0, 4 * d_out() + 1) +
+           tokens * detail::flops_of_one(0, 2 * d_out());
   }
 
   /// Throws std::invalid_argument unless the parts fit each other and their parameters have their
@@ -129,21 +146,23 @@ class DepthLayer {
   }
 
   /// dx (N, d) = and grads +=, from dy (N, d), the x and the tape of a forward, and the gradients
-  /// of losses on tape.routing and on tape.predicted. Throws std::invalid_argument on other shapes,
-  /// a tape of another layer (also of a copy) or of other parts than stand in it now, or if dx
-  /// overlaps x or dy.
+  /// of losses on tape.routing, on tape.predicted and, of a block that takes them, on
+  /// tape.block.routing. Throws std::invalid_argument on other shapes, a tape of another layer
+  /// (also of a copy) or of other parts than stand in it now, or if dx overlaps x or dy.
   void backward(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
                 Grads& grads, const RoutingGradient<W>& losses = {},
-                const RoutingGradient<W>& predictor_losses = {}) const requires
+                const RoutingGradient<W>& predictor_losses = {},
+                const RoutingGradient<W>& block_losses = {}) const requires
       TrainableExpert<Block, T> && TrainableGate<Gate, T> && TrainableGate<PredictorGate, T> {
     check_backward(x, dy, tape, dx, grads);
     losses.validate(tape.routing);
     if (predictor_) {
       predictor_losses.validate(tape.predicted);
     }
+    check_block_losses(tape, block_losses);
     detail::with_team(tape.num_threads, [&] {
       tape.gradient.assign(losses, tape.routing, tape.num_threads);
-      run_back(x, dy, tape, dx, grads);
+      run_back(x, dy, tape, {block_losses, dx}, grads);
       if (predictor_) {
         tape.gradient.assign(predictor_losses, tape.predicted, tape.num_threads);
         tape.stopped.resize(x.rows(), d_in());
@@ -158,7 +177,7 @@ class DepthLayer {
     detail::check_own(tape.owner.is(identity_), name,
                       "the tape is of another layer, expected this one's");
     moe::check_tape(router_, tape.routing, {.word = "router", .part = &name});
-    if (tape.taken.count() > 0) {  // else the block has not seen the forward
+    if (sees(tape)) {
       moe::check_tape(block_, tape.block, {.word = "block", .part = &name});
     }
     if (predictor_) {
@@ -195,6 +214,27 @@ class DepthLayer {
   }
 
  private:
+  /// What a backward goes by beside x and dy, and where to.
+  struct Back {
+    const RoutingGradient<W>& block_losses;
+    MatrixRef<T> dx;
+  };
+
+  /// Whether the block has seen, or is to see, the call of a memory. One with a router sees also
+  /// that nobody was taken.
+  template <class Memory>
+  static bool sees(const Memory& memory) {
+    return memory.taken.count() > 0 || requires { memory.block.routing; };
+  }
+
+  void check_block_losses(const Tape& tape, const RoutingGradient<W>& losses) const {
+    if constexpr (TakesRoutingLosses<Block, T>) {
+      losses.validate(tape.block.routing);
+    } else {
+      losses.validate({});  // all empty
+    }
+  }
+
   void check_parts() const {
     detail::throw_unless(d_in() == d_out(), "DepthLayer: the block is ", d_in(), " to ", d_out(),
                          " wide, expected one width: its output is added to its input");
@@ -246,7 +286,7 @@ class DepthLayer {
       router_.route(x, call, memory.routing);
       select(threads);
       memory.taken.list(memory.routing, call.tokens);
-      if (memory.taken.count() > 0) {
+      if (sees(memory)) {
         const ConstMatrixRef<T> tokens =
             gather_rows<T>({x, memory.taken.groups()}, memory.gathered, threads);
         memory.rows.resize(memory.taken.count(), d_out());
@@ -284,15 +324,16 @@ class DepthLayer {
     }
   }
 
-  void run_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, MatrixRef<T> dx,
+  void run_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy, Tape& tape, const Back& back,
                 Grads& grads) const {
     const int threads = tape.num_threads;
+    MatrixRef<T> dx = back.dx;
     const TakenTokens<W>& taken = tape.taken;
     tape.dx_rows.resize(taken.count(), d_in());
-    if (taken.count() > 0) {
+    if (sees(tape)) {
       const ConstMatrixRef<T> drows =
           gather_rows<T>({dy, taken.groups(), taken.weight()}, tape.drows, threads);
-      block_.backward(tape.gathered.leftCols(d_in()), drows, tape.block, tape.dx_rows, grads.block);
+      block_back(tape.gathered.leftCols(d_in()), drows, tape, back.block_losses, grads);
     }
     detail::for_rows(taken.count(), threads, [&](Index row) {
       const Index token = taken.token()[static_cast<std::size_t>(row)];
@@ -307,6 +348,15 @@ class DepthLayer {
                                 {&dy.coeffRef(token, 0), to}, to);
       }
     });
+  }
+
+  void block_back(ConstMatrixRef<T> tokens, ConstMatrixRef<T> drows, Tape& tape,
+                  const RoutingGradient<W>& losses, Grads& grads) const {
+    if constexpr (TakesRoutingLosses<Block, T>) {
+      block_.backward(tokens, drows, tape.block, tape.dx_rows, grads.block, losses);
+    } else {
+      block_.backward(tokens, drows, tape.block, tape.dx_rows, grads.block);
+    }
   }
 
   RouterT router_;

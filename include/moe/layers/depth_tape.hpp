@@ -26,6 +26,7 @@ class TakenTokens {
     token_.clear();
     weight_.clear();
     ids_.clear();
+    position_.clear();
     slot_.assign(static_cast<std::size_t>(num_tokens), Index{none});
     offset_.assign(1, 0);
     for (Index b = 0; b < tokens.num_sequences(num_tokens); ++b) {
@@ -34,6 +35,7 @@ class TakenTokens {
         if (table.expert(t, 0) != none) {
           slot_[static_cast<std::size_t>(t)] = count();
           token_.push_back(t);
+          position_.push_back(tokens.position_of(t));
           weight_.push_back(table.weight(t, 0));
           if (!tokens.ids.empty()) {
             ids_.push_back(tokens.ids[static_cast<std::size_t>(t)]);
@@ -46,13 +48,13 @@ class TakenTokens {
   }
 
   Index count() const { return static_cast<Index>(token_.size()); }
-  /// (M) which they are.
+  /// (M) which they are: row i of what the block gets is token()[i] of the batch.
   std::span<const Index> token() const { return token_; }
   std::span<const W> weight() const { return weight_; }
   /// One group of all of them. It refers to this object.
   RowGroups groups() const { return {group_, token_}; }
   /// What they are to the block: the same sequences, of fewer tokens, without padding.
-  Tokens tokens() const { return {.ids = ids_, .sequence_offset = offset_}; }
+  Tokens tokens() const { return {.ids = ids_, .sequence_offset = offset_, .position = position_}; }
   /// The row of a token: one of them, or none.
   std::span<const Index> rows_of(Index token) const {
     const Index& slot = slot_[static_cast<std::size_t>(token)];
@@ -60,7 +62,7 @@ class TakenTokens {
   }
 
  private:
-  std::vector<Index> token_, slot_, offset_;
+  std::vector<Index> token_, slot_, offset_, position_;
   std::vector<W> weight_;
   std::vector<std::int32_t> ids_;
   Index group_[2] = {0, 0};
@@ -75,6 +77,8 @@ struct DepthMemory {
   TakenTokens<Wide<T>> taken;
   GrowingMatrix<T> gathered;  ///< (M, D) tokens that the block gets
   GrowingMatrix<T> rows;      ///< (M, D) what it makes of them
+  /// Of a block that is a layer with a router, block.routing and block.plan are who went where in
+  /// it: its token i is token taken.token()[i] of the batch.
   BlockMemory block;
 };
 

@@ -11,7 +11,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// x (N, D) for the experts and router_x (N, D) for the router. A call takes `x` for one matrix as
 /// both, or `{x, router_x}`: Gemma 4, Arctic and SmallThinker route by another state of the
-/// residual stream.
+/// residual stream. A router that takes a state (StateGate) reads it behind the token: (N, D + R).
 template <Real T>
 struct LayerInput {
   ConstMatrixRef<T> x, router_x;

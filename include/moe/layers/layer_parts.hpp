@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a layer is made of: a router, a set of experts, perhaps a shared expert and projections
-// around the set; their sizes, and the walk over their parameters.
+// What a layer is made of: a router, a set of experts, perhaps a shared expert, projections around
+// the set, and coefficients of both outputs; their sizes, and the walk over their parameters.
 #pragma once
 
 #include <optional>
@@ -12,6 +12,7 @@
 #include "../experts/latent.hpp"
 #include "../experts/packed_experts.hpp"
 #include "../routing/router.hpp"
+#include "coefficients.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -54,13 +55,38 @@ class ZeroExperts;
 template <Real T, ExpertSet<T> Set>
 struct SharedOf<T, ZeroExperts<T, Set>> : SharedOf<T, Set> {};
 
+/// What a layer may have beside router, experts and shared expert: projections around the experts,
+/// or coefficients of the routed and the shared output; not both.
+template <Real T>
+struct LayerExtras {
+  std::optional<Latent<T>> latent = std::nullopt;
+  std::optional<Coefficients<T>> coefficients = std::nullopt;
+
+  LayerExtras() = default;
+  LayerExtras(std::nullopt_t) {}
+  LayerExtras(std::optional<Latent<T>> projections,
+              std::optional<Coefficients<T>> of_outputs = std::nullopt)
+      : latent(std::move(projections)), coefficients(std::move(of_outputs)) {}
+};
+
+/// Those of a config, with random weights from the seed.
+template <Real T>
+LayerExtras<T> make_extras(const MoEConfig& config, std::uint64_t seed) {
+  LayerExtras<T> extras(make_latent<T>(config, seed));
+  if (config.shared && config.shared->coefficients) {
+    extras.coefficients.emplace(config.d_model, detail::seed_of(seed, ~std::uint64_t{1}));
+  }
+  return extras;
+}
+
 /// Like the parameters of a layer, in float at least: their gradients, or an optimiser's moments.
-template <class RouterT, class Set, class Shared, class LatentT>
+template <class RouterT, class Set, class Shared, Real T>
 struct LayerGrads {
   GradsOf<RouterT> router;
   GradsOf<Set> experts;
-  GradsOf<Shared> shared;   ///< empty without a shared expert
-  GradsOf<LatentT> latent;  ///< likewise
+  GradsOf<Shared> shared;                 ///< empty without a shared expert
+  GradsOf<Latent<T>> latent;              ///< likewise
+  GradsOf<Coefficients<T>> coefficients;  ///< likewise
 };
 
 /// The parts of a MoELayer, as its template says.
@@ -70,17 +96,18 @@ class LayerParts {
   using W = Wide<T>;
   using Set = typename SetOf<T, E>::type;
   using Shared = typename SharedOf<T, Set>::type;
-  using Grads = LayerGrads<RouterT, Set, Shared, Latent<T>>;
+  using Grads = LayerGrads<RouterT, Set, Shared, T>;
 
   /// Throws std::invalid_argument if their sizes disagree, or the options ask the set for what it
   /// has not.
   LayerParts(RouterT router, Set experts, const LayerOptions& options, std::optional<Shared> shared,
-             std::optional<Latent<T>> latent)
+             LayerExtras<T> extras)
       : router_(std::move(router)),
         experts_(std::move(experts)),
         options_(options),
         shared_(std::move(shared)),
-        latent_(std::move(latent)) {
+        latent_(std::move(extras.latent)),
+        coefficients_(std::move(extras.coefficients)) {
     options_.validate();
     detail::throw_unless(WeighsHidden<Set> || options_.weight_on != WeightOn::hidden,
                          "MoELayer: weight_on is hidden, expected input or output with experts "
@@ -100,6 +127,9 @@ class LayerParts {
     if (latent_) {
       latent_->check_params({.word = "latent", .part = &name});
     }
+    if (coefficients_) {
+      coefficients_->check_params({.word = "coefficients", .part = &name});
+    }
   }
 
   Index d_in() const { return latent_ ? latent_->d_in() : experts_.d_in(); }
@@ -114,7 +144,8 @@ class LayerParts {
     }
     return detail::multiply_adds(router_, rows) + detail::multiply_adds(experts_, rows * choices) +
            (shared_ ? detail::multiply_adds(*shared_, rows) : 0.0) +
-           (latent_ ? latent_->multiply_adds(rows) : 0.0);
+           (latent_ ? latent_->multiply_adds(rows) : 0.0) +
+           (coefficients_ ? coefficients_->multiply_adds(rows) : 0.0);
   }
   RouterT& router() { return router_; }
   const RouterT& router() const { return router_; }
@@ -124,18 +155,24 @@ class LayerParts {
   const std::optional<Shared>& shared() const { return shared_; }
   std::optional<Latent<T>>& latent() { return latent_; }
   const std::optional<Latent<T>>& latent() const { return latent_; }
+  std::optional<Coefficients<T>>& coefficients() { return coefficients_; }
+  const std::optional<Coefficients<T>>& coefficients() const { return coefficients_; }
 
   /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
   Grads zero_grads() const requires TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
     Grads grads{.router = zero_grads_of(router_),
                 .experts = zero_grads_of(experts_),
                 .shared = {},
-                .latent = {}};
+                .latent = {},
+                .coefficients = {}};
     if (shared_) {
       grads.shared = zero_grads_of(*shared_);
     }
     if (latent_) {
       grads.latent = zero_grads_of(*latent_);
+    }
+    if (coefficients_) {
+      grads.coefficients = zero_grads_of(*coefficients_);
     }
     return grads;
   }
@@ -164,15 +201,30 @@ class LayerParts {
     if (layer.latent()) {
       walk_params(*layer.latent(), {.word = "latent", .part = &name}, visit, grads.latent...);
     }
+    if (layer.coefficients()) {
+      walk_params(*layer.coefficients(), {.word = "coefficients", .part = &name}, visit,
+                  grads.coefficients...);
+    }
   }
 
  protected:
+  /// Of the rows that the router reads: of tokens, with a state behind them if it takes one.
+  Index router_width() const {
+    if constexpr (requires { router_.d_model(); }) {
+      return router_.d_model();
+    } else {
+      return d_in();
+    }
+  }
   void check_parts() const {
     detail::throw_unless(router_.num_experts() == num_experts(), "MoELayer: the router has ",
                          router_.num_experts(), " experts, expected ", num_experts());
-    if constexpr (requires { router_.d_model(); }) {
-      detail::throw_unless(router_.d_model() == d_in(), "MoELayer: the router is ",
-                           router_.d_model(), " wide, expected ", d_in());
+    if constexpr (requires { router_.gate().d_token(); }) {
+      detail::throw_unless(router_.gate().d_token() == d_in(), "MoELayer: the router's tokens are ",
+                           router_.gate().d_token(), " wide, expected ", d_in());
+    } else {
+      detail::throw_unless(router_width() == d_in(), "MoELayer: the router is ", router_width(),
+                           " wide, expected ", d_in());
     }
     if (latent_) {
       detail::throw_unless(
@@ -185,6 +237,13 @@ class LayerParts {
                            "MoELayer: the shared expert is ", shared_->d_in(), " to ",
                            shared_->d_out(), " wide, expected ", d_in(), " to ", d_out());
     }
+    if (coefficients_) {
+      detail::throw_unless(shared_ && !latent_ && options_.unscaled(),
+                           "MoELayer: there are coefficients, expected a shared expert with them, "
+                           "and no latent part and scales");
+      detail::throw_unless(coefficients_->d_in() == d_in(), "MoELayer: the coefficients are ",
+                           coefficients_->d_in(), " wide, expected ", d_in());
+    }
   }
 
   RouterT router_;
@@ -192,6 +251,7 @@ class LayerParts {
   LayerOptions options_;
   std::optional<Shared> shared_;
   std::optional<Latent<T>> latent_;
+  std::optional<Coefficients<T>> coefficients_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -30,6 +30,7 @@ struct LayerScratch : Routed<T, RouterT> {
   GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Scratch shared;
   typename Latent<T>::Scratch latent;
+  typename Coefficients<T>::Scratch coefficients;
 };
 
 /// The rows of a call that trains.
@@ -41,7 +42,8 @@ struct LayerWork {
   GrowingMatrix<T> shared_out;  ///< (N, D_out)
   typename SharedOf<T, Set>::type::Tape shared;
   typename Latent<T>::Tape latent;
-  GrowingMatrix<T> latent_x, latent_dy;  ///< where there is padding that it may not look at
+  typename Coefficients<T>::Tape coefficients;
+  GrowingMatrix<T> clean_x, clean_dy;  ///< where there is padding that these may not look at
   RoutingGradient<Wide<T>> gradient;
   GrowingMatrix<T> drows, dx_rows;        ///< (S, D_out), (S, D_in) gradients of the rows
   GrowingMatrix<T> shared_dx;             ///< (N, D_in)

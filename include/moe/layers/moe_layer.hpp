@@ -32,19 +32,18 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   MoELayer(const MoEConfig& config, std::uint64_t seed) requires std::same_as<RouterT, Router<T>> &&
       std::same_as<Set, FfnExperts<T>>
       : MoELayer(make_router<T>(config, seed), Set(make_experts<T>(config, seed)), config.options(),
-                 make_shared_expert<T>(config, seed), make_latent<T>(config, seed)) {}
+                 make_shared_expert<T>(config, seed), make_extras<T>(config, seed)) {}
 
   /// Takes ready parts. Throws std::invalid_argument as LayerParts says.
   MoELayer(RouterT router, std::vector<E> experts, const LayerOptions& options = {},
            std::optional<Shared> shared = std::nullopt,
-           std::optional<Latent<T>> latent = std::nullopt) requires ExpertLike<E, T>
+           LayerExtras<T> extras = {}) requires ExpertLike<E, T>
       : MoELayer(std::move(router), Set(std::move(experts)), options, std::move(shared),
-                 std::move(latent)) {}
+                 std::move(extras)) {}
   MoELayer(RouterT router, std::same_as<Set> auto experts, const LayerOptions& options = {},
-           std::optional<Shared> shared = std::nullopt,
-           std::optional<Latent<T>> latent = std::nullopt)
+           std::optional<Shared> shared = std::nullopt, LayerExtras<T> extras = {})
       : Parts(std::move(router), std::move(experts), options, std::move(shared),
-              std::move(latent)) {}
+              std::move(extras)) {}
 
   /// Inference: y (N, d_out) = layer(x (N, d_in)), or of {x, router_x}; N may be 0. y may be x
   /// itself. Throws std::invalid_argument on other shapes, also of parameters, or options that do
@@ -115,8 +114,8 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   }
 
  private:
-  using Parts::check_parts, Parts::experts_, Parts::latent_, Parts::options_, Parts::router_,
-      Parts::shared_;
+  using Parts::check_parts, Parts::coefficients_, Parts::experts_, Parts::latent_, Parts::options_,
+      Parts::router_, Parts::router_width, Parts::shared_;
 
   static constexpr bool trains = TrainableInLayer<E, T> && TrainableRouter<RouterT, T>;
 
@@ -129,7 +128,10 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     if (latent_) {
       latent_->check_params({"latent"});
     }
-    detail::check_shape(x, x.rows(), d_in(), "MoELayer: x");
+    if (coefficients_) {
+      coefficients_->check_params({"coefficients"});
+    }
+    detail::check_shape(x, x.rows(), router_width(), "MoELayer: router_x");
     call.validate(x.rows(), num_experts());
     if constexpr (requires { router_.check_call(call, x.rows()); }) {
       router_.check_call(call, x.rows());
@@ -137,8 +139,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   }
   void check_input(const LayerInput<T>& input, const MatrixRef<T>& y,
                    const CallOptions& call) const {
-    check_call(input.x, call);
-    detail::check_shape(input.router_x, input.x.rows(), d_in(), "MoELayer: router_x");
+    detail::check_shape(input.x, input.x.rows(), d_in(), "MoELayer: x");
+    detail::check_shape(input.router_x, input.x.rows(), router_width(), "MoELayer: router_x");
+    check_call(input.router_x, call);
     detail::check_shape(y, input.x.rows(), d_out(), "MoELayer: y");
   }
 
@@ -151,6 +154,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     if constexpr (!LeavesOutPadding<RouterT>) {
       detail::clear_padding(routed.routing);
     }
+    call.check_obeyed(routed.routing.expert);
     routed.kept.select(routed.routing, num_experts(), call.capacity.value_or(options_.capacity),
                        call.tokens);
     routed.plan.build(routed.routing, routed.kept, num_experts());
@@ -172,8 +176,11 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   void combine(const Routed<T, RouterT>& routed, Memory& memory, MatrixRef<T> y,
                int threads) const {
     const MatrixRef<T> shared_out = memory.shared_out;
-    const CombineBase<T> base(shared_ ? &shared_out : nullptr, nullptr,
-                              {options_.routed_scale, options_.shared_scale});
+    const CombineBase<T> base =
+        coefficients_ ? CombineBase<T>(&shared_out, memory.coefficients.value)
+                      : CombineBase<T>(shared_ ? &shared_out : nullptr, nullptr,
+                                       {W(options_.routed_scale), W(options_.shared_scale),
+                                        options_.unscaled()});
     if (!latent_) {
       return combine_rows<T>(memory.rows, routed.plan, weight_on(WeightOn::output, memory), base, y,
                              threads);
@@ -203,6 +210,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
       memory.shared_out.resize(x.rows(), d_out());
       shared_->forward(x, memory.shared_out, memory.shared,
                        {.num_threads = threads, .tokens = {.padding = routed.routing.padding}});
+    }
+    if (coefficients_) {
+      coefficients_->forward(x, routed.routing.padding, memory.coefficients, threads);
     }
   }
 
@@ -239,11 +249,15 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     work.owner.clear();
     work.shared.owner.clear();
     work.latent.owner.clear();
+    work.coefficients.owner.clear();
     run(input, y, routed, work, call);
     routed.owner.set(identity_);
     work.owner.set(identity_);
     if (latent_) {
       latent_->own(work.latent);
+    }
+    if (coefficients_) {
+      coefficients_->own(work.coefficients);
     }
   }
 
@@ -261,6 +275,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
                       "the tape is of another shared expert, expected this layer's");
     detail::check_own(latent_ ? latent_->owns(work.latent) : work.latent.owner.is_nobody(), name,
                       "the tape is of another latent part, expected this layer's");
+    detail::check_own(coefficients_ ? coefficients_->owns(work.coefficients)
+                                    : work.coefficients.owner.is_nobody(),
+                      name, "the tape is of other coefficients, expected this layer's");
     if (shared_) {
       moe::check_tape(*shared_, work.shared, {.word = "shared", .part = &name});
     }
@@ -275,10 +292,10 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     detail::check_shape(routed.routing.weight, num_tokens, routed.plan.top_k(),
                         "MoELayer: tape.routing.weight");
     detail::check_shape(input.x, num_tokens, d_in(), "MoELayer: x");
-    detail::check_shape(input.router_x, num_tokens, d_in(), "MoELayer: router_x");
+    detail::check_shape(input.router_x, num_tokens, router_width(), "MoELayer: router_x");
     detail::check_shape(dy, num_tokens, d_out(), "MoELayer: dy");
     detail::check_shape(dinput.dx, num_tokens, d_in(), "MoELayer: dx");
-    detail::check_shape(dinput.router_dx, num_tokens, d_in(), "MoELayer: router_dx");
+    detail::check_shape(dinput.router_dx, num_tokens, router_width(), "MoELayer: router_dx");
     for (const MatrixRef<T>& dx : {dinput.dx, dinput.router_dx}) {
       detail::throw_unless(!detail::overlap(input.x, dx) && !detail::overlap(input.router_x, dx) &&
                                !detail::overlap(dy, dx),
@@ -301,6 +318,11 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   template <class Work>
   void input_back(ConstMatrixRef<T> x, const TapedRouting<T, RouterT>& routed, Work& work,
                   const LayerInputGrads<T>& dinput, Grads& grads) const;
+  /// dx += and grads +=
+  template <class Work>
+  void coefficients_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                         const TapedRouting<T, RouterT>& routed, Work& work, MatrixRef<T> dx,
+                         Grads& grads) const;
   template <class Work, class RouterGrads>  // a router that only infers has none
   void router_back(const ConstMatrixRef<T>& x, const TapedRouting<T, RouterT>& routed, Work& work,
                    MatrixRef<T> dx, RouterGrads& grads) const;

@@ -18,9 +18,12 @@ void MoELayer<T, RouterT, E>::run_back(const LayerInput<T>& input, ConstMatrixRe
   const auto& padding = routed.routing.padding;
   work.dx_rows.resize(routed.plan.num_rows(), experts_.d_in());
   const ConstMatrixRef<T> scaled_dy =
-      scaled_rows<T>(dy, options_.routed_scale, work.routed_dy, threads);
+      coefficients_ ? scaled_each<T>(
+                          dy, [&](Index token) { return work.coefficients.value(token, 0); },
+                          work.routed_dy, threads)
+                    : scaled_rows<T>(dy, options_.routed_scale, work.routed_dy, threads);
   if (latent_) {
-    latent_->leave_backward(detail::zero_padding<T>(scaled_dy, padding, work.latent_dy, threads),
+    latent_->leave_backward(detail::zero_padding<T>(scaled_dy, padding, work.clean_dy, threads),
                             work.latent, grads.latent, threads);
   }
   const ConstMatrixRef<T> routed_dy =
@@ -34,10 +37,17 @@ void MoELayer<T, RouterT, E>::run_back(const LayerInput<T>& input, ConstMatrixRe
   router_back(input.router_x, routed, work, router_dx, grads.router);
   if (shared_) {
     work.shared_dx.resize(x.rows(), d_in());
-    shared_->backward(x, scaled_rows<T>(dy, options_.shared_scale, work.shared_dy, threads),
-                      work.shared, work.shared_dx, grads.shared);
+    const ConstMatrixRef<T> shared_dy =
+        coefficients_ ? scaled_each<T>(
+                            dy, [&](Index token) { return work.coefficients.value(token, 1); },
+                            work.shared_dy, threads)
+                      : scaled_rows<T>(dy, options_.shared_scale, work.shared_dy, threads);
+    shared_->backward(x, shared_dy, work.shared, work.shared_dx, grads.shared);
   }
   input_back(x, routed, work, dinput, grads);
+  if (coefficients_) {
+    coefficients_back(x, dy, routed, work, dx, grads);
+  }
   detail::for_rows(static_cast<Index>(padding.size()), threads, [&](Index token) {
     if (padding[static_cast<std::size_t>(token)] != 0) {
       dx.row(token).setZero();
@@ -71,9 +81,36 @@ void MoELayer<T, RouterT, E>::input_back(ConstMatrixRef<T> x,
   detail::for_rows(shared_ ? x.rows() : 0, threads, [&](Index token) {
     kernels::add_rows<T>(shared_dx.row(token), nullptr, &dx.coeffRef(token, 0));
   });
-  latent_->enter_backward(
-      detail::zero_padding<T>(x, routed.routing.padding, work.latent_x, threads), work.latent, dx,
-      grads.latent, threads);
+  latent_->enter_backward(detail::zero_padding<T>(x, routed.routing.padding, work.clean_x, threads),
+                          work.latent, dx, grads.latent, threads);
+}
+
+/// Their gradients are the products of dy with the routed and with the shared output.
+template <Real T, RouterLike<T> RouterT, class E>
+requires ExpertLike<ExpertIn<E, T>, T>
+template <class Work>
+void MoELayer<T, RouterT, E>::coefficients_back(ConstMatrixRef<T> x, ConstMatrixRef<T> dy,
+                                                const TapedRouting<T, RouterT>& routed, Work& work,
+                                                MatrixRef<T> dx, Grads& grads) const {
+  const int threads = routed.num_threads;
+  const std::span<const W> weight = weight_on(WeightOn::output, work);
+  auto& gradient = work.coefficients.gradient;
+  gradient.resize(2, x.rows());
+  detail::for_rows(x.rows(), threads, [&](Index token) {
+    gradient(0, token) = gradient(1, token) = W(0);
+    if (routed.routing.is_padding(token)) {
+      return;
+    }
+    const T* of_token = &dy.coeffRef(token, 0);
+    for (const Index slot : routed.plan.slots_of(token)) {
+      const W product = kernels::dot(of_token, &work.rows.coeffRef(slot, 0), dy.cols());
+      gradient(0, token) +=
+          weight.empty() ? product : weight[static_cast<std::size_t>(slot)] * product;
+    }
+    gradient(1, token) = kernels::dot(of_token, &work.shared_out.coeffRef(token, 0), dy.cols());
+  });
+  coefficients_->backward(detail::zero_padding<T>(x, routed.routing.padding, work.clean_x, threads),
+                          work.coefficients, dx, grads.coefficients, threads);
 }
 
 template <Real T, RouterLike<T> RouterT, class E>

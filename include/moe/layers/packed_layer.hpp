@@ -40,12 +40,15 @@ auto pack(const MoELayer<T, RouterT, E>& layer) {
   if (layer.shared()) {
     shared.emplace(PackedExperts<S>(layer.shared()->set()));
   }
-  std::optional<Latent<Wide<S>>> latent;
+  LayerExtras<Wide<S>> extras;
   if (layer.latent()) {
-    latent.emplace(layer.latent()->template cast<Wide<S>>());
+    extras.latent.emplace(layer.latent()->template cast<Wide<S>>());
+  }
+  if (layer.coefficients()) {
+    extras.coefficients.emplace(layer.coefficients()->template cast<Wide<S>>());
   }
   return Packed(std::move(router), PackedExperts<S>(layer.experts()), layer.options(),
-                std::move(shared), std::move(latent));
+                std::move(shared), std::move(extras));
 }
 
 /// The layer again, with its weights as they are stored: rounded if S is narrower than they were.
@@ -57,7 +60,7 @@ auto unpack(const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed) {
     shared.emplace(std::move(packed.shared()->set().unpack().front()));
   }
   return MoELayer<W, RouterT>(packed.router(), packed.experts().unpack(), packed.options(),
-                              std::move(shared), packed.latent());
+                              std::move(shared), {packed.latent(), packed.coefficients()});
 }
 
 /// Memory of the packed weights of the experts, the shared one included.

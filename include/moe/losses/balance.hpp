@@ -2,7 +2,7 @@
 // Losses that push counts of choices towards balance through the mean probabilities of experts.
 // In comments: f_e is the fraction of the choices that fell on expert e, P_e the mean probability
 // of e. Scores that do not sum to 1, as sigmoids, become the probabilities of a token by division
-// by their sum (DeepSeek-V3 2024, eq. 19), however small that is. A token the sum of whose scores
+// by their sum (DeepSeek-V3 2024), however small that is. A token the sum of whose scores
 // is less than E times the least normal number, as where all of them underflow, has no
 // probabilities: it adds 0 and has no gradient.
 #pragma once
@@ -111,7 +111,7 @@ void balance(const RoutingTable<T>& table, const CountedTokens<T>& counted,
 
 }  // namespace detail
 
-/// E * sum_e f_e P_e (Fedus 2021, Switch Transformers, eq. 4, for any top-k): 1 when balanced.
+/// E * sum_e f_e P_e (Fedus 2021, Switch Transformers, for any top-k): 1 when balanced.
 template <Real T>
 void load_balancing_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,
                          int num_threads = 0) {
@@ -122,15 +122,16 @@ void load_balancing_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLo
       [&](const T& tokens) { return experts / (choices * tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
-RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {},
+                                   int num_threads = 0) {
   RoutingLoss<T> loss;
-  load_balancing_loss(table, mask, loss);
+  load_balancing_loss(table, mask, loss, num_threads);
   return loss;
 }
 
 /// G * sum_g f_g P_g over groups of E / G experts that follow each other, with the sums of their
-/// f_e and P_e (DeepSeek-V2 2024, sec. 2.2.3, device-level balance; the first level of a
-/// hierarchy): 1 when balanced. Throws std::invalid_argument unless num_groups divides E.
+/// f_e and P_e (DeepSeek-V2 2024, device-level balance; the first level of a hierarchy): 1 when
+/// balanced. Throws std::invalid_argument unless num_groups divides E.
 template <Real T>
 void group_balancing_loss(const RoutingTable<T>& table, Index num_groups, TokenMask mask,
                           RoutingLoss<T>& loss, int num_threads = 0) {
@@ -146,9 +147,9 @@ void group_balancing_loss(const RoutingTable<T>& table, Index num_groups, TokenM
 }
 template <Real T>
 RoutingLoss<T> group_balancing_loss(const RoutingTable<T>& table, Index num_groups,
-                                    TokenMask mask = {}) {
+                                    TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  group_balancing_loss(table, num_groups, mask, loss);
+  group_balancing_loss(table, num_groups, mask, loss, num_threads);
   return loss;
 }
 
@@ -163,14 +164,15 @@ void hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask ma
       [&](const T& tokens) { return experts / (tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
-RoutingLoss<T> hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> hugging_face_load_balancing_loss(const RoutingTable<T>& table, TokenMask mask = {},
+                                                int num_threads = 0) {
   RoutingLoss<T> loss;
-  hugging_face_load_balancing_loss(table, mask, loss);
+  hugging_face_load_balancing_loss(table, mask, loss, num_threads);
   return loss;
 }
 
-/// (1 / E) * sum_e (c_e / N) P_e with c_e counting first choices only (Lepikhin 2020, GShard,
-/// algorithm 1): 1 / E^2 when balanced.
+/// (1 / E) * sum_e (c_e / N) P_e with c_e counting first choices only (Lepikhin 2020, GShard):
+/// 1 / E^2 when balanced.
 template <Real T>
 void gshard_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,
                  int num_threads = 0) {
@@ -180,9 +182,9 @@ void gshard_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& l
       [&](const T& tokens) { return T(1) / (experts * tokens * tokens); }, loss, num_threads);
 }
 template <Real T>
-RoutingLoss<T> gshard_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> gshard_loss(const RoutingTable<T>& table, TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  gshard_loss(table, mask, loss);
+  gshard_loss(table, mask, loss, num_threads);
   return loss;
 }
 

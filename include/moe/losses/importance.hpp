@@ -12,7 +12,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// The squared coefficient of variation of the experts' summed weights (Shazeer 2017, eq. 6, 7).
+/// The squared coefficient of variation of the experts' summed weights (Shazeer 2017).
 /// It looks at the choices alone, on one thread.
 template <Real T>
 void importance_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss) {

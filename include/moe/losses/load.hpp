@@ -78,9 +78,9 @@ void add_load_gradient(const RoutingTable<T>& table, Index token, const ExpertId
 
 }  // namespace detail
 
-/// The squared coefficient of variation of the experts' expected loads (Shazeer 2017, eq. 8 to 11):
-/// load_e = sum_t Phi((clean_te - threshold_te) / scale_te), the probability that e is chosen if
-/// its own noise is drawn again; the threshold is the k-th largest noisy logit of the others.
+/// The squared coefficient of variation of the experts' expected loads (Shazeer 2017): load_e =
+/// sum_t Phi((clean_te - threshold_te) / scale_te), the probability that e is chosen if its own
+/// noise is drawn again; the threshold is the k-th largest noisy logit of the others.
 /// Throws std::invalid_argument if the table was made without noise.
 template <Real T>
 void load_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss,
@@ -88,9 +88,10 @@ void load_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& los
   using std::erfc;
   const detail::CountedTokens<T> counted(table, mask);
   const Index num_tokens = table.num_tokens(), num_experts = table.logits.cols();
-  detail::check_shape(table.logits, num_tokens, num_experts, "load_loss: logits");
-  detail::check_shape(table.clean_logits, num_tokens, num_experts, "load_loss: clean_logits");
-  detail::check_shape(table.noise_scale, num_tokens, num_experts, "load_loss: noise_scale");
+  detail::check_written(table.logits, num_tokens, num_experts, "load_loss", "logits");
+  detail::check_written(table.clean_logits, num_tokens, num_experts, "load_loss", "clean_logits");
+  detail::check_written(table.noise_scale, num_tokens, num_experts, "load_loss",
+                        "noise_scale (of noisy logits)");
   const int threads = detail::loss_threads(table, num_experts, 32.0, num_threads);
   detail::LossMemory<T>& memory = loss.memory;
   GrowingMatrix<T>& share = loss.gradient.logits;  // of the loads, until these are known
@@ -122,9 +123,9 @@ void load_loss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& los
   });
 }
 template <Real T>
-RoutingLoss<T> load_loss(const RoutingTable<T>& table, TokenMask mask = {}) {
+RoutingLoss<T> load_loss(const RoutingTable<T>& table, TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  load_loss(table, mask, loss);
+  load_loss(table, mask, loss, num_threads);
   return loss;
 }
 

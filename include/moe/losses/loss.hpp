@@ -11,6 +11,7 @@
 // a gradient. Over no tokens at all a loss is 0, and of choices over a table with none.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -133,6 +134,15 @@ class CountedTokens {
   Index count_ = 0;
 };
 
+/// Throws std::invalid_argument unless a matrix of the table has a row (cols) for each token.
+template <Real T>
+void check_written(const GrowingMatrix<T>& m, Index num_tokens, Index cols, const char* loss,
+                   const char* what) {
+  throw_unless(m.rows() == num_tokens && m.cols() == cols, loss, ": ", what, " of the table are (",
+               m.rows(), ", ", m.cols(), "), expected a row of ", cols == 0 ? "E" : joined(cols),
+               " for each of ", num_tokens, " tokens: its router has to write them");
+}
+
 /// Threads for a loss that takes about `multiply_adds` of them for each of the table's logits.
 template <Real T>
 int loss_threads(const RoutingTable<T>& table, Index num_experts, double multiply_adds,
@@ -140,6 +150,31 @@ int loss_threads(const RoutingTable<T>& table, Index num_experts, double multipl
   return num_threads(requested, multiply_adds * static_cast<double>(table.num_tokens()) *
                                     static_cast<double>(num_experts));
 }
+
+/// What a loss on logits begins with: it takes its tokens from a table with logits (N, E), and
+/// leaves value and gradient of zero, and a term of zero for each token.
+template <Real T>
+struct LogitLoss {
+  CountedTokens<T> counted;
+  Index num_experts;
+  int threads;
+  T share;  ///< of a token in the mean
+  std::vector<T>& term;
+
+  /// Throws std::invalid_argument if mask or logits do not fit; `name` is that of the loss.
+  LogitLoss(const RoutingTable<T>& table, TokenMask mask, RoutingLoss<T>& loss, int requested,
+            const char* name)
+      : counted(table, mask),
+        num_experts(table.logits.cols()),
+        threads(loss_threads(table, num_experts, 16.0, requested)),
+        share(T(1.0 / static_cast<double>((std::max)(counted.count(), Index{1})))),
+        term(loss.memory.term) {
+    check_written(table.logits, table.num_tokens(), num_experts, name, "logits");
+    term.assign(static_cast<std::size_t>(table.num_tokens()), T(0));
+    loss.clear();
+    loss.gradient.logits.setZero(table.num_tokens(), num_experts);
+  }
+};
 
 /// The terms of the tokens that count, added in the order of the tokens.
 template <Real T>
@@ -157,7 +192,7 @@ T sum_of_terms(const std::vector<T>& term, const CountedTokens<T>& counted) {
 template <Real T>
 Index check_experts(const RoutingTable<T>& table) {
   const Index num_experts = table.probs.cols();
-  check_shape(table.probs, table.num_tokens(), num_experts, "loss: probs");
+  check_written(table.probs, table.num_tokens(), num_experts, "loss", "probs");
   for (Index t = 0; t < table.num_tokens(); ++t) {
     for (Index k = 0; k < table.top_k(); ++k) {
       const ExpertId e = table.expert(t, k);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loss that keeps the experts of a token few where the router does not limit them, with the
-// coefficient that steers their number (Wang, Zhu and Chen 2024, ReMoE, sec. 4.2 and 4.3).
+// coefficient that steers their number (Wang, Zhu and Chen 2024, ReMoE).
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// The part of all pairs of a token and an expert in which the expert is not chosen (ReMoE, eq. 8).
+/// The part of all pairs of a token and an expert in which the expert is not chosen (ReMoE).
 /// Over no tokens 1.
 template <Real T>
 double sparsity(const RoutingTable<T>& table, TokenMask mask = {}) {
@@ -30,7 +30,7 @@ double sparsity(const RoutingTable<T>& table, TokenMask mask = {}) {
 }
 
 /// The mean over tokens of sum_e f_e p_te with f_e = E / (k N) * the tokens that chose e: an L1
-/// norm of the scores that weighs popular experts more (ReMoE, eq. 10 and 11). k is the number of
+/// norm of the scores that weighs popular experts more (ReMoE). k is the number of
 /// experts per token that is aimed at. Throws std::invalid_argument if it is not in (0, E].
 template <Real T>
 void balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token, TokenMask mask,
@@ -64,14 +64,14 @@ void balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token, To
 }
 template <Real T>
 RoutingLoss<T> balanced_l1_loss(const RoutingTable<T>& table, double experts_per_token,
-                                TokenMask mask = {}) {
+                                TokenMask mask = {}, int num_threads = 0) {
   RoutingLoss<T> loss;
-  balanced_l1_loss(table, experts_per_token, mask, loss);
+  balanced_l1_loss(table, experts_per_token, mask, loss, num_threads);
   return loss;
 }
 
 /// The coefficient of an L1 loss: after each step it grows by a factor if too many experts were
-/// chosen, and shrinks by it if too few (ReMoE, eq. 7). One serves all layers, with the mean of
+/// chosen, and shrinks by it if too few (ReMoE). One serves all layers, with the mean of
 /// their sparsities.
 class SparsityControl {
  public:

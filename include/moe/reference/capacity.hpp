@@ -24,21 +24,39 @@ inline void drop(const Capacity& capacity, const Tokens& tokens, Index num_exper
     }
     const Index limit = capacity_rows(capacity, length, num_experts, top_k);
     for (Index e = 0; e < num_experts; ++e) {
-      std::vector<std::pair<double, Choice*>> queue;
+      struct Waiting {
+        std::size_t number;  // of the choice among its token's
+        double probability, priority;
+        Choice* choice;
+      };
+      std::vector<Waiting> queue;
       for (Index t = sequence.begin; t < sequence.end; ++t) {
-        for (Choice& choice : routing[static_cast<std::size_t>(t)]) {
-          if (choice.expert == e) {
-            queue.emplace_back(probs[static_cast<std::size_t>(t)][static_cast<std::size_t>(e)],
-                               &choice);
+        auto& choices = routing[static_cast<std::size_t>(t)];
+        const Row& p = probs[static_cast<std::size_t>(t)];
+        for (std::size_t k = 0; k < choices.size(); ++k) {
+          if (choices[k].expert == e) {
+            queue.push_back({k, p[static_cast<std::size_t>(e)],
+                             p[static_cast<std::size_t>(choices[0].expert)], &choices[k]});
           }
         }
       }
+      // From the last criterion to the first.
+      const auto sort_by = [&](auto&& before) {
+        std::stable_sort(queue.begin(), queue.end(), before);
+      };
       if (capacity.policy == DropPolicy::probability) {
-        std::stable_sort(queue.begin(), queue.end(),
-                         [](const auto& x, const auto& y) { return is_before(x.first, y.first); });
+        sort_by([](const Waiting& x, const Waiting& y) {
+          return is_before(x.probability, y.probability);
+        });
+      } else if (capacity.policy != DropPolicy::position) {
+        if (capacity.policy == DropPolicy::second_choices_by_priority) {
+          sort_by(
+              [](const Waiting& x, const Waiting& y) { return is_before(x.priority, y.priority); });
+        }
+        sort_by([](const Waiting& x, const Waiting& y) { return x.number < y.number; });
       }
       for (std::size_t i = static_cast<std::size_t>(limit); i < queue.size(); ++i) {
-        queue[i].second->kept = false;
+        queue[i].choice->kept = false;
       }
     }
   }

@@ -7,6 +7,7 @@
 
 #include "../layers/moe_layer.hpp"
 #include "capacity.hpp"
+#include "coefficients.hpp"
 #include "latent.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
@@ -75,11 +76,12 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
       }
     };
     const Row x_row = row_of(x, t);
-    add(layer.options().routed_scale,
+    const Row c = layer.coefficients() ? coefficients(*layer.coefficients(), x_row) : Row{1.0, 1.0};
+    add(c[0] * layer.options().routed_scale,
         routed_output(layer, x_row, routing[static_cast<std::size_t>(t)]));
     if (layer.shared() && !call.tokens.is_padding(t)) {
       const Expert<T>& e = layer.shared()->expert();
-      add(layer.options().shared_scale, expert(e.params(), e.config(), x_row));
+      add(c[1] * layer.options().shared_scale, expert(e.params(), e.config(), x_row));
     }
   }
   return y;

@@ -58,10 +58,9 @@ class Assignment {
 
   /// The range of the finite logits, the places, and what is too little to count.
   void measure() {
-    Index tokens = 0;
+    const Index tokens = table_.count_tokens(sequence_.begin, sequence_.end);
     bool any = false;
     for (Index token = sequence_.begin; token < sequence_.end; ++token) {
-      tokens += table_.is_padding(token) ? 0 : 1;
       for (Index e = 0; e < num_experts_; ++e) {
         const W z = table_.logits(token, e);
         if (z >= Eigen::NumTraits<W>::lowest() && z <= Eigen::NumTraits<W>::highest()) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // BalancedAssignment: a rule for the whole table. Every token has one expert and all experts have
 // equally many tokens, so that the sum of the logits of all choices is largest (Lewis et al. 2021,
-// BASE Layers, eq. 1 and 2).
+// BASE Layers).
 //
 // In training looks across the batch, and is not causal: a token's expert depends on all tokens of
 // its sequence. In evaluation, which is a call without noise seed, each token has its best.
@@ -35,6 +35,10 @@ class BalancedAssignment {
 
   const BalancedAssignmentConfig& config() const { return config_; }
   bool probs_sum_to_one() const { return sums_to_one(Score::sigmoid); }
+  /// Of what is shared out.
+  double multiply_adds(Index rows, Index num_experts) const {
+    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+  }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
     const Index num_tokens = table.logits.rows(), num_experts = table.logits.cols();

@@ -46,8 +46,8 @@ concept TrainableGate = GateLike<G, T> &&
   gate.backward_params(params, x, table, gradient, grads);
 };
 
-/// Makes choices, scores and weights of the logits of one token, which is not padding. Called for
-/// many tokens at once, by several threads.
+/// Makes choices, scores and weights of the logits of one token, which is not padding: such a rule
+/// is causal. Called for many tokens at once, by several threads.
 template <class R, class W>
 concept TokenRule = std::movable<R> && ParameterList<typename R::Params> &&
     requires(const R& rule, const typename R::Params& params, const TokenRoute<W>& token) {
@@ -55,9 +55,10 @@ concept TokenRule = std::movable<R> && ParameterList<typename R::Params> &&
   rule.route(params, token);
 };
 
-/// Makes them for all tokens at once, for rules whose tokens compete: called once, it may use
-/// table.num_threads threads, and writes expert, weight and probs of the shapes it wants. Logits of
-/// padding are -inf, and whatever is chosen for it is taken back.
+/// Makes them for all tokens at once, for rules whose tokens compete: they look across the batch,
+/// most are not causal. Called once, it may use table.num_threads threads, and writes expert,
+/// weight and probs of the shapes it wants. Logits of padding are -inf, and whatever is chosen for
+/// it is taken back.
 template <class R, class W>
 concept TableRule = std::movable<R> && ParameterList<typename R::Params> &&
     requires(const R& rule, const typename R::Params& params, const CallOptions& call,
@@ -75,6 +76,10 @@ concept ObeysCall = requires {
   requires R::obeys_call;
 };
 
+/// Gates and rules may have double multiply_adds(rows) const, a rule that does not keep its number
+/// of experts multiply_adds(rows, num_experts): about how much work so many rows are. A router of
+/// two that both have it takes one thread for a small call, any other all that it may.
+///
 /// A rule whose probs of a token do not sum to 1, as sigmoids, says so: it has a member
 /// bool probs_sum_to_one() const. Of a rule that is both, the router uses the token rule.
 template <class R, class W>

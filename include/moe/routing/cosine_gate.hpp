@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // CosineGate: logits are cosines between a low-dimensional projection of the token and a direction
-// of each expert, over a learned temperature (Chi et al. 2022, X-MoE, eq. 3).
+// of each expert, over a learned temperature (Chi et al. 2022, X-MoE).
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <algorithm>
@@ -67,6 +69,20 @@ class CosineGate {
   double multiply_adds(Index rows) const {
     return projection_.multiply_adds(rows) + cosine_.multiply_adds(rows);
   }
+  /// Numbers of a token between x and logits: its projection.
+  Index inner_width() const { return config_.width; }
+  /// Of so many tokens; once a call, directions and sharpness are made ready.
+  Flops forward_flops(Index tokens) const {
+    return projection_.forward_flops(tokens) + cosine_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, unit_flops() + num_experts()) +
+           detail::flops_of_one(0, num_experts() * unit_flops() + 1);
+  }
+  /// Where every expert has a gradient, and the sharpness is below its bound.
+  Flops backward_flops(Index tokens) const {
+    return projection_.backward_flops(tokens) + cosine_.backward_flops(tokens) +
+           tokens * detail::flops_of_one(0, 5 * config_.width + 4 * num_experts()) +
+           detail::flops_of_one(0, tokens > 0 ? num_experts() * 6 * config_.width + 1 : 1);
+  }
 
   /// Projection and directions from N(0, 1 / columns), the temperature as the config says.
   Params initial_params(std::uint64_t seed) const {
@@ -129,11 +145,12 @@ class CosineGate {
     dunit.setZero(num_experts(), config_.width);
     cosine_.backward_params(table.unit, table.projection.logits, table, gradient, table.dunit);
     for (Index e = 0; e < num_experts(); ++e) {
-      if (dunit.row(e).isZero(0)) {
+      W* const of_expert = &dunit.coeffRef(e, 0);
+      if (std::all_of(of_expert, of_expert + config_.width,
+                      [](const W& d) { return d >= W(0) && d <= W(0); })) {
         continue;  // a masked expert's is 0 also where its direction is NaN
       }
-      take_off_radial(&table.unit.weight.coeffRef(e, 0), table.unit_length(e, 0),
-                      &dunit.coeffRef(e, 0));
+      take_off_radial(&table.unit.weight.coeffRef(e, 0), table.unit_length(e, 0), of_expert);
       grads.direction.row(e) += dunit.row(e);
     }
     if (!(params.log_sharpness(0, 0) > most())) {
@@ -143,7 +160,8 @@ class CosineGate {
 
  private:
   static constexpr double least_length = 1e-12;
-  static W most() { return W(std::log(100.0)); }  // of log_sharpness
+  Index unit_flops() const { return 3 * config_.width + 1; }  // of normalise() for one row
+  static W most() { return W(std::log(100.0)); }              // of log_sharpness
 
   static const CosineGateConfig& valid(const CosineGateConfig& config) {
     config.validate();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // DynamicTopK: a rule for a token. It takes its best experts, but as many as it needs: those that
-// together have a probability (top-p; Huang et al. 2024, Harder Tasks Need More Experts, sec. 2.2;
-// Yang et al. 2024, XMoE), or each that is not much less probable than the best (min-p).
+// together have a probability (top-p; Huang et al. 2024, Harder Tasks Need More Experts; Yang et
+// al. 2024, XMoE), or each that is not much less probable than the best (min-p).
 //
 // Looks at one token, and is causal. What balances it is hugging_face_load_balancing_loss, which
-// counts the tokens of an expert, not its share of the choices (Huang 2024, eq. 7).
+// counts the tokens of an expert, not its share of the choices (Huang 2024).
 #pragma once
 
 #include <algorithm>

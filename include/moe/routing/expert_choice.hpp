@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // ExpertChoice: a rule for the whole table. Experts choose their tokens, and each takes equally
 // many; a token is taken by none, one or several (Zhou et al. 2022, Mixture-of-Experts with Expert
-// Choice Routing, sec. 3.2).
+// Choice Routing).
 //
-// Looks across the batch and is not causal: who takes a token depends on all tokens of its
+// Looks across the batch, and is not causal: who takes a token depends on all tokens of its
 // sequence, on later ones too. A layer of it cannot generate token by token what it was trained on.
 #pragma once
 
@@ -41,6 +41,9 @@ class ExpertChoice {
   explicit ExpertChoice(const ExpertChoiceConfig& config) : config_(config) { config.validate(); }
 
   const ExpertChoiceConfig& config() const { return config_; }
+  double multiply_adds(Index rows, Index num_experts) const {
+    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+  }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
     const Index num_tokens = table.logits.rows(), num_experts = table.logits.cols();
@@ -105,11 +108,7 @@ class ExpertChoice {
   }
 
   Index rows_of_expert(const Sequence& sequence, const GatedTable<W>& table) const {
-    Index num_tokens = 0;
-    for (Index token = sequence.begin; token < sequence.end; ++token) {
-      num_tokens += table.is_padding(token) ? 0 : 1;
-    }
-    const double tokens = static_cast<double>(num_tokens);
+    const double tokens = static_cast<double>(table.count_tokens(sequence.begin, sequence.end));
     const double fair = tokens / static_cast<double>(table.logits.cols());
     return static_cast<Index>((std::min)(std::ceil(config_.capacity_factor * fair), tokens));
   }

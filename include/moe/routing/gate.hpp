@@ -2,6 +2,9 @@
 // LinearGate: from tokens to logits and back, by a projection with an optional bias, jitter on its
 // input, a cap and noise on its result. The one step of routing that is a matrix product, so most
 // of the threads' work on routing is shared out here.
+//
+// Looks at one token, and is causal. Jitter and noise go by the seed of the call and the place of
+// the token in the batch.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +14,7 @@
 #include "../call_options.hpp"
 #include "../detail/parallel.hpp"
 #include "../detail/part.hpp"
+#include "../flops.hpp"
 #include "../kernels/gemm.hpp"
 #include "../kernels/row_sums.hpp"
 #include "gate_params.hpp"
@@ -52,6 +56,17 @@ class LinearGate {
   double multiply_adds(Index rows) const {
     return static_cast<double>(rows * (config_.noisy ? 2 : 1)) *
            static_cast<double>(d_model_ * num_experts_);
+  }
+  /// Of so many tokens, without noise.
+  Flops forward_flops(Index tokens) const {
+    const Index biases = config_.bias ? num_experts_ : 0;
+    return tokens * detail::flops_of_one(2 * d_model_ * num_experts_,
+                                         biases + softcap_flops(config_, num_experts_));
+  }
+  Flops backward_flops(Index tokens) const {
+    const Index biases = config_.bias ? num_experts_ : 0;
+    return tokens * detail::flops_of_one(4 * d_model_ * num_experts_,
+                                         biases + softcap_gradient_flops(config_, num_experts_));
   }
 
   /// Weights from N(0, 1 / d_model), bias and noise projection zero.
@@ -288,14 +303,6 @@ void LinearGate<T>::backward_params(const Params&, ConstMatrixRef<T> x, const Ta
     kernels::add_rows<W>(gradient.logits.middleCols(begin, experts), nullptr,
                          &grads.bias(0, begin));
   });
-}
-
-/// FLOPs of a token beside the products, by the rule of cost.hpp.
-constexpr Index gate_flops(const LogitsConfig& config, Index num_experts) {
-  return (config.bias ? num_experts : 0) + softcap_flops(config, num_experts);
-}
-constexpr Index gate_gradient_flops(const LogitsConfig& config, Index num_experts) {
-  return (config.bias ? num_experts : 0) + softcap_gradient_flops(config, num_experts);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -13,6 +13,7 @@
 #include "../detail/identity.hpp"
 #include "../detail/parallel.hpp"
 #include "../detail/reserve.hpp"
+#include "../flops.hpp"
 #include "../kernels/cast_params.hpp"
 #include "../kernels/softmax.hpp"
 #include "concepts.hpp"
@@ -90,8 +91,23 @@ class GatedRouter {
   Index num_experts() const { return gate_.num_experts(); }
   Index top_k() const requires TokenRule<Rule, W> { return rule_.top_k(); }
   double multiply_adds(Index rows) const {
-    return detail::multiply_adds(gate_, rows) + detail::multiply_adds(rule_, rows);
+    if constexpr (requires { rule_.multiply_adds(rows, num_experts()); }) {
+      return detail::multiply_adds(gate_, rows) + rule_.multiply_adds(rows, num_experts());
+    } else {
+      return detail::multiply_adds(gate_, rows) + detail::multiply_adds(rule_, rows);
+    }
   }
+  /// Of so many tokens, where gate and rule state theirs.
+  Flops forward_flops(Index tokens) const requires requires(const Gate& gate, const Rule& rule) {
+    gate.forward_flops(tokens);
+    rule.forward_flops(tokens);
+  }
+  { return gate_.forward_flops(tokens) + rule_.forward_flops(tokens); }
+  Flops backward_flops(Index tokens) const requires requires(const Gate& gate, const Rule& rule) {
+    gate.backward_flops(tokens);
+    rule.backward_flops(tokens);
+  }
+  { return gate_.backward_flops(tokens) + rule_.backward_flops(tokens); }
   const Gate& gate() const { return gate_; }
   const Rule& rule() const { return rule_; }
   Params& params() { return params_; }

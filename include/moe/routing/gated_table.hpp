@@ -30,6 +30,14 @@ struct GatedTable : RoutingTable<W> {
     }
     return &mask.coeffRef(mask.rows() == 1 ? 0 : token, 0);
   }
+  /// Of rows [begin, end), those that are no padding.
+  Index count_tokens(Index begin, Index end) const {
+    Index count = 0;
+    for (Index row = begin; row < end; ++row) {
+      count += this->is_padding(row) ? 0 : 1;
+    }
+    return count;
+  }
   /// Whether a token may have an expert: it is no padding, and no mask keeps it out.
   bool may_have(Index token, Index e) const {
     const std::uint8_t* experts = allowed(token);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The random part of routing: jitter on the input (Fedus et al. 2021) and noise on the logits
-// (Shazeer et al. 2017, eq. 4). Each number comes from its place and the seed of the call, so that
+// (Shazeer et al. 2017). Each number comes from its place and the seed of the call, so that
 // it is the same for any number of threads, and once more in backward.
 #pragma once
 

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // NormGate: a linear gate that sees RMSNorm of the tokens (Zhang and Sennrich 2019), as the router
 // of Gemma 4 does. Experts see the tokens as they are.
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
+#include "../kernels/rms_norm.hpp"
 #include "gate.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -47,7 +50,7 @@ class NormGate {
 
   struct Table : LinearGate<W>::Table {
     GrowingMatrix<W> normed;           ///< (N, D) what the linear gate sees, 0 for padding
-    GrowingMatrix<W> inverse;          ///< (N, 1) 1 / sqrt(mean(x^2) + epsilon)
+    GrowingMatrix<W> inverse;          ///< (N, 1) factor / sqrt(mean(x^2) + epsilon)
     mutable GrowingMatrix<W> dnormed;  ///< (N, D) memory of a backward; one at a time
   };
 
@@ -60,7 +63,19 @@ class NormGate {
 
   Index d_model() const { return linear_.d_model(); }
   Index num_experts() const { return linear_.num_experts(); }
+  /// Numbers of a token between x and logits: the normed token.
+  Index inner_width() const { return d_model(); }
   double multiply_adds(Index rows) const { return linear_.multiply_adds(rows); }
+  /// As those of LinearGate.
+  Flops forward_flops(Index tokens) const {
+    return linear_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, kernels::rms_norm_flops(d_model(), norm_.scale));
+  }
+  Flops backward_flops(Index tokens) const {
+    return linear_.backward_flops(tokens) +
+           tokens *
+               detail::flops_of_one(0, kernels::rms_norm_backward_flops(d_model(), norm_.scale));
+  }
   const LogitsConfig& config() const { return linear_.config(); }
   const InputNormConfig& norm() const { return norm_; }
 
@@ -101,65 +116,40 @@ class NormGate {
     const Index size = grads.norm_scale.size();
     detail::parallel_for((size + block - 1) / block, table.num_threads, [&](Index item, int) {
       const Index begin = item * block, cols = (std::min)(block, size - begin);
-      W sum[block];
-      std::fill_n(sum, cols, W(0));
-      for (Index token = 0; token < x.rows(); ++token) {
-        for (Index col = 0; !table.is_padding(token) && col < cols; ++col) {
-          const W n = static_cast<W>(x(token, begin + col)) * table.inverse(token, 0);
-          sum[col] += table.dnormed(token, begin + col) * n;
-        }
-      }
-      for (Index col = 0; col < cols; ++col) {
-        grads.norm_scale(0, begin + col) += W(norm_.factor) * sum[col];
-      }
+      kernels::add_norm_scale_gradient(
+          x.middleCols(begin, cols), table.dnormed.middleCols(begin, cols), table.inverse.data(),
+          [&](Index token) { return table.is_padding(token); }, &grads.norm_scale(0, begin));
     });
   }
 
  private:
-  W scale(const Params& params, Index col) const {
-    return norm_.scale ? params.norm_scale(0, col) * W(norm_.factor) : W(norm_.factor);
+  const W* scale(const Params& params) const {
+    return norm_.scale ? params.norm_scale.data() : nullptr;
   }
 
   void write_normed(const Params& params, const ConstMatrixRef<T>& x, Index token,
                     Table& table) const {
-    using std::sqrt;
     W* normed = &table.normed.coeffRef(token, 0);
     if (table.is_padding(token)) {
       table.inverse(token, 0) = W(0);
       std::fill_n(normed, d_model(), W(0));
       return;
     }
-    W squares(0);
-    for (Index col = 0; col < d_model(); ++col) {
-      const W value = static_cast<W>(x(token, col));
-      squares += value * value;
-    }
-    const W mean = squares / W(static_cast<double>(d_model()));
-    const W inverse = W(1) / sqrt(mean + W(norm_.epsilon));
+    const T* row = &x.coeffRef(token, 0);
+    const W inverse = kernels::inverse_rms(row, d_model(), norm_.epsilon, norm_.factor);
     table.inverse(token, 0) = inverse;
-    for (Index col = 0; col < d_model(); ++col) {
-      normed[col] = static_cast<W>(x(token, col)) * inverse * scale(params, col);
-    }
+    kernels::scale_norm(row, d_model(), inverse, scale(params), normed);
   }
 
-  /// With n = x / rms and g the gradient of n: dx = (g - n mean(n g)) / rms.
   void write_dx(const Params& params, const ConstMatrixRef<T>& x, Index token, const Table& table,
                 MatrixRef<T>& dx) const {
     if (table.is_padding(token)) {
       dx.row(token).setZero();
       return;
     }
-    const W inverse = table.inverse(token, 0);
-    const auto n = [&](Index col) { return static_cast<W>(x(token, col)) * inverse; };
-    const auto g = [&](Index col) { return table.dnormed(token, col) * scale(params, col); };
-    W mean(0);
-    for (Index col = 0; col < d_model(); ++col) {
-      mean += n(col) * g(col);
-    }
-    mean /= W(static_cast<double>(d_model()));
-    for (Index col = 0; col < d_model(); ++col) {
-      dx(token, col) = static_cast<T>((g(col) - n(col) * mean) * inverse);
-    }
+    kernels::rms_norm_backward(&x.coeffRef(token, 0), &table.dnormed.coeffRef(token, 0),
+                               scale(params), d_model(), table.inverse(token, 0),
+                               &dx.coeffRef(token, 0), norm_.factor);
   }
 
   LinearGate<W> linear_;

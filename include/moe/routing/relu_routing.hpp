@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // ReluRouting: a rule for a token. Its experts are those whose logit is positive, and the logit is
 // the weight, so that the router is differentiable also where an expert comes or goes (Wang, Zhu
-// and Chen 2024, ReMoE, eq. 5). balanced_l1_loss, with a coefficient that SparsityControl adapts,
-// keeps the experts few.
+// and Chen 2024, ReMoE). balanced_l1_loss, with a coefficient that SparsityControl adapts, keeps
+// the experts few.
 //
 // Looks at one token, and is causal.
 #pragma once

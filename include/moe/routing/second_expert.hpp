@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SecondExpert: a rule for a token, top-2 with a second expert that is not always taken (Lepikhin
-// et al. 2020, GShard, algorithm 1; NLLB team 2022; Mesh TensorFlow's second_policy).
+// et al. 2020, GShard; NLLB team 2022; Mesh TensorFlow's second_policy).
 //
 // Looks at one token, and is causal. What is drawn goes by the seed of the call and the place of
 // the token in the batch.

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "../detail/reserve.hpp"
+#include "../flops.hpp"
 #include "../kernels/topk.hpp"
 #include "concepts.hpp"
 #include "score.hpp"
@@ -52,12 +53,32 @@ class SequenceTopK {
 
   /// Throws std::invalid_argument if the config is out of its range.
   SequenceTopK(Index num_experts, const SequenceTopKConfig& config)
-      : config_(config), most_(config.most.value_or(num_experts)) {
+      : config_(config), num_experts_(num_experts), most_(config.most.value_or(num_experts)) {
     config.validate(num_experts);
   }
 
   const SequenceTopKConfig& config() const { return config_; }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
+  double multiply_adds(Index rows) const {
+    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
+  }
+  /// Of so many tokens without masks, however their sequences spread the choices.
+  Flops forward_flops(Index tokens) const {
+    const Index of_choice = weight_flops(config_.weight, most_) / most_;
+    return tokens * detail::flops_of_one(
+                        0, score_flops(config_.score, num_experts_) + config_.top_k * of_choice);
+  }
+  Flops backward_flops(Index tokens) const {
+    const WeightConfig& weight = config_.weight;
+    const Index of_choice = weight_gradient_flops(weight, most_) / most_;
+    // A choice that is not used is a zero in the sums.
+    const bool softmax = weight.source == WeightSource::softmax_of_chosen;
+    const bool divides = weight.source != WeightSource::one && weight.renormalises(most_);
+    const Index unused = softmax ? 1 : divides ? 2 : 0;
+    return tokens * detail::flops_of_one(0, score_gradient_flops(config_.score, num_experts_) +
+                                                config_.top_k * of_choice +
+                                                (most_ - config_.top_k) * unused);
+  }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
     const Index num_tokens = table.logits.rows(), num_experts = table.logits.cols();
@@ -101,14 +122,13 @@ class SequenceTopK {
   Index last_wish(const Sequence& sequence, GatedTable<W>& table) const {
     Index* const begin = table.order.data() + sequence.begin * most_;
     Index* end = begin;
-    Index choices = 0;
     for (Index token = sequence.begin; token < sequence.end; ++token) {
-      choices += table.is_padding(token) ? 0 : config_.top_k;
       for (Index k = 0; k < most_ && table.expert(token, k) != none; ++k) {
         *end++ = token * most_ + k;
       }
     }
-    choices = (std::min)(choices, Index{end - begin});
+    const Index tokens = table.count_tokens(sequence.begin, sequence.end);
+    const Index choices = (std::min)(tokens * config_.top_k, Index{end - begin});
     if (choices == 0) {
       return -1;
     }
@@ -142,7 +162,7 @@ class SequenceTopK {
   }
 
   SequenceTopKConfig config_;
-  Index most_;
+  Index num_experts_, most_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -53,6 +53,10 @@ class Sinkhorn {
 
   const SinkhornConfig& config() const { return config_; }
   bool probs_sum_to_one() const { return sums_to_one(score()); }
+  /// With one round of scaling: each is shared out anew.
+  double multiply_adds(Index rows, Index num_experts) const {
+    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+  }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
     const Index num_tokens = table.logits.rows(), num_experts = table.logits.cols();

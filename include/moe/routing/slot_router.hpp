@@ -15,6 +15,7 @@
 #include "../detail/identity.hpp"
 #include "../kernels/softmax.hpp"
 #include "concepts.hpp"
+#include "score.hpp"
 #include "unit_gate.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -47,6 +48,19 @@ struct SlotGradient {
   RoutingGradient<W> gate;    ///< memory of backward
 };
 
+/// FLOPs of a SlotRouter of this gate: both softmaxes are over as many logits.
+template <class Gate>
+Flops slot_router_forward_flops(const Gate& gate, Index tokens) {
+  return gate.forward_flops(tokens) +
+         tokens * detail::flops_of_one(0, 2 * score_flops(Score::softmax, gate.num_experts()));
+}
+template <class Gate>
+Flops slot_router_backward_flops(const Gate& gate, Index tokens) {
+  const Index logits = 2 * score_gradient_flops(Score::softmax, gate.num_experts());
+  return gate.backward_flops(tokens) +
+         tokens * detail::flops_of_one(0, logits - gate.num_experts());
+}
+
 /// T is the scalar of the tokens. Parameters, and everything computed, are Wide<T>: float at least.
 /// The num_experts() of the gate are slots.
 template <Real T, GateLike<T> Gate = UnitGate<T>>
@@ -67,6 +81,15 @@ class SlotRouter {
     return detail::multiply_adds(gate_, rows) +
            16.0 * static_cast<double>(rows) * static_cast<double>(num_slots());
   }
+  /// Of so many tokens, where the gate states its own.
+  Flops forward_flops(Index tokens) const requires requires(const Gate& gate) {
+    gate.forward_flops(tokens);
+  }
+  { return slot_router_forward_flops(gate_, tokens); }
+  Flops backward_flops(Index tokens) const requires requires(const Gate& gate) {
+    gate.backward_flops(tokens);
+  }
+  { return slot_router_backward_flops(gate_, tokens); }
   const Gate& gate() const { return gate_; }
   Params& params() { return params_; }
   const Params& params() const { return params_; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SparseMixer: a rule for a token, SparseMixer-v2 (Liu et al. 2024, GRIN: GRadient-INformed MoE,
-// sec. 2; the router of Phi-3.5-MoE). Two experts, one after the other, each among those whose
+// SparseMixer: a rule for a token, SparseMixer-v2 (Liu et al. 2024, GRIN: GRadient-INformed MoE;
+// the router of Phi-3.5-MoE). Two experts, one after the other, each among those whose
 // logit is near the largest left; in training each is drawn, and Heun's third-order method
 // estimates the gradient of the draw.
 //

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // TopK: the rule of the published per-token routers. A score for each expert, the k best, their
 // weights; what these routers differ in is data of RouterConfig.
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <string_view>
 #include <utility>
 
+#include "../flops.hpp"
 #include "../parameters.hpp"
 #include "expert_table.hpp"
 #include "score.hpp"
@@ -70,6 +73,9 @@ class TopK {
     return {num_experts_, top_k_, config_, table_};
   }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
+  /// Of so many tokens, without masks.
+  Flops forward_flops(Index tokens) const;
+  Flops backward_flops(Index tokens) const;
   /// A score takes as long as some eight of them.
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
@@ -152,6 +158,15 @@ constexpr Index top_k_flops(const RouterConfig& config, Index num_experts, Index
 constexpr Index top_k_gradient_flops(const RouterConfig& config, Index num_experts, Index top_k) {
   return weight_gradient_flops(config.weight, top_k) +
          score_gradient_flops(config.score, num_experts);
+}
+
+template <Real W>
+Flops TopK<W>::forward_flops(Index tokens) const {
+  return tokens * detail::flops_of_one(0, top_k_flops(config_, num_experts_, top_k_));
+}
+template <Real W>
+Flops TopK<W>::backward_flops(Index tokens) const {
+  return tokens * detail::flops_of_one(0, top_k_gradient_flops(config_, num_experts_, top_k_));
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // TopTokens: a rule for the whole table, with one expert. Of each sequence the tokens with the
-// largest logits take it, and the logit is the weight (Raposo et al. 2024, Mixture-of-Depths, eq.
-// 1).
+// largest logits take it, and the logit is the weight (Raposo et al. 2024, Mixture-of-Depths).
 //
 // Looks across the batch, and is not causal: whether a token is taken depends on all tokens of its
 // sequence, on later ones too. takes() asks one token alone; selection_loss teaches logits to
@@ -12,9 +11,11 @@
 #include <cmath>
 
 #include "../detail/reserve.hpp"
+#include "../flops.hpp"
 #include "../kernels/softmax.hpp"
 #include "../kernels/topk.hpp"
 #include "concepts.hpp"
+#include "score.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -45,6 +46,14 @@ class TopTokens {
   const TopTokensConfig& config() const { return config_; }
   bool probs_sum_to_one() const { return false; }
   double multiply_adds(Index rows) const { return 16.0 * static_cast<double>(rows); }
+  /// Of so many tokens, of which so many are taken.
+  Flops forward_flops(Index tokens) const {
+    return tokens * detail::flops_of_one(0, score_flops(Score::sigmoid, 1));
+  }
+  Flops backward_flops(Index tokens, Index taken) const {
+    return tokens * detail::flops_of_one(0, score_gradient_flops(Score::sigmoid, 1)) +
+           taken * detail::flops_of_one(0, 1);
+  }
   /// Tokens of a sequence of so many that are taken.
   Index count(Index num_tokens) const {
     const double tokens = static_cast<double>(num_tokens);
@@ -89,9 +98,8 @@ class TopTokens {
   void take_best(const Sequence& sequence, GatedTable<W>& table) const {
     Index* const begin = table.order.data() + sequence.begin;
     Index* end = begin;
-    Index num_tokens = 0;
+    const Index num_tokens = table.count_tokens(sequence.begin, sequence.end);
     for (Index token = sequence.begin; token < sequence.end; ++token) {
-      num_tokens += table.is_padding(token) ? 0 : 1;
       if (table.may_have(token, 0)) {
         *end++ = token;
       }

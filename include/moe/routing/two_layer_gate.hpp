@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // TwoLayerGate: logits by a hidden layer with tanh (Jin et al. 2024, MoE++), each layer a
 // LinearGate.
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <cmath>
@@ -48,6 +50,17 @@ class TwoLayerGate {
   Index num_experts() const { return output_.num_experts(); }
   double multiply_adds(Index rows) const {
     return hidden_.multiply_adds(rows) + output_.multiply_adds(rows);
+  }
+  /// Numbers of a token between x and logits.
+  Index inner_width() const { return d_hidden(); }
+  /// As those of LinearGate.
+  Flops forward_flops(Index tokens) const {
+    return hidden_.forward_flops(tokens) + output_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, d_hidden());
+  }
+  Flops backward_flops(Index tokens) const {
+    return hidden_.backward_flops(tokens) + output_.backward_flops(tokens) +
+           tokens * detail::flops_of_one(0, 3 * d_hidden());
   }
 
   /// Weights from N(0, 1 / columns), the rest zero.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // TwoLevel: a rule for a token, hierarchical routing in one layer. A token takes its best groups of
 // experts, and of each its best experts; an expert weighs the weight of its group times its own
-// within the group (Shazeer et al. 2017, Outrageously Large Neural Networks, appendix B, eq. 12).
+// within the group (Shazeer et al. 2017, Outrageously Large Neural Networks).
 //
 // The logits of all experts stand for both levels: the softmax over all is the probability of the
 // group times that within it, so the logit of a group is the logarithm of the sum of the

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "../detail/random.hpp"
+#include "../flops.hpp"
 #include "../kernels/topk.hpp"
 #include "concepts.hpp"
 #include "score.hpp"
@@ -49,6 +50,17 @@ class UniformChoice {
   const UniformChoiceConfig& config() const { return config_; }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
+  }
+
+  /// Of so many tokens without masks.
+  Flops forward_flops(Index tokens) const {
+    return tokens * detail::flops_of_one(0, score_flops(Score::softmax, num_experts_) +
+                                                weight_flops(config_.weight, config_.top_k));
+  }
+  Flops backward_flops(Index tokens) const {
+    return tokens *
+           detail::flops_of_one(0, score_gradient_flops(Score::softmax, num_experts_) +
+                                       weight_gradient_flops(config_.weight, config_.top_k));
   }
 
   /// Uniform in [0, 1): a token takes the experts with the largest.

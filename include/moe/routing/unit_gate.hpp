@@ -2,6 +2,8 @@
 // UnitGate: logits are a learned scale times the cosines of the token and a direction of each
 // expert. As the router of Soft MoE it keeps the softmaxes from collapsing in wide models
 // (Puigcerver et al. 2023, From Sparse to Soft Mixtures of Experts).
+//
+// Looks at one token, and is causal.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +14,9 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 struct UnitGateConfig {
-  double epsilon = 1e-6;  ///< is added to each length before it divides
-  double scale = 1.0;     ///< at the beginning
+  /// Is added to each length before it divides: of our choosing.
+  double epsilon = 1e-6;
+  double scale = 1.0;  ///< at the beginning
 
   void validate() const {
     detail::throw_unless(std::isfinite(epsilon) && epsilon > 0.0, "UnitGate: epsilon = ", epsilon,
@@ -66,6 +69,20 @@ class UnitGate {
     return {d_model(), num_experts(), config_};
   }
   double multiply_adds(Index rows) const { return linear_.multiply_adds(rows); }
+  /// Of so many tokens, and once a call the lengths of the directions.
+  Flops forward_flops(Index tokens) const {
+    const Index length = 2 * d_model() + 1;
+    return linear_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, length + 2 + 5 * num_experts()) +
+           detail::flops_of_one(0, num_experts() * length);
+  }
+  /// Where every expert has a gradient.
+  Flops backward_flops(Index tokens) const {
+    const Index take_off = 2 * d_model() + 5;
+    return linear_.backward_flops(tokens) +
+           tokens * detail::flops_of_one(0, take_off + 2 + 9 * num_experts()) +
+           detail::flops_of_one(0, num_experts() * (1 + (tokens > 0 ? take_off : 0)) + 1);
+  }
 
   /// Directions from N(0, 1 / d_model), the scale as the config says.
   Params initial_params(std::uint64_t seed) const {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// Before a layer is saved: whether its family's readers will take it for what it is. Tensors show
+// the shapes; what they do not show, as the score or a scale, the family's row fixes, or a
+// config.json that is there already.
+#pragma once
+
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "../layers/moe_layer.hpp"
+#include "checkpoint.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
+
+/// What readers know of a decoder layer: a config, or what the row says without one.
+struct Known {
+  const Family& family;
+  std::optional<ModelConfig> model;
+  Index layer;
+
+  std::optional<LayerConfig> config() const {
+    return model ? std::optional(layer_config(family, *model, layer)) : std::nullopt;
+  }
+  /// Nothing where a key is to say it.
+  std::optional<double> value(const Setting& setting) const {
+    if (model) {
+      return setting.of(*model, layer);
+    }
+    return setting.keys.empty() ? std::optional(setting.omitted) : std::nullopt;
+  }
+  /// Throws std::invalid_argument unless they will read what was found.
+  void expect(const char* name, double found, std::optional<double> read) const {
+    moe::detail::throw_unless(!read || moe::detail::equals(found, *read), "save_layers: ", name,
+                              " = ", found, ", but readers of family ", family.name(),
+                              " take it to be ", read.value_or(0.0));
+  }
+  /// The same of kinds.
+  template <class Enum>
+  void expect_kind(const char* name, Enum found, Enum read) const {
+    moe::detail::throw_unless(found == read, "save_layers: ", name, " = ", static_cast<int>(found),
+                              " of its enum, but readers of family ", family.name(),
+                              " take it to be ", static_cast<int>(read));
+  }
+};
+
+inline void expect_router(const Known& known, const std::optional<LayerConfig>& config,
+                          const RouterConfig& found, Index top_k) {
+  const bool by_config = known.family.other_rule.when.key.empty() || config.has_value();
+  const RouterConfig& read = config ? config->router : known.family.rule;
+  if (by_config) {
+    known.expect_kind("router.score", found.score, read.score);
+    known.expect_kind("router.weight.source", found.weight.source, read.weight.source);
+    known.expect_kind("router.weight.expert_scale", found.weight.expert_scale,
+                      read.weight.expert_scale);
+  }
+  if (found.weight.source != WeightSource::softmax_of_chosen) {
+    const auto renormalise = known.value(known.family.renormalise);
+    known.expect("router.weight.renormalise", found.weight.renormalises(top_k) ? 1.0 : 0.0,
+                 renormalise ? std::optional(moe::detail::equals(*renormalise, 0.0) ? 0.0 : 1.0)
+                             : std::nullopt);
+  }
+  known.expect("router.weight.scale", found.weight.scale, known.value(known.family.scale));
+  known.expect("router.logits.softcap", found.logits.softcap, known.value(known.family.softcap));
+  if (config) {
+    known.expect("top_k", static_cast<double>(top_k), static_cast<double>(config->top_k));
+    known.expect(
+        "router.selection.groups",
+        static_cast<double>(found.selection.groups ? found.selection.groups->num_groups : 1),
+        static_cast<double>(read.selection.groups ? read.selection.groups->num_groups : 1));
+  }
+}
+
+inline void expect_expert(const Known& known, const std::optional<LayerConfig>& config,
+                          const ExpertConfig& found) {
+  const ExpertConfig& read = config ? config->expert : known.family.expert;
+  if (config || known.family.activation_keys.empty()) {
+    known.expect_kind("expert.activation", found.activation, read.activation);
+  }
+  constexpr double none = std::numeric_limits<double>::infinity();
+  known.expect("expert.up_offset", found.up_offset, read.up_offset);
+  if (config) {
+    known.expect("expert.limit", found.limit.value_or(none), read.limit.value_or(none));
+  }
+}
+
+/// Throws std::invalid_argument, naming the first difference, unless readers of the family take the
+/// layer for what it is: by the config.json of the directory, if there is one, else by what the row
+/// says whatever the config. The prefix is that of SaveOptions::layer.
+template <Real T, class RouterT, class E>
+void check_read_back(const MoELayer<T, RouterT, E>& layer, const Family& family,
+                     const std::filesystem::path& directory, std::string_view prefix) {
+  const std::filesystem::path file = directory / "config.json";
+  std::string_view path = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
+  const Known known{
+      family,
+      std::filesystem::exists(file) ? std::optional(ModelConfig::load(file, {})) : std::nullopt,
+      split_layer(path).value_or(0)};
+  const std::optional<LayerConfig> config = known.config();
+  if constexpr (requires {
+                  { layer.router().rule().config() } -> std::same_as<const RouterConfig&>;
+                }) {
+    expect_router(known, config, layer.router().rule().config(), layer.router().top_k());
+  }
+  if constexpr (requires { layer.experts().set(); }) {
+    expect_expert(known, config, layer.experts().set()[0].config());
+  } else {
+    expect_expert(known, config, layer.experts()[0].config());
+  }
+  const LayerOptions& options = layer.options();
+  known.expect_kind("weight_on", options.weight_on, family.weight_on);
+  if (config) {
+    known.expect("routed_scale", options.routed_scale, config->routed_scale);
+    known.expect("capacity.rows", static_cast<double>(options.capacity.rows.value_or(-1)),
+                 static_cast<double>(config->capacity.rows.value_or(-1)));
+  } else if (family.shared.averaged.key.empty() && family.dropout.keys.empty()) {
+    known.expect("routed_scale", options.routed_scale, known.value(family.routed_scale));
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

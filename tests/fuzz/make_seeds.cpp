@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//   make_seeds <folder of golden files> <folder>
+// What the targets start from: <folder>/{safetensors,index,config}/, the golden files cut to a few
+// small tensors, an index of their names, and a config.json for every family.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "io/family_configs.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/io/write_safetensors.hpp"
+#include "small_shards.hpp"
+
+namespace moe::fuzz {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t most_tensors = 4, most_bytes = 256, most_text = 100;
+
+void write_text(const fs::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// The first few small tensors, and the beginning of each text.
+void cut(const io::SafeTensors& golden, const fs::path& to) {
+  std::vector<io::TensorToWrite> tensors;
+  for (const io::TensorView& tensor : golden.tensors()) {
+    if (tensor.data.size() <= most_bytes && tensors.size() < most_tensors) {
+      tensors.push_back({tensor.name, tensor.dtype, tensor.shape, [&](std::span<std::byte> data) {
+                           std::copy(tensor.data.begin(), tensor.data.end(), data.begin());
+                         }});
+    }
+  }
+  std::map<std::string, std::string> metadata;
+  for (const auto& [key, text] : golden.metadata()) {
+    if (text.size() < most_text) {
+      metadata[key] = text;
+    }
+  }
+  io::write_safetensors(to, std::move(tensors), metadata);
+}
+
+std::string index_of(const nlohmann::json& map) {
+  return nlohmann::json{{"metadata", {{"total_size", 12}}}, {"weight_map", map}}.dump();
+}
+
+void make(const fs::path& from, const fs::path& to) {
+  for (const char* target : {"safetensors", "index", "config"}) {
+    fs::create_directories(to / target);
+  }
+  nlohmann::json shards;
+  for (const SmallShard& shard : small_shards) {
+    for (const char* tensor : shard.tensors) {
+      shards[tensor] = shard.file;
+    }
+  }
+  write_text(to / "index" / "right", index_of(shards));
+  for (const io::Family& family : io::detail::families) {
+    const std::string name(family.name());
+    const std::string config = io::testing::config_text(name);
+    write_text(to / "config" / name, config);
+    write_text(to / "config" / (name + "-edited"), config + '\0' + "abx");  // a byte of the file
+  }
+  for (const auto& entry : fs::directory_iterator(from)) {
+    if (entry.path().extension() != ".safetensors") {
+      continue;
+    }
+    const std::string name = entry.path().stem().string();
+    const io::SafeTensors golden = io::SafeTensors::load(entry.path());
+    cut(golden, to / "safetensors" / name);
+    nlohmann::json map;
+    for (std::size_t i = 0; i < most_tensors; ++i) {
+      map[golden.tensors()[i].name] = small_shards[i % small_shards.size()].file;
+    }
+    write_text(to / "index" / name, index_of(map));
+    nlohmann::json config = nlohmann::json::parse(golden.metadata().at("config"));
+    config["model_type"] = golden.metadata().at("family");
+    write_text(to / "config" / name, config.dump());
+  }
+}
+
+}  // namespace
+}  // namespace moe::fuzz
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: make_seeds <folder of golden files> <folder>\n");
+    return 2;
+  }
+  try {
+    moe::fuzz::make(argv[1], argv[2]);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "make_seeds: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

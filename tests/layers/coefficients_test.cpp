@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// Coefficients of the routed and the shared output: the layer with them against plain loops,
+// central differences and itself in other forms.
+#include "moe/layers/coefficients.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "../support/finite_difference.hpp"
+#include "../support/layer_step.hpp"
+#include "moe/layers/packed_layer.hpp"
+#include "moe/losses.hpp"
+#include "moe/reference.hpp"
+
+namespace moe {
+namespace {
+
+using testing::gradient_error;
+using testing::make_layer;
+using testing::matrix_near;
+using testing::random_matrix;
+using testing::run_step;
+using testing::same_bits;
+using testing::same_grads;
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+MoEConfig config_with_coefficients(WeightOn weight_on = WeightOn::output) {
+  return {.d_model = 7,
+          .d_ff = 5,
+          .num_experts = 4,
+          .top_k = 2,
+          .d_out = 3,
+          .shared = SharedExpertConfig{.d_ff = 6, .output_gate = true, .coefficients = true},
+          .weight_on = weight_on};
+}
+
+constexpr WeightOn all_places[] = {WeightOn::output, WeightOn::input, WeightOn::hidden};
+
+template <class T>
+class CoefficientsOf : public ::testing::Test {};
+using Scalars = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(CoefficientsOf, Scalars);
+
+TYPED_TEST(CoefficientsOf, WeighTheRoutedAndTheSharedOutputAsTheReferenceDoes) {
+  using T = TypeParam;
+  for (const WeightOn weight_on : all_places) {
+    const auto layer = make_layer<T>(config_with_coefficients(weight_on), 1);
+    const Matrix<T> x = random_matrix<T>(17, 7, 2);
+    typename MoELayer<T>::Scratch scratch;
+    Matrix<T> y(17, 3);
+    layer.forward(x, y, scratch);
+    if (weight_on != WeightOn::hidden) {
+      EXPECT_TRUE(matrix_near(y, reference::forward(layer, x), sizeof(T) == 8 ? 1e-13 : 1e-5));
+    }
+    const auto& value = scratch.coefficients.value;
+    for (Index t = 0; t < 17; ++t) {
+      EXPECT_NEAR(static_cast<double>(value(t, 0) + value(t, 1)), 1.0, 1e-6);
+    }
+  }
+}
+
+TEST(Coefficients, MatchCentralDifferencesForEveryParameterAndPlaceOfTheWeight) {
+  using Layer = MoELayer<double>;
+  for (const WeightOn weight_on : all_places) {
+    for (const auto& capacity : {Capacity{}, Capacity{.rows = 2}}) {
+      MoEConfig config = config_with_coefficients(weight_on);
+      config.capacity = capacity;
+      Layer layer = make_layer<double>(config, 5);
+      Matrix<double> x = random_matrix<double>(6, 7, 6), y(6, 3), dx(6, 7);
+      const Matrix<double> dy = random_matrix<double>(6, 3, 7);
+      Layer::Tape tape;
+      Layer::Grads grads = layer.zero_grads();
+      layer.forward(x, y, tape);
+      layer.backward(x, dy, tape, dx, grads, (0.3 * z_loss(tape.routing)).gradient);
+      Layer::Scratch scratch;
+      const auto f = [&] {
+        layer.forward(x, y, scratch);
+        return (y.array() * dy.array()).sum() + 0.3 * z_loss(scratch.routing).value;
+      };
+      EXPECT_LT(gradient_error(f, x, dx), 1e-7);
+      layer.for_each_parameter(
+          [&](const std::string& name, auto& parameter, const auto& gradient) {
+            EXPECT_LT(gradient_error(f, parameter, gradient), 1e-7) << name;
+          },
+          grads);
+    }
+  }
+}
+
+TEST(Coefficients, HaveTheSameBitsForAnyNumberOfThreadsARecomputingTapeAndPackedWeights) {
+  using Layer = MoELayer<float>;
+  const Layer layer = make_layer<float>(config_with_coefficients(), 3);
+  const Matrix<float> x = random_matrix<float>(67, 7, 4);
+  const auto one = run_step(layer, x, {.num_threads = 1});
+  const auto two = run_step(layer, x, {.num_threads = 2});
+  EXPECT_TRUE(same_bits(one.y, two.y));
+  EXPECT_TRUE(same_bits(one.dx, two.dx));
+  EXPECT_TRUE(same_grads(layer, one.grads, two.grads));
+
+  Layer::Tape memory;
+  Layer::RecomputingTape tape(memory);
+  Matrix<float> y(67, 3), dx(67, 7);
+  auto grads = layer.zero_grads();
+  layer.forward(x, y, tape);
+  layer.backward(x, one.dy, tape, dx, grads);
+  EXPECT_TRUE(same_bits(one.dx, dx));
+  EXPECT_TRUE(same_grads(layer, one.grads, grads));
+
+  const auto packed = pack<float>(layer);
+  PackedLayer<float>::Scratch scratch;
+  packed.forward(x, y, scratch);
+  EXPECT_TRUE(same_bits(one.y, y));
+  unpack<float>(packed).forward(x, y, memory);
+  EXPECT_TRUE(same_bits(one.y, y));
+}
+
+TEST(Coefficients, KeepANaNInTheRowOfItsTokenAndOfPaddingNowhere) {
+  const auto layer = make_layer<double>(config_with_coefficients(), 3);
+  Matrix<double> x = random_matrix<double>(5, 7, 4);
+  const auto clean = run_step(layer, x);
+  x(2, 3) = nan;
+  const auto spoilt = run_step(layer, x);
+  EXPECT_TRUE(same_bits(Matrix<double>(clean.y.topRows(2)), Matrix<double>(spoilt.y.topRows(2))));
+  EXPECT_TRUE(spoilt.y.row(2).array().isNaN().all());
+  const std::vector<std::uint8_t> padding{0, 0, 1, 0, 0};
+  const auto padded = run_step(layer, x, {.tokens = {.padding = padding}});
+  EXPECT_TRUE(padded.y.row(2).isZero(0));
+  EXPECT_TRUE(padded.dx.row(2).isZero(0));
+  EXPECT_TRUE(padded.dx.allFinite());
+  EXPECT_TRUE(padded.grads.coefficients.weight.allFinite());
+  EXPECT_FALSE(padded.grads.coefficients.weight.isZero(0));
+}
+
+TEST(Coefficients, OfALayerInBfloat16AreThoseOfFloatToItsRounding) {
+  const auto layer = make_layer<bf16>(config_with_coefficients(), 3);
+  const Matrix<bf16> x = random_matrix<bf16>(9, 7, 4);
+  const auto step = run_step(layer, x);
+  EXPECT_TRUE(matrix_near(step.y.cast<float>().eval(), reference::forward(layer, x), 2e-2));
+  EXPECT_TRUE(step.dx.cast<float>().allFinite());
+}
+
+TEST(Coefficients, AreRefusedWithoutASharedExpertOrWithScalesAndLatentExperts) {
+  MoEConfig config = config_with_coefficients();
+  config.routed_scale = 2.0;
+  EXPECT_THROW(config.validate(), std::invalid_argument);
+  config = config_with_coefficients();
+  config.shared->scale = 0.5;
+  EXPECT_THROW(config.validate(), std::invalid_argument);
+  config = config_with_coefficients();
+  config.latent = LatentConfig{.width = 4};
+  EXPECT_THROW(config.validate(), std::invalid_argument);
+
+  auto layer = make_layer<float>(config_with_coefficients(), 3);
+  const Matrix<float> x = random_matrix<float>(5, 7, 4);
+  MoELayer<float>::Scratch scratch;
+  Matrix<float> y(5, 3);
+  const auto kept = layer.coefficients();
+  layer.coefficients().emplace(8, 1);
+  EXPECT_THROW(layer.forward(x, y, scratch), std::invalid_argument);
+  layer.coefficients() = kept;
+  layer.coefficients()->params().bias.resize(1, 3);
+  EXPECT_THROW(layer.forward(x, y, scratch), std::invalid_argument);
+  layer.coefficients() = kept;
+  layer.shared().reset();
+  EXPECT_THROW(layer.forward(x, y, scratch), std::invalid_argument);
+  CoefficientTensors<Matrix<float>> params{Matrix<float>::Zero(3, 7), Matrix<float>::Zero(1, 2)};
+  EXPECT_THROW(Coefficients<float>{params}, std::invalid_argument);
+}
+
+TEST(Coefficients, RefuseTheTapeOfOthersThatStoodInTheLayer) {
+  auto layer = make_layer<float>(config_with_coefficients(), 3);
+  const Matrix<float> x = random_matrix<float>(5, 7, 4);
+  MoELayer<float>::Tape tape;
+  Matrix<float> y(5, 3), dx(5, 7);
+  auto grads = layer.zero_grads();
+  layer.forward(x, y, tape);
+  const auto copy = layer.coefficients();
+  layer.coefficients() = copy;
+  EXPECT_THROW(layer.backward(x, y, tape, dx, grads), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace moe
