@@ -100,10 +100,11 @@ class Config {
 
  private:
   static const Family& family_of(const io::ModelConfig& config);
+  /// So that the product of two is one, too.
   Index at_least_1(std::string_view key) const {
-    const Index size = config_->size(key);
-    if (size < 1) {
-      config_->fail(key, "0", "at least 1");
+    const Index size = config_->size(key), most = Index{1} << 30;
+    if (size < 1 || size > most) {
+      config_->fail(key, std::to_string(size), "at least 1 and at most " + std::to_string(most));
     }
     return size;
   }
@@ -149,8 +150,8 @@ inline Index Config::kv_heads() const {
 inline Index Config::head_dim() const {
   const Index given = d_model() / at_least_1("num_attention_heads");
   const Index width = config_->size("head_dim", given);
-  if (width < 2 || width % 2 != 0) {
-    config_->fail("head_dim", std::to_string(width), "an even number of at least 2");
+  if (width < 2 || width > 65536 || width % 2 != 0) {
+    config_->fail("head_dim", std::to_string(width), "an even number in [2, 65536]");
   }
   return width;
 }

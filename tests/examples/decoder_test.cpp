@@ -192,6 +192,9 @@ TEST_F(DecoderModel, RefusesAConfigThatItDoesNotKnow) {
   expect_refused(mixtral, R"("num_key_value_heads": 2)", R"("num_key_value_heads": 3)",
                  "expected a divisor of num_attention_heads = 4");
   expect_refused(mixtral, R"("vocab_size": 29, )", "", "vocab_size: no such key");
+  expect_refused(mixtral, R"("num_attention_heads": 4)",
+                 R"("num_attention_heads": 4, "head_dim": 4611686018427387904)",
+                 "expected an even number in [2, 65536]");
   expect_refused(mixtral, R"("rope_theta": 1000000.0)",
                  R"("rope_scaling": {"type": "linear", "factor": 2.0})", "\"linear\", expected");
   expect_refused(tiny_qwen2_moe(1), R"("use_sliding_window": false)",

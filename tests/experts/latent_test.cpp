@@ -113,6 +113,32 @@ TEST(Latent, LetsNothingOfPaddingReachAGradient) {
   EXPECT_TRUE(std::get<0>(got).row(1).isZero(0) && std::get<1>(got).row(1).isZero(0));
 }
 
+// Without an epsilon a row of zeros has no inverse; and 0 times NaN is NaN.
+TEST(Latent, GivesZerosForPaddingAndATokenWithoutExpertWhateverItsNormAndWeightsAre) {
+  MoEConfig config{.d_model = 5, .d_ff = 3, .num_experts = 4, .top_k = 2};
+  config.latent = LatentConfig{.width = 3, .norm = true, .eps = 0.0};
+  auto layer = testing::make_layer<double>(config, 3);
+  const Matrix<double> x = random_matrix<double>(4, 5, 1), dy = random_matrix<double>(4, 5, 2);
+  const std::vector<std::uint8_t> padding{0, 1, 0, 0};
+  ExpertMask mask = ExpertMask::Ones(4, 4);
+  mask.row(2).setZero();
+  const CallOptions call{.tokens = {.padding = padding}, .expert_mask = &mask};
+  MoELayer<double>::Tape tape;
+  Matrix<double> y(4, 5), dx(4, 5);
+  auto grads = layer.zero_grads();
+  layer.forward(x, y, tape, call);
+  layer.backward(x, dy, tape, dx, grads);
+  EXPECT_TRUE(y.row(1).isZero(0) && y.row(2).isZero(0));
+  EXPECT_TRUE(y.allFinite() && dx.allFinite());
+  layer.for_each_parameter(
+      [](const std::string& name, auto&, auto& grad) { EXPECT_TRUE(grad.allFinite()) << name; },
+      grads);
+  layer.latent()->params().up(1, 0) = std::nan("");
+  layer.forward(x, y, tape, call);
+  EXPECT_TRUE(y.row(1).isZero(0));
+  EXPECT_TRUE(std::isnan(y(0, 1)));
+}
+
 TEST(Latent, RefusesWhatDoesNotFit) {
   const auto message = [](auto f) { return testing::message_of(f); };
   EXPECT_EQ(message([] { Latent<double>(params_by_hand(), {.width = 2}); }),

@@ -9,6 +9,9 @@
 #include "support/throws.hpp"
 
 namespace moe {
+
+template class DepthLayer<double, MoELayer<double>>;
+
 namespace {
 
 using testing::random_matrix;

@@ -54,23 +54,39 @@ Experts selection() {
   return experts;
 }
 
-/// A training step with losses that read weights, probs and logits.
+/// The forward of a training step with losses that read weights, probs and logits.
+template <Real T>
+struct Forward {
+  Matrix<T> y{N, D};
+  typename MoELayer<T>::Tape tape;
+  RoutingGradient<T> gradient;
+  double loss = 0;
+
+  Forward(const MoELayer<T>& layer, const Matrix<T>& x, const Matrix<T>& dy,
+          const CallOptions& call) {
+    layer.forward(x, y, tape, call);
+    auto losses =
+        load_balancing_loss(tape.routing) + z_loss(tape.routing) + importance_loss(tape.routing);
+    loss = static_cast<double>(losses.value + (y.array() * dy.array()).sum());
+    gradient = std::move(losses.gradient);
+  }
+};
+
+/// The whole step.
 template <Real T>
 struct Step {
-  Matrix<T> y{N, D}, dx{N, D}, weight, probs;
+  Matrix<T> y, dy = random_matrix<T>(N, D, 77), dx{N, D}, weight, probs;
   Experts expert;
   typename MoELayer<T>::Grads grads;
   double loss = 0;
 
   Step(const MoELayer<T>& layer, const Matrix<T>& x, const CallOptions& call)
       : grads(layer.zero_grads()) {
-    const Matrix<T> dy = random_matrix<T>(N, D, 77);
-    typename MoELayer<T>::Tape tape;
-    layer.forward(x, y, tape, call);
-    const auto losses =
-        load_balancing_loss(tape.routing) + z_loss(tape.routing) + importance_loss(tape.routing);
-    layer.backward(x, dy, tape, dx, grads, losses.gradient);
-    loss = static_cast<double>(losses.value + (y.array() * dy.array()).sum());
+    Forward<T> forward(layer, x, dy, call);
+    auto& tape = forward.tape;
+    layer.backward(x, dy, tape, dx, grads, forward.gradient);
+    loss = forward.loss;
+    y = forward.y;
     weight = tape.routing.weight;
     probs = tape.routing.probs;
     expert = tape.routing.expert;
@@ -140,7 +156,7 @@ TEST(RoutingReplay, HasTheGradientsOfCentralDifferences) {
     MoELayer<double> layer = make_layer<double>(config, 1);
     Matrix<double> x = random_matrix<double>(N, D, 2);
     const Step<double> step(layer, x, call);
-    const auto f = [&] { return Step<double>(layer, x, call).loss; };
+    const auto f = [&] { return Forward<double>(layer, x, step.dy, call).loss; };
     EXPECT_LT(testing::gradient_error(f, x, step.dx), 1e-7);
     auto grads = step.grads;
     Router<double>::Params::for_each(

@@ -49,14 +49,14 @@ struct Tensor {
 template <class W>
 struct Table {
   View<const std::int32_t> expert;
-  View<const W> weight, probs, logits, clean_logits, noise_scale;
+  View<const W> weight, probs, logits, clean_logits, noise_scale, state;
   std::span<const std::uint8_t> padding;
   bool probs_sum_to_one;
 };
 
 /// RoutingGradient<W>, in the order of its for_each.
 template <class W>
-using TableGradient = std::array<View<const W>, 4>;
+using TableGradient = std::array<View<const W>, 5>;
 
 /// A scratch or a tape.
 template <class W>

@@ -52,13 +52,14 @@ class CallMemory {
                                        GrowingMatrix<Number>& to) {
       to = Eigen::Map<const Matrix<Number>>(tensor.data, tensor.rows, tensor.cols);
     };
-    auto& [expert, weight, probs, logits, clean_logits, noise_scale, padding, probs_sum] = routing;
+    auto& [expert, weight, probs, logits, clean, noise_scale, state, padding, probs_sum] = routing;
     copy(from.expert, expert);
     copy(from.weight, weight);
     copy(from.probs, probs);
     copy(from.logits, logits);
-    copy(from.clean_logits, clean_logits);
+    copy(from.clean_logits, clean);
     copy(from.noise_scale, noise_scale);
+    copy(from.state, state);
     padding.assign(from.padding.begin(), from.padding.end());
     probs_sum = from.probs_sum_to_one;
   }

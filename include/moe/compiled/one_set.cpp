@@ -48,10 +48,10 @@ template <class Memory, class W>
 class MemoryOf final : public boundary::CallMemory<W> {
  public:
   boundary::Table<W> table() const override {
-    const auto& [expert, weight, probs, logits, clean_logits, noise_scale, padding, probs_sum] =
+    const auto& [expert, weight, probs, logits, clean, noise_scale, state, padding, probs_sum] =
         static_cast<const RoutingTable<W>&>(memory.routing);
-    return {view_of(expert),       view_of(weight),      view_of(probs), view_of(logits),
-            view_of(clean_logits), view_of(noise_scale), padding,        probs_sum};
+    return {view_of(expert),      view_of(weight), view_of(probs), view_of(logits), view_of(clean),
+            view_of(noise_scale), view_of(state),  padding,        probs_sum};
   }
 
   Memory memory;

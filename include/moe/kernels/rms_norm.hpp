@@ -10,13 +10,14 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// What multiplies a row x (size).
+/// What multiplies a row x (size). A row of zeros stays one also where epsilon is 0.
 template <class T>
 Wide<T> inverse_rms(const T* x, Index size, double epsilon, double factor = 1.0) {
   using W = Wide<T>;
   using std::sqrt;
   const W mean = dot(x, x, size) / W(static_cast<double>(size));
-  return W(factor) / sqrt(mean + W(epsilon));
+  const W under = mean + W(epsilon);
+  return under <= W(0) ? W(0) : W(factor) / sqrt(under);
 }
 
 /// y (size) = inverse * x * scale, rounded once; scale (size), or null for ones.

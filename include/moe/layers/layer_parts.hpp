@@ -64,6 +64,8 @@ struct LayerExtras {
 
   LayerExtras() = default;
   LayerExtras(std::nullopt_t) {}
+  LayerExtras(Latent<T> projections) : latent(std::move(projections)) {}
+  LayerExtras(Coefficients<T> of_outputs) : coefficients(std::move(of_outputs)) {}
   LayerExtras(std::optional<Latent<T>> projections,
               std::optional<Coefficients<T>> of_outputs = std::nullopt)
       : latent(std::move(projections)), coefficients(std::move(of_outputs)) {}

@@ -186,6 +186,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
                              threads);
     }
     latent_->leave(memory.latent, y, threads);
+    detail::clear_rows<T>(y, routed.routing.padding);  // 0 times NaN of a weight is NaN
     add_base<T>(base, y, threads);
   }
 

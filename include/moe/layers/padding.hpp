@@ -26,6 +26,16 @@ void clear_padding(RoutingTable<T>& table) {
   }
 }
 
+/// Rows of padding become zeros.
+template <Real T>
+void clear_rows(MatrixRef<T> rows, const std::vector<std::uint8_t>& padding) {
+  for (std::size_t row = 0; row < padding.size(); ++row) {
+    if (padding[row] != 0) {
+      rows.row(static_cast<Index>(row)).setZero();
+    }
+  }
+}
+
 /// Rows with zeros for padding: themselves where there is none, else a copy in `memory`.
 template <Real T>
 ConstMatrixRef<T> zero_padding(const ConstMatrixRef<T>& rows,
