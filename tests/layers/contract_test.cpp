@@ -97,6 +97,9 @@ TEST(Contract, ATokenHasTheSameBitsAloneAndInALargeBatchForAnyThreadCount) {
   expect_the_bits_of_a_large_batch_alone<Eigen::half>(make_layer<Eigen::half>(config, 24));
   expect_the_bits_of_a_large_batch_alone<float>(pack<float>(layer));
   expect_the_bits_of_a_large_batch_alone<float>(pack<bf16>(layer));
+  expect_the_bits_of_a_large_batch_alone<float>(pack<q8>(layer));
+  expect_the_bits_of_a_large_batch_alone<float>(pack<q4>(layer));
+  expect_the_bits_of_a_large_batch_alone<float>(pack<mxfp4>(layer));
 }
 
 TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {

@@ -65,7 +65,7 @@ std::vector<MoEConfig> configs() {
 
 template <class S>
 class PackedLayerOf : public ::testing::Test {};
-using AllStorages = ::testing::Types<float, double, bf16>;
+using AllStorages = ::testing::Types<float, double, bf16, q8, q4, mxfp4>;
 TYPED_TEST_SUITE(PackedLayerOf, AllStorages);
 
 template <class S>
@@ -135,22 +135,35 @@ TYPED_TEST(ExactPackedLayerOf, UnpacksToTheSameWeights) {
   }
 }
 
+/// Of a panel: its columns, the k of a step of it, and the bytes of such a step.
+template <class S>
+struct PanelStep {
+  using Tile = kernels::RegisterTile<S>;
+  static constexpr Index cols = Tile::cols, step = Tile::step, bytes = cols * step * sizeof(S);
+};
+template <class S>
+requires(!Real<S>) struct PanelStep<S> {
+  using Block = typename PackedMatrix<S>::Weight;
+  static constexpr Index cols = Block::cols, step = kernels::block_size, bytes = sizeof(Block);
+};
+
 TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   using S = TypeParam;
-  constexpr Index cols = kernels::RegisterTile<S>::cols, step = kernels::RegisterTile<S>::step;
+  constexpr Index cols = PanelStep<S>::cols, step = PanelStep<S>::step;
   const auto bytes_of = [](const MoEConfig& config) {
     return static_cast<Index>(packed_bytes<S>(pack<S>(make_layer<Wide<S>>(config, 7))));
   };
-  constexpr Index size = sizeof(S);
+  const auto bytes = [](Index weights) { return weights / (cols * step) * PanelStep<S>::bytes; };
   // Three experts whose gate, up and down fill their panels take no more than the weights.
   const MoEConfig full{.d_model = 2 * cols, .d_ff = cols, .num_experts = 3, .top_k = 1};
-  EXPECT_EQ(bytes_of(full), 3 * 3 * (2 * cols * cols) * size);
+  EXPECT_EQ(bytes_of(full), bytes(3 * 3 * (2 * cols * cols)));
   // A weight of one element takes a step of one panel, and gate and up share theirs.
   MoEConfig least{.d_model = 1, .d_ff = 1, .num_experts = 3, .top_k = 1};
-  EXPECT_EQ(bytes_of(least), 3 * 2 * (step * cols) * size);
+  EXPECT_EQ(bytes_of(least), bytes(3 * 2 * (step * cols)));
   // A shared expert: gate and up begin a third panel of two weights, down has a step more.
   least.shared = SharedExpertConfig{.d_ff = cols + 1};
-  EXPECT_EQ(bytes_of(least), (3 * 2 * step + 3 * step + (cols + step)) * cols * size);
+  const Index down = (cols + 1 + step - 1) / step * step;
+  EXPECT_EQ(bytes_of(least), bytes((3 * 2 * step + 3 * step + down) * cols));
 }
 
 TEST(PackedLayer, RoundsWeightsAndRowsToBfloat16OnceEach) {

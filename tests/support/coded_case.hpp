@@ -17,7 +17,7 @@ template <class F>
 struct CodedCase {
   using Block = kernels::CodedBlock<F>;
 
-  std::vector<Block, Eigen::aligned_allocator<Block>> panel;
+  std::vector<Block> panel;
   std::vector<std::vector<kernels::CodedInput>> rows;
   std::vector<const kernels::CodedInput*> row;
 

@@ -36,6 +36,8 @@ struct alignas(64) CodedBlock {
   typename F::Scale scale[cols];
   std::uint8_t code[groups * lines * line];
 
+  static_assert(sizeof(typename F::Scale) * cols % line == 0);
+
   struct Place {
     Index byte;
     int shift;

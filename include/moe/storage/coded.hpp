@@ -116,7 +116,7 @@ class CodedPanels
     }
   }
 
-  std::vector<Weight, Eigen::aligned_allocator<Weight>> blocks_;
+  std::vector<Weight> blocks_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET
