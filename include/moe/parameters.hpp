@@ -28,9 +28,9 @@ struct ParameterName {
   const ParameterName* part = nullptr;  ///< that it belongs to; one without a word is left out
 
   std::string text() const {
-    std::string all = part == nullptr || part->word.empty() ? "" : part->text() + '.';
-    all += word;
-    return number < 0 ? all : all + '.' + std::to_string(number);
+    const bool inside = part != nullptr && !part->word.empty();
+    const std::string all = inside ? detail::joined(part->text(), ".", word) : std::string(word);
+    return number < 0 ? all : detail::joined(all, ".", number);
   }
   operator std::string() const { return text(); }
 };
