@@ -29,6 +29,16 @@ struct Flops {
   }
 };
 
+/// A part that states those of so many rows.
+template <class P>
+concept StatesFlops = requires(const P& part, Index rows) {
+  part.forward_flops(rows);
+};
+template <class P>
+concept StatesBackwardFlops = requires(const P& part, Index rows) {
+  part.backward_flops(rows);
+};
+
 namespace detail {
 
 /// FLOPs of one row or token, which an integer holds.

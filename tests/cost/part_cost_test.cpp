@@ -128,11 +128,7 @@ TEST(Flops, OfARouterAreThoseOfItsGateAndItsRule) {
   });
 }
 
-template <class R>
-concept StatesFlops = requires(const R& router) {
-  router.forward_flops(1);
-};
-static_assert(StatesFlops<Router<float>>);
+static_assert(StatesFlops<Router<float>> && StatesBackwardFlops<Router<float>>);
 static_assert(!StatesFlops<LinearRouter<float, TwoLevel<float>>>);  // depends on what is chosen
 
 TEST(Parameters, OfGatesAreThoseThatTheyBeginWith) {

@@ -72,23 +72,15 @@ class DepthLayer {
 
   /// Of so many tokens, so many of which are taken, where gate and block state their own: of a
   /// forward without the predictor, which adds its own where it is asked.
-  Flops forward_flops(Index tokens, Index taken) const  //
-      requires requires(const RouterT& router, const Block& block) {
-    router.forward_flops(tokens);
-    block.forward_flops(taken);
-  }
-  {
+  template <StatesFlops R = RouterT, StatesFlops B = Block>
+  Flops forward_flops(Index tokens, Index taken) const {
     return router_.forward_flops(tokens) + block_.forward_flops(taken) +
            taken * detail::flops_of_one(0, 3 * d_out());
   }
   /// With the predictor, if there is one.
-  Flops backward_flops(Index tokens, Index taken) const  //
-      requires requires(const Gate& gate, const PredictorGate& predictor, const Block& block) {
-    gate.backward_flops(tokens);
-    predictor.backward_flops(tokens);
-    block.backward_flops(taken);
-  }
-  {
+  template <StatesBackwardFlops G = Gate, StatesBackwardFlops P = PredictorGate,
+            StatesBackwardFlops B = Block>
+  Flops backward_flops(Index tokens, Index taken) const {
     const auto of_router = [&](const auto& router) {
       return router.gate().backward_flops(tokens) + router.rule().backward_flops(tokens, taken);
     };

@@ -98,16 +98,14 @@ class GatedRouter {
     }
   }
   /// Of so many tokens, where gate and rule state theirs.
-  Flops forward_flops(Index tokens) const requires requires(const Gate& gate, const Rule& rule) {
-    gate.forward_flops(tokens);
-    rule.forward_flops(tokens);
+  template <StatesFlops G = Gate, StatesFlops R = Rule>
+  Flops forward_flops(Index tokens) const {
+    return gate_.forward_flops(tokens) + rule_.forward_flops(tokens);
   }
-  { return gate_.forward_flops(tokens) + rule_.forward_flops(tokens); }
-  Flops backward_flops(Index tokens) const requires requires(const Gate& gate, const Rule& rule) {
-    gate.backward_flops(tokens);
-    rule.backward_flops(tokens);
+  template <StatesBackwardFlops G = Gate, StatesBackwardFlops R = Rule>
+  Flops backward_flops(Index tokens) const {
+    return gate_.backward_flops(tokens) + rule_.backward_flops(tokens);
   }
-  { return gate_.backward_flops(tokens) + rule_.backward_flops(tokens); }
   const Gate& gate() const { return gate_; }
   const Rule& rule() const { return rule_; }
   Params& params() { return params_; }

@@ -82,14 +82,14 @@ class SlotRouter {
            16.0 * static_cast<double>(rows) * static_cast<double>(num_slots());
   }
   /// Of so many tokens, where the gate states its own.
-  Flops forward_flops(Index tokens) const requires requires(const Gate& gate) {
-    gate.forward_flops(tokens);
+  template <StatesFlops G = Gate>
+  Flops forward_flops(Index tokens) const {
+    return slot_router_forward_flops(gate_, tokens);
   }
-  { return slot_router_forward_flops(gate_, tokens); }
-  Flops backward_flops(Index tokens) const requires requires(const Gate& gate) {
-    gate.backward_flops(tokens);
+  template <StatesBackwardFlops G = Gate>
+  Flops backward_flops(Index tokens) const {
+    return slot_router_backward_flops(gate_, tokens);
   }
-  { return slot_router_backward_flops(gate_, tokens); }
   const Gate& gate() const { return gate_; }
   Params& params() { return params_; }
   const Params& params() const { return params_; }
