@@ -41,7 +41,7 @@ class SaveLayer : public ModelFolder {
 };
 
 template <class Layer>
-std::map<std::string, Matrix<double>> parameters(const Layer& layer) {
+std::map<std::string, Matrix<double>> parameters_of(const Layer& layer) {
   std::map<std::string, Matrix<double>> all;
   layer.for_each_parameter([&](const std::string& name, const auto& parameter) {
     all[name] = parameter.template cast<double>();
@@ -51,7 +51,7 @@ std::map<std::string, Matrix<double>> parameters(const Layer& layer) {
 
 template <class Layer>
 void expect_same(const Layer& got, const Layer& want) {
-  const auto a = parameters(got), b = parameters(want);
+  const auto a = parameters_of(got), b = parameters_of(want);
   ASSERT_EQ(a.size(), b.size());
   for (const auto& [name, parameter] : b) {
     ASSERT_TRUE(a.contains(name)) << name;
