@@ -51,6 +51,7 @@ template <Real W>
 class DynamicTopK {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "DynamicTopK";
 
   /// Throws std::invalid_argument if the config is out of its range.
   DynamicTopK(Index num_experts, const DynamicTopKConfig& config)
@@ -58,6 +59,7 @@ class DynamicTopK {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   /// The most that a token can have: the width of the table.
   Index top_k() const { return config_.most.value_or(num_experts_); }
   const DynamicTopKConfig& config() const { return config_; }

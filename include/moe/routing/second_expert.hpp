@@ -45,6 +45,7 @@ template <Real W>
 class SecondExpert {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "SecondExpert";
 
   /// Throws std::invalid_argument if there are less than two experts, or the config is out of its
   /// range.
@@ -55,6 +56,7 @@ class SecondExpert {
                          ", expected at least 2");
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return 2; }
   const SecondExpertConfig& config() const { return config_; }
   double multiply_adds(Index rows) const {

@@ -50,6 +50,7 @@ template <Real W>
 class SequenceTopK {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "SequenceTopK";
 
   /// Throws std::invalid_argument if the config is out of its range.
   SequenceTopK(Index num_experts, const SequenceTopKConfig& config)
@@ -57,6 +58,7 @@ class SequenceTopK {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   const SequenceTopKConfig& config() const { return config_; }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   double multiply_adds(Index rows) const {

@@ -48,6 +48,7 @@ template <Real W>
 class TwoLevel {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "TwoLevel";
 
   /// Throws std::invalid_argument if the config is out of its range.
   TwoLevel(Index num_experts, const TwoLevelConfig& config)
@@ -55,6 +56,7 @@ class TwoLevel {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return config_.top_groups * config_.top_k; }
   const TwoLevelConfig& config() const { return config_; }
   double multiply_adds(Index rows) const {

@@ -38,6 +38,7 @@ template <Real W>
 class UniformChoice {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "UniformChoice";
   static constexpr bool obeys_call = true;
 
   /// Throws std::invalid_argument if the config is out of its range.
@@ -46,6 +47,7 @@ class UniformChoice {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return config_.top_k; }
   const UniformChoiceConfig& config() const { return config_; }
   double multiply_adds(Index rows) const {
