@@ -154,6 +154,13 @@ struct WeightConfig {
                          "RouterConfig: weight.epsilon = ", epsilon,
                          ", expected 0 or positive and finite");
   }
+  /// The same, for a rule without parameters, which has neither biases nor scales of experts.
+  void validate_without_tensors(const char* rule) const {
+    validate();
+    detail::throw_unless(
+        source != WeightSource::biased_score && expert_scale == ExpertScale::off, rule,
+        ": weight takes a bias or a scale of experts, expected none: it has no parameters");
+  }
 };
 
 /// The router, a part for each step, in the order in which it works. Without a selection bias and

@@ -42,7 +42,7 @@ struct DynamicTopKConfig {
                          ", expected in [1, num_experts = ", num_experts, "]");
     detail::throw_unless(least >= 1 && least <= limit, "DynamicTopK: least = ", least,
                          ", expected in [1, most = ", limit, "]");
-    weight.validate();
+    weight.validate_without_tensors("DynamicTopK");
   }
 };
 

@@ -36,11 +36,7 @@ struct SequenceTopKConfig {
                          ", expected in [1, num_experts = ", num_experts, "]");
     detail::throw_unless(top_k >= 1 && top_k <= limit, "SequenceTopK: top_k = ", top_k,
                          ", expected in [1, most = ", limit, "]");
-    weight.validate();
-    detail::throw_unless(
-        weight.source != WeightSource::biased_score && weight.expert_scale == ExpertScale::off,
-        "SequenceTopK: weight takes a bias or a scale of experts, expected none: it has no "
-        "parameters");
+    weight.validate_without_tensors("SequenceTopK");
   }
 };
 

@@ -29,7 +29,7 @@ struct UniformChoiceConfig {
   void validate(Index num_experts) const {
     detail::throw_unless(top_k >= 1 && top_k <= num_experts, "UniformChoice: top_k = ", top_k,
                          ", expected in [1, num_experts = ", num_experts, "]");
-    weight.validate();
+    weight.validate_without_tensors("UniformChoice");
   }
 };
 
