@@ -63,6 +63,11 @@ class DynamicTopK {
   /// The most that a token can have: the width of the table.
   Index top_k() const { return config_.most.value_or(num_experts_); }
   const DynamicTopKConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  DynamicTopK<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }

@@ -59,6 +59,11 @@ class SecondExpert {
   Index num_experts() const { return num_experts_; }
   Index top_k() const { return 2; }
   const SecondExpertConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  SecondExpert<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }

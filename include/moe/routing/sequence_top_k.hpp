@@ -56,6 +56,11 @@ class SequenceTopK {
 
   Index num_experts() const { return num_experts_; }
   const SequenceTopKConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  SequenceTopK<V> cast() const {
+    return {num_experts_, config_};
+  }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   double multiply_adds(Index rows) const {
     return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);

@@ -55,6 +55,11 @@ class Sinkhorn {
 
   Index num_experts() const { return num_experts_; }
   const SinkhornConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  Sinkhorn<V> cast() const {
+    return {num_experts_, config_};
+  }
   bool probs_sum_to_one() const { return sums_to_one(score()); }
   /// With one round of scaling: each is shared out anew.
   double multiply_adds(Index rows) const {

@@ -50,6 +50,11 @@ class SparseMixer {
   Index num_experts() const { return num_experts_; }
   Index top_k() const { return picks; }
   const SparseMixerConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  SparseMixer<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 24.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }

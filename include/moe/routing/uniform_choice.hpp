@@ -50,6 +50,11 @@ class UniformChoice {
   Index num_experts() const { return num_experts_; }
   Index top_k() const { return config_.top_k; }
   const UniformChoiceConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  UniformChoice<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }
