@@ -76,6 +76,8 @@ struct GroupLimit {
 
   /// top_k is that of the router; a call that asks for more may not find as many in its groups.
   void validate(Index num_experts, Index top_k) const {
+    detail::check_enum(rule, GroupRule::equal_quota, "RouterConfig: selection.groups.rule");
+    detail::check_enum(others, OtherGroups::zero, "RouterConfig: selection.groups.others");
     detail::throw_unless(num_groups >= 1 && num_experts % num_groups == 0,
                          "RouterConfig: selection.groups.num_groups = ", num_groups,
                          ", expected to divide num_experts = ", num_experts);
@@ -148,6 +150,10 @@ struct WeightConfig {
   constexpr bool renormalises(Index top_k) const { return renormalise.value_or(top_k > 1); }
 
   void validate() const {
+    detail::check_enum(source, WeightSource::one, "RouterConfig: weight.source");
+    detail::check_enum(epsilon_rule, EpsilonRule::least, "RouterConfig: weight.epsilon_rule");
+    detail::check_enum(expert_scale, ExpertScale::learned_for_all,
+                       "RouterConfig: weight.expert_scale");
     detail::throw_unless(std::isfinite(scale) && scale > 0.0,
                          "RouterConfig: weight.scale = ", scale, ", expected positive and finite");
     detail::throw_unless(std::isfinite(epsilon) && epsilon >= 0.0,
@@ -173,6 +179,7 @@ struct RouterConfig {
 
   void validate() const {
     logits.validate();
+    detail::check_enum(score, all_scores.back(), "RouterConfig: score");
     selection.validate();
     weight.validate();
     detail::throw_unless(

@@ -147,6 +147,8 @@ TEST(SequenceTopK, RefusesValuesOutOfTheirRange) {
             "SequenceTopK: top_k = 3, expected in [1, most = 2]");
   EXPECT_EQ(message_of([] { Rule(E, {.most = 6}); }),
             "SequenceTopK: most = 6, expected in [1, num_experts = 5]");
+  EXPECT_EQ(message_of([] { Rule(E, {.score = static_cast<Score>(4)}); }),
+            "SequenceTopK: score = 4, expected one of the enum");
 }
 
 TEST(SequenceTopK, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {

@@ -126,6 +126,8 @@ TEST(UniformChoice, KeepsTheContractInALayer) {
 TEST(UniformChoice, RefusesValuesOutOfTheirRange) {
   EXPECT_EQ(message_of([] { Rule(E, {.top_k = 0}); }),
             "UniformChoice: top_k = 0, expected in [1, num_experts = 5]");
+  EXPECT_EQ(message_of([] { Rule(E, {.order = static_cast<UniformOrder>(2)}); }),
+            "UniformChoice: order = 2, expected one of the enum");
 }
 
 TEST(UniformChoice, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {

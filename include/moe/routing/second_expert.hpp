@@ -36,6 +36,8 @@ struct SecondExpertConfig {
   SecondNormalise normalise = SecondNormalise::before;
 
   void validate() const {
+    detail::check_enum(policy, SecondPolicy::sampled, "SecondExpert: policy");
+    detail::check_enum(normalise, SecondNormalise::after, "SecondExpert: normalise");
     detail::throw_unless(threshold > 0.0 && threshold <= 1.0,
                          "SecondExpert: threshold = ", threshold, ", expected in (0, 1]");
   }

@@ -36,6 +36,7 @@ struct SequenceTopKConfig {
                          ", expected in [1, num_experts = ", num_experts, "]");
     detail::throw_unless(top_k >= 1 && top_k <= limit, "SequenceTopK: top_k = ", top_k,
                          ", expected in [1, most = ", limit, "]");
+    detail::check_enum(score, all_scores.back(), "SequenceTopK: score");
     weight.validate_without_tensors("SequenceTopK");
   }
 };

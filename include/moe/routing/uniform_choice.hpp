@@ -29,6 +29,7 @@ struct UniformChoiceConfig {
   void validate(Index num_experts) const {
     detail::throw_unless(top_k >= 1 && top_k <= num_experts, "UniformChoice: top_k = ", top_k,
                          ", expected in [1, num_experts = ", num_experts, "]");
+    detail::check_enum(order, UniformOrder::round_robin, "UniformChoice: order");
     weight.validate_without_tensors("UniformChoice");
   }
 };
