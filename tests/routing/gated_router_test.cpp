@@ -365,5 +365,25 @@ TEST(GatedRouter, RefusesACallThatItsRuleCannotObeyBeforeTheTapeIsTouched) {
   EXPECT_TRUE(same_bits(dx, want_dx) && testing::same_grads(layer, grads, want));
 }
 
+TEST(GatedRouter, ThatRefusesACallLeavesTheTableToGoBackFrom) {
+  const CosineTopK router = cosine_top_k();
+  const Matrix<double> x = random_matrix<double>(N, D, 5);
+  CosineTopK::Table table;
+  router.route(x, {}, table);
+  const ExpertMask too_narrow = ExpertMask::Ones(N, E - 1);
+  EXPECT_EQ(message_of([&] { router.route(x, {.num_threads = -1}, table); }),
+            "CallOptions: num_threads = -1, expected at least 0");
+  EXPECT_NE(message_of([&] { router.route(x, {.expert_mask = &too_narrow}, table); }),
+            "(nothing was thrown)");
+  EXPECT_NE(message_of([&] { router.route(x, {.top_k = E + 1}, table); }), "(nothing was thrown)");
+  EXPECT_NE(message_of([&] { router.route(x.leftCols(D - 1), {}, table); }),
+            "(nothing was thrown)");
+  RoutingGradient<double> gradient = random_gradient(table);
+  Matrix<double> dx(N, D);
+  auto grads = zeros_like(router.params());
+  EXPECT_EQ(message_of([&] { router.backward(x, table, gradient, dx, grads); }),
+            "(nothing was thrown)");
+}
+
 }  // namespace
 }  // namespace moe

@@ -161,6 +161,7 @@ class GatedRouter {
     detail::check_shape(x, x.rows(), d_model(), "Router: x");
     call.validate(x.rows(), num_experts());
     check_call(call, x.rows());
+    detail::num_threads(call.num_threads);  // throws what keep_call() would, while there is a table
     table.owner.clear();
     keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
