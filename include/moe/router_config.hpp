@@ -23,7 +23,8 @@ inline constexpr std::array all_scores{Score::softmax, Score::sigmoid, Score::sq
 /// in GPT-OSS and Shazeer 2017); or 1 for each (hard).
 enum class WeightSource { score, biased_score, softmax_of_chosen, one };
 
-/// How epsilon keeps the sum that divides weights from 0: sum + epsilon, or max(sum, epsilon).
+/// How epsilon keeps the sum that divides weights from 0: sum + epsilon, or max(sum, epsilon),
+/// which is only for weights that are never negative.
 enum class EpsilonRule { added, least };
 
 /// A factor for each expert on its weights: none, one that stays as it is, or one that is learned;
@@ -167,6 +168,16 @@ struct WeightConfig {
         source != WeightSource::biased_score && expert_scale == ExpertScale::off, rule,
         ": weight takes a bias or a scale of experts, expected none: it has no parameters");
   }
+  /// Throws, in the name of `config`, if weights of such scores may add up to less than 0: the
+  /// least sum would make epsilon of that.
+  void validate_sum(const char* config, Score score) const {
+    const bool negative = source == WeightSource::biased_score ||
+                          (source == WeightSource::score && score == Score::identity);
+    detail::throw_unless(
+        epsilon_rule != EpsilonRule::least || !renormalise.value_or(true) || !negative, config,
+        ": weight.epsilon_rule = least with weights that may be negative, of score = identity or "
+        "weight.source = biased_score, expected added");
+  }
 };
 
 /// The router, a part for each step, in the order in which it works. Without a selection bias and
@@ -182,6 +193,7 @@ struct RouterConfig {
     detail::check_enum(score, all_scores.back(), "RouterConfig: score");
     selection.validate();
     weight.validate();
+    weight.validate_sum("RouterConfig", score);
     detail::throw_unless(
         weight.source != WeightSource::biased_score || selection.bias,
         "RouterConfig: weight.source = biased_score without selection.bias, expected a bias");

@@ -151,6 +151,19 @@ TEST(SequenceTopK, RefusesValuesOutOfTheirRange) {
             "SequenceTopK: score = 4, expected one of the enum");
 }
 
+TEST(SequenceTopK, WantsALeastSumOnlyOfWeightsThatAreNeverNegative) {
+  const auto of = [](Score score) {
+    return message_of([&] {
+      Rule(E,
+           {.score = score, .weight = {.renormalise = true, .epsilon_rule = EpsilonRule::least}});
+    });
+  };
+  EXPECT_EQ(of(Score::identity),
+            "SequenceTopK: weight.epsilon_rule = least with weights that may be negative, of score "
+            "= identity or weight.source = biased_score, expected added");
+  EXPECT_EQ(of(Score::sigmoid), "(nothing was thrown)");
+}
+
 TEST(SequenceTopK, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {
   for (const WeightConfig& weight : {WeightConfig{.source = WeightSource::biased_score},
                                      WeightConfig{.expert_scale = ExpertScale::fixed},

@@ -38,6 +38,7 @@ struct SequenceTopKConfig {
                          ", expected in [1, most = ", limit, "]");
     detail::check_enum(score, all_scores.back(), "SequenceTopK: score");
     weight.validate_without_tensors("SequenceTopK");
+    weight.validate_sum("SequenceTopK", score);
   }
 };
 
