@@ -130,5 +130,44 @@ TEST(SharedExpertConfig, WantsAPositiveWidth) {
             "MoEConfig: shared.d_ff = 0, expected at least 1");
 }
 
+TEST(MoEConfig, RefusesWhatIsNoneOfAnEnum) {
+  const auto expect_refused = [](auto member, const std::string& name) {
+    for (const int number : {-1, 9, 99}) {
+      EXPECT_EQ(broken([&](auto& c) {
+                  auto& value = member(c);
+                  value = static_cast<std::remove_reference_t<decltype(value)>>(number);
+                }),
+                name + " = " + std::to_string(number) + ", expected one of the enum");
+    }
+  };
+  const auto groups = [](MoEConfig& c) -> GroupLimit& {
+    return c.router.selection.groups.emplace(GroupLimit{.num_groups = 1});
+  };
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.weight_on; }, "LayerOptions: weight_on");
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.capacity.policy; }, "Capacity: policy");
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.expert.clamp; }, "ExpertConfig: clamp");
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.expert.activation; }, "ExpertConfig: activation");
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.router.score; }, "RouterConfig: score");
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.router.weight.source; }, "RouterConfig: weight.source");
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.router.weight.epsilon_rule; },
+      "RouterConfig: weight.epsilon_rule");
+  expect_refused(
+      [](MoEConfig & c) -> auto& { return c.router.weight.expert_scale; },
+      "RouterConfig: weight.expert_scale");
+  expect_refused(
+      [&](MoEConfig & c) -> auto& { return groups(c).rule; },
+      "RouterConfig: selection.groups.rule");
+  expect_refused(
+      [&](MoEConfig & c) -> auto& { return groups(c).others; },
+      "RouterConfig: selection.groups.others");
+}
+
 }  // namespace
 }  // namespace moe

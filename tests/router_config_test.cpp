@@ -144,5 +144,30 @@ TEST(WeightConfig, RenormalisesAsItSaysAndElseWhereThereIsMoreThanOneWeight) {
   }
 }
 
+TEST(WeightConfig, WantsALeastSumOnlyOfWeightsThatAreNeverNegative) {
+  const std::string refused =
+      "RouterConfig: weight.epsilon_rule = least with weights that may be negative, of score = "
+      "identity or weight.source = biased_score, expected added";
+  const auto of = [](Score score, WeightSource source, std::optional<bool> renormalise) {
+    return broken([&](auto& c) {
+      c.score = score;
+      c.selection.bias = true;
+      c.weight = {.source = source, .renormalise = renormalise, .epsilon_rule = EpsilonRule::least};
+    });
+  };
+  for (const std::optional<bool> renormalise : {std::optional<bool>(), std::optional(true)}) {
+    EXPECT_EQ(of(Score::identity, WeightSource::score, renormalise), refused);
+    for (const Score score : all_scores) {
+      EXPECT_EQ(of(score, WeightSource::biased_score, renormalise), refused);
+      EXPECT_EQ(of(score, WeightSource::softmax_of_chosen, renormalise), fine);
+      EXPECT_EQ(of(score, WeightSource::one, renormalise), fine);
+      if (score != Score::identity) {
+        EXPECT_EQ(of(score, WeightSource::score, renormalise), fine);
+      }
+    }
+  }
+  EXPECT_EQ(of(Score::identity, WeightSource::score, false), fine) << "nothing is divided";
+}
+
 }  // namespace
 }  // namespace moe

@@ -3,7 +3,6 @@
 // choices, checked by validate() when a layer is made.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -50,10 +49,8 @@ inline void ExpertConfig::validate() const {
     detail::throw_unless(std::isfinite(value) && value > 0.0, "ExpertConfig: ", name, " = ", value,
                          ", expected positive and finite");
   };
-  detail::throw_unless(std::find(all_activations.begin(), all_activations.end(), activation) !=
-                           all_activations.end(),
-                       "ExpertConfig: activation = ", static_cast<int>(activation),
-                       ", expected one of the enum");
+  detail::check_enum(activation, all_activations.back(), "ExpertConfig: activation");
+  detail::check_enum(clamp, Clamp::after, "ExpertConfig: clamp");
   positive(alpha, "alpha");
   positive(gate_bound, "gate_bound");
   positive(up_bound, "up_bound");
@@ -86,6 +83,7 @@ struct Capacity {
   bool limited() const { return factor || rows; }
 
   void validate() const {
+    detail::check_enum(policy, DropPolicy::second_choices_by_priority, "Capacity: policy");
     detail::throw_unless(!(factor && rows), "Capacity: factor and rows are both set, expected one");
     if (factor) {
       detail::throw_unless(std::isfinite(*factor) && *factor > 0.0, "Capacity: factor = ", *factor,
@@ -128,6 +126,7 @@ struct LayerOptions {
 
   void validate() const {
     capacity.validate();
+    detail::check_enum(weight_on, WeightOn::hidden, "LayerOptions: weight_on");
     for (const double scale : {routed_scale, shared_scale}) {
       detail::throw_unless(std::isfinite(scale) && scale > 0.0, "LayerOptions: a scale is ", scale,
                            ", expected positive and finite");

@@ -23,7 +23,8 @@ inline constexpr std::array all_scores{Score::softmax, Score::sigmoid, Score::sq
 /// in GPT-OSS and Shazeer 2017); or 1 for each (hard).
 enum class WeightSource { score, biased_score, softmax_of_chosen, one };
 
-/// How epsilon keeps the sum that divides weights from 0: sum + epsilon, or max(sum, epsilon).
+/// How epsilon keeps the sum that divides weights from 0: sum + epsilon, or max(sum, epsilon),
+/// which is only for weights that are never negative.
 enum class EpsilonRule { added, least };
 
 /// A factor for each expert on its weights: none, one that stays as it is, or one that is learned;
@@ -76,6 +77,8 @@ struct GroupLimit {
 
   /// top_k is that of the router; a call that asks for more may not find as many in its groups.
   void validate(Index num_experts, Index top_k) const {
+    detail::check_enum(rule, GroupRule::equal_quota, "RouterConfig: selection.groups.rule");
+    detail::check_enum(others, OtherGroups::zero, "RouterConfig: selection.groups.others");
     detail::throw_unless(num_groups >= 1 && num_experts % num_groups == 0,
                          "RouterConfig: selection.groups.num_groups = ", num_groups,
                          ", expected to divide num_experts = ", num_experts);
@@ -148,11 +151,32 @@ struct WeightConfig {
   constexpr bool renormalises(Index top_k) const { return renormalise.value_or(top_k > 1); }
 
   void validate() const {
+    detail::check_enum(source, WeightSource::one, "RouterConfig: weight.source");
+    detail::check_enum(epsilon_rule, EpsilonRule::least, "RouterConfig: weight.epsilon_rule");
+    detail::check_enum(expert_scale, ExpertScale::learned_for_all,
+                       "RouterConfig: weight.expert_scale");
     detail::throw_unless(std::isfinite(scale) && scale > 0.0,
                          "RouterConfig: weight.scale = ", scale, ", expected positive and finite");
     detail::throw_unless(std::isfinite(epsilon) && epsilon >= 0.0,
                          "RouterConfig: weight.epsilon = ", epsilon,
                          ", expected 0 or positive and finite");
+  }
+  /// The same, for a rule without parameters, which has neither biases nor scales of experts.
+  void validate_without_tensors(const char* rule) const {
+    validate();
+    detail::throw_unless(
+        source != WeightSource::biased_score && expert_scale == ExpertScale::off, rule,
+        ": weight takes a bias or a scale of experts, expected none: it has no parameters");
+  }
+  /// Throws, in the name of `config`, if weights of such scores may add up to less than 0: the
+  /// least sum would make epsilon of that.
+  void validate_sum(const char* config, Score score) const {
+    const bool negative = source == WeightSource::biased_score ||
+                          (source == WeightSource::score && score == Score::identity);
+    detail::throw_unless(
+        epsilon_rule != EpsilonRule::least || !renormalise.value_or(true) || !negative, config,
+        ": weight.epsilon_rule = least with weights that may be negative, of score = identity or "
+        "weight.source = biased_score, expected added");
   }
 };
 
@@ -166,8 +190,10 @@ struct RouterConfig {
 
   void validate() const {
     logits.validate();
+    detail::check_enum(score, all_scores.back(), "RouterConfig: score");
     selection.validate();
     weight.validate();
+    weight.validate_sum("RouterConfig", score);
     detail::throw_unless(
         weight.source != WeightSource::biased_score || selection.bias,
         "RouterConfig: weight.source = biased_score without selection.bias, expected a bias");

@@ -135,6 +135,9 @@ TEST(Flops, AreExactForEveryKindOfWeight) {
     for (const auto kind : {ExpertScale::off, ExpertScale::fixed, ExpertScale::learned,
                             ExpertScale::learned_for_all}) {
       for (int bits = 0; bits < 4; ++bits) {
+        if (source == WeightSource::biased_score && bits == 3) {
+          continue;  // is refused
+        }
         MoEConfig config = small();
         config.router.selection.bias = true;
         config.router.weight = {

@@ -65,6 +65,8 @@ TEST(ModelConfig, SaysWhichOfItsValuesIsWrong) {
             "ModelConfig: dense_d_ff = 0, expected at least 1 with dense_layers");
   EXPECT_EQ(message([](ModelConfig& m) { m.vocabulary = 0; }),
             "ModelConfig: vocabulary = 0, expected at least 1");
+  EXPECT_EQ(message([](ModelConfig& m) { m.published.rule = static_cast<ActiveCount>(2); }),
+            "ModelConfig: published.rule = 2, expected one of the enum");
   EXPECT_TRUE(message([](ModelConfig& m) { m.moe.top_k = 0; }).starts_with("MoEConfig: top_k = 0"));
 }
 

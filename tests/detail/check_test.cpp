@@ -71,5 +71,17 @@ TEST(Overlap, NeverHoldsForEmptyViews) {
   EXPECT_FALSE(overlap(Matrix<float>(), Matrix<float>()));
 }
 
+enum class Fruit { apple, pear, plum };
+
+TEST(CheckEnum, RefusesWhatIsNoneOfTheEnum) {
+  for (const Fruit fruit : {Fruit::apple, Fruit::pear, Fruit::plum}) {
+    EXPECT_NO_THROW(check_enum(fruit, Fruit::plum, "fruit"));
+  }
+  EXPECT_EQ(message_of([] { check_enum(static_cast<Fruit>(3), Fruit::plum, "Pie: fruit"); }),
+            "Pie: fruit = 3, expected one of the enum");
+  EXPECT_EQ(message_of([] { check_enum(static_cast<Fruit>(-1), Fruit::plum, "fruit"); }),
+            "fruit = -1, expected one of the enum");
+}
+
 }  // namespace
 }  // namespace moe::detail

@@ -184,6 +184,11 @@ TEST_F(SaveLayer, RefusesWhatTheFamilyHasNoNameFor) {
   EXPECT_THROW(save_layer(layer, *find_family("olmoe"), folder()), std::invalid_argument);
   EXPECT_THROW(save_layer(layer, *find_family("qwen2_moe"), folder(), {.dtype = DType::I8}),
                std::invalid_argument);
+  EXPECT_EQ(moe::testing::message_of([&] {
+              save_layer(layer, *find_family("qwen2_moe"), folder(),
+                         {.dtype = static_cast<DType>(99)});
+            }),
+            "SaveOptions: dtype = 99, expected one of the enum");
   const MoELayer<float> latent(
       {.d_model = 4, .d_ff = 3, .num_experts = 2, .top_k = 1, .latent = LatentConfig{.width = 2}},
       1);

@@ -3,6 +3,7 @@
 
 #include "model_folder.hpp"
 #include "moe/io/safetensors.hpp"
+#include "support/throws.hpp"
 
 namespace moe::io::testing {
 namespace {
@@ -44,6 +45,16 @@ TEST_F(WriteSafeTensors, KeepsTheOldFileIfATensorCannotBeMade) {
   EXPECT_EQ(fs::file_size(path), 3U);
   EXPECT_THROW(write_safetensors(path, {tensor("a", DType::F4, {1}, 0)}), std::invalid_argument);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder()), fs::directory_iterator()), 1);
+}
+
+TEST_F(WriteSafeTensors, RefusesAnElementTypeThatIsNone) {
+  const fs::path path = write("a.safetensors", "old");
+  EXPECT_EQ(moe::testing::message_of([&] {
+              write_safetensors(path, {tensor("a", DType::F32, {1}, 0),
+                                       tensor("b", static_cast<DType>(99), {1}, 0)});
+            }),
+            "TensorToWrite: dtype = 99, expected one of the enum");
+  EXPECT_EQ(fs::file_size(path), 3U);
 }
 
 TEST_F(WriteSafeTensors, RefusesNamesThatNoReaderTakes) {

@@ -145,5 +145,16 @@ TEST(DynamicTopK, RefusesValuesOutOfTheirRange) {
             "DynamicTopK: least = 3, expected in [1, most = 2]");
 }
 
+TEST(DynamicTopK, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {
+  for (const WeightConfig& weight : {WeightConfig{.source = WeightSource::biased_score},
+                                     WeightConfig{.expert_scale = ExpertScale::fixed},
+                                     WeightConfig{.expert_scale = ExpertScale::learned},
+                                     WeightConfig{.expert_scale = ExpertScale::learned_for_all}}) {
+    EXPECT_EQ(message_of([&] { Rule(E, {.top_p = 0.5, .weight = weight}); }),
+              "DynamicTopK: weight takes a bias or a scale of experts, expected none: it has no "
+              "parameters");
+  }
+}
+
 }  // namespace
 }  // namespace moe

@@ -14,6 +14,7 @@
 #include "../support/own_router_parts.hpp"
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
+#include "moe/routing.hpp"
 
 namespace moe {
 namespace {
@@ -280,6 +281,50 @@ TEST(GatedRouter, AsksGateAndRuleWhetherTheParametersFit) {
             "parameter Router.selection_bias is (0, 0), expected (1, 3)");
 }
 
+/// What is thrown where a rule stands behind a gate of E experts.
+template <class Rule>
+std::string refusal_of(Rule rule) {
+  return message_of([&] { linear_router<double>(D, E, std::move(rule), 1); });
+}
+
+TEST(GatedRouter, RefusesEveryRuleThatWasMadeForAnotherNumberOfExperts) {
+  for (const Index made_for : {2, 4, 16}) {
+    const auto expect_refused = [&](const char* name, auto rule) {
+      EXPECT_EQ(refusal_of(std::move(rule)), std::string("Router: ") + name + " was made for " +
+                                                 std::to_string(made_for) +
+                                                 " experts, expected the 3 of the gate");
+    };
+    expect_refused("DynamicTopK", DynamicTopK<double>(made_for, {.top_p = 0.5}));
+    expect_refused("ReluRouting", ReluRouting<double>(made_for));
+    expect_refused("SecondExpert", SecondExpert<double>(made_for, {}));
+    expect_refused("SequenceTopK", SequenceTopK<double>(made_for, {}));
+    expect_refused("Sinkhorn", Sinkhorn<double>(made_for, {.top_k = made_for}));
+    expect_refused("SparseMixer", SparseMixer<double>(made_for, {}));
+    expect_refused("TwoLevel", TwoLevel<double>(made_for, {.num_groups = 2}));
+    expect_refused("UniformChoice", UniformChoice<double>(made_for, {}));
+    const LinearGate<double> gate(D, E, {});
+    const TopK<double> top_k(made_for, made_for, {});
+    const auto make = [&] {
+      GatedRouter<double, LinearGate<double>, TopK<double>>(gate, top_k,
+                                                            {gate.initial_params(1), {}});
+    };
+    EXPECT_EQ(message_of(make), "Router: TopK was made for " + std::to_string(made_for) +
+                                    " experts, expected the 3 of the gate");
+  }
+}
+
+/// A user's rule that says for how many experts it was made.
+struct FirstOfFour : FirstExpert {
+  static Index num_experts() { return 4; }
+};
+
+TEST(GatedRouter, AsksAnOwnRuleForItsNumberOfExpertsOnlyIfItHasOne) {
+  EXPECT_EQ(refusal_of(FirstOfFour{}),
+            "Router: the rule was made for 4 experts, expected the 3 of the gate");
+  EXPECT_EQ(refusal_of(FirstExpert{}), "(nothing was thrown)");
+  EXPECT_EQ(refusal_of(ReluRule{E}), "(nothing was thrown)");  // its num_experts is a number
+}
+
 /// The layer of a router, with experts that a layer of the same sizes would have.
 template <class Router>
 auto layer_of(Router router) {
@@ -318,6 +363,26 @@ TEST(GatedRouter, RefusesACallThatItsRuleCannotObeyBeforeTheTapeIsTouched) {
             "Router: the call sets top_k or experts, expected a rule that obeys it");
   layer.backward(x, dy, tape, dx, grads);
   EXPECT_TRUE(same_bits(dx, want_dx) && testing::same_grads(layer, grads, want));
+}
+
+TEST(GatedRouter, ThatRefusesACallLeavesTheTableToGoBackFrom) {
+  const CosineTopK router = cosine_top_k();
+  const Matrix<double> x = random_matrix<double>(N, D, 5);
+  CosineTopK::Table table;
+  router.route(x, {}, table);
+  const ExpertMask too_narrow = ExpertMask::Ones(N, E - 1);
+  EXPECT_EQ(message_of([&] { router.route(x, {.num_threads = -1}, table); }),
+            "CallOptions: num_threads = -1, expected at least 0");
+  EXPECT_NE(message_of([&] { router.route(x, {.expert_mask = &too_narrow}, table); }),
+            "(nothing was thrown)");
+  EXPECT_NE(message_of([&] { router.route(x, {.top_k = E + 1}, table); }), "(nothing was thrown)");
+  EXPECT_NE(message_of([&] { router.route(x.leftCols(D - 1), {}, table); }),
+            "(nothing was thrown)");
+  RoutingGradient<double> gradient = random_gradient(table);
+  Matrix<double> dx(N, D);
+  auto grads = zeros_like(router.params());
+  EXPECT_EQ(message_of([&] { router.backward(x, table, gradient, dx, grads); }),
+            "(nothing was thrown)");
 }
 
 }  // namespace

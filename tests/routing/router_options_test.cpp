@@ -85,6 +85,12 @@ Options options(int number) {
                    .scale = draw.of({1.0, 2.5}),
                    .expert_scale = draw.of({ExpertScale::off, ExpertScale::fixed,
                                             ExpertScale::learned, ExpertScale::learned_for_all})};
+  const bool negative =
+      config.weight.source == WeightSource::biased_score ||
+      (config.weight.source == WeightSource::score && config.score == Score::identity);
+  if (negative && *config.weight.renormalise) {
+    config.weight.epsilon_rule = EpsilonRule::added;  // the other is refused
+  }
   const bool masked = draw.flag();
   return {config, masked, "draw " + std::to_string(number) + ": " + draw.numbers()};
 }

@@ -123,6 +123,10 @@ TEST(SecondExpert, RefusesValuesOutOfTheirRange) {
   EXPECT_EQ(message_of([] { Rule(1, {}); }), "SecondExpert: num_experts = 1, expected at least 2");
   EXPECT_EQ(message_of([] { Rule(E, {.threshold = 0.0}); }),
             "SecondExpert: threshold = 0, expected in (0, 1]");
+  EXPECT_EQ(message_of([] { Rule(E, {.policy = static_cast<SecondPolicy>(4)}); }),
+            "SecondExpert: policy = 4, expected one of the enum");
+  EXPECT_EQ(message_of([] { Rule(E, {.normalise = static_cast<SecondNormalise>(3)}); }),
+            "SecondExpert: normalise = 3, expected one of the enum");
 }
 
 }  // namespace

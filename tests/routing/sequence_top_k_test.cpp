@@ -147,9 +147,32 @@ TEST(SequenceTopK, RefusesValuesOutOfTheirRange) {
             "SequenceTopK: top_k = 3, expected in [1, most = 2]");
   EXPECT_EQ(message_of([] { Rule(E, {.most = 6}); }),
             "SequenceTopK: most = 6, expected in [1, num_experts = 5]");
-  EXPECT_EQ(message_of([] { Rule(E, {.weight = {.source = WeightSource::biased_score}}); }),
-            "SequenceTopK: weight takes a bias or a scale of experts, expected none: it has no "
-            "parameters");
+  EXPECT_EQ(message_of([] { Rule(E, {.score = static_cast<Score>(4)}); }),
+            "SequenceTopK: score = 4, expected one of the enum");
+}
+
+TEST(SequenceTopK, WantsALeastSumOnlyOfWeightsThatAreNeverNegative) {
+  const auto of = [](Score score) {
+    return message_of([&] {
+      Rule(E,
+           {.score = score, .weight = {.renormalise = true, .epsilon_rule = EpsilonRule::least}});
+    });
+  };
+  EXPECT_EQ(of(Score::identity),
+            "SequenceTopK: weight.epsilon_rule = least with weights that may be negative, of score "
+            "= identity or weight.source = biased_score, expected added");
+  EXPECT_EQ(of(Score::sigmoid), "(nothing was thrown)");
+}
+
+TEST(SequenceTopK, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {
+  for (const WeightConfig& weight : {WeightConfig{.source = WeightSource::biased_score},
+                                     WeightConfig{.expert_scale = ExpertScale::fixed},
+                                     WeightConfig{.expert_scale = ExpertScale::learned},
+                                     WeightConfig{.expert_scale = ExpertScale::learned_for_all}}) {
+    EXPECT_EQ(message_of([&] { Rule(E, {.weight = weight}); }),
+              "SequenceTopK: weight takes a bias or a scale of experts, expected none: it has no "
+              "parameters");
+  }
 }
 
 }  // namespace

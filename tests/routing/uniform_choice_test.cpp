@@ -126,6 +126,19 @@ TEST(UniformChoice, KeepsTheContractInALayer) {
 TEST(UniformChoice, RefusesValuesOutOfTheirRange) {
   EXPECT_EQ(message_of([] { Rule(E, {.top_k = 0}); }),
             "UniformChoice: top_k = 0, expected in [1, num_experts = 5]");
+  EXPECT_EQ(message_of([] { Rule(E, {.order = static_cast<UniformOrder>(2)}); }),
+            "UniformChoice: order = 2, expected one of the enum");
+}
+
+TEST(UniformChoice, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {
+  for (const WeightConfig& weight : {WeightConfig{.source = WeightSource::biased_score},
+                                     WeightConfig{.expert_scale = ExpertScale::fixed},
+                                     WeightConfig{.expert_scale = ExpertScale::learned},
+                                     WeightConfig{.expert_scale = ExpertScale::learned_for_all}}) {
+    EXPECT_EQ(message_of([&] { Rule(E, {.weight = weight}); }),
+              "UniformChoice: weight takes a bias or a scale of experts, expected none: it has no "
+              "parameters");
+  }
 }
 
 }  // namespace

@@ -63,6 +63,8 @@ struct ModelConfig {
     detail::throw_unless(dense_layers == 0 || dense_d_ff >= 1,
                          "ModelConfig: dense_d_ff = ", dense_d_ff,
                          ", expected at least 1 with dense_layers");
+    detail::check_enum(published.rule, ActiveCount::without_embedding,
+                       "ModelConfig: published.rule");
     detail::throw_unless(vocabulary >= 1, "ModelConfig: vocabulary = ", vocabulary,
                          ", expected at least 1");
   }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <stdexcept>
+#include <type_traits>
 
 #include "../instruction_set.hpp"
 #include "joined.hpp"
@@ -28,6 +29,16 @@ void throw_unless(bool ok, const Parts&... parts) {
   if (!ok) [[unlikely]] {
     fail(parts...);
   }
+}
+
+/// Throws unless the value is one of its enum, whose values go from 0 to `last`: what was cast to
+/// it may be none.
+template <class Enum>
+requires std::is_enum_v<Enum>
+void check_enum(Enum value, Enum last, const char* name) {
+  const int number = static_cast<int>(value);
+  throw_unless(number >= 0 && number <= static_cast<int>(last), name, " = ", number,
+               ", expected one of the enum");
 }
 
 /// Throws unless the matrix has this shape.

@@ -143,6 +143,9 @@ template <Real T, class RouterT, class E = Expert<T>>
 void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {
   moe::detail::throw_unless(!layers.empty(), "save_layers: no layer, expected at least 1");
+  if (options.dtype) {
+    moe::detail::check_enum(*options.dtype, DType::U64, "SaveOptions: dtype");
+  }
   moe::detail::throw_unless(
       !options.dtype || detail::visit_weight_type(*options.dtype, [](auto) {}),
       "SaveOptions: dtype = ", name(options.dtype.value_or(DType::F32)),

@@ -26,8 +26,10 @@ struct TensorToWrite {
   /// Writes all of its data, row-major.
   std::function<void(std::span<std::byte>)> fill;
 
+  void validate() const { moe::detail::check_enum(dtype, DType::U64, "TensorToWrite: dtype"); }
   /// Throws std::invalid_argument if they do not fit.
   std::uint64_t bytes() const {
+    validate();
     const detail::ByteSize size = detail::byte_size(dtype, shape);
     moe::detail::throw_unless(size.fault == nullptr, "tensor ", name, ": ",
                               size.fault == nullptr ? "" : size.fault);
@@ -77,11 +79,14 @@ inline std::string checked_header(const std::vector<TensorToWrite>& tensors,
 
 }  // namespace detail
 
-/// Throws FormatError where the file cannot be written, or could not be read; what stood at the
-/// path is then as before.
+/// Throws std::invalid_argument if a tensor is none that can be, FormatError where the file cannot
+/// be written, or could not be read; what stood at the path is then as before.
 inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors,
                               const std::map<std::string, std::string>& metadata = {
                                   {"format", "pt"}}) {
+  for (const TensorToWrite& tensor : tensors) {
+    tensor.validate();
+  }
   std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
     return bits(a.dtype) != bits(b.dtype) ? bits(a.dtype) > bits(b.dtype) : a.name < b.name;
   });

@@ -34,6 +34,11 @@ class BalancedAssignment {
   explicit BalancedAssignment(const BalancedAssignmentConfig& config) : config_(config) {}
 
   const BalancedAssignmentConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  BalancedAssignment<V> cast() const {
+    return BalancedAssignment<V>(config_);
+  }
   bool probs_sum_to_one() const { return sums_to_one(Score::sigmoid); }
   /// Of what is shared out.
   double multiply_adds(Index rows, Index num_experts) const {

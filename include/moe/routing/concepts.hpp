@@ -80,6 +80,10 @@ concept ObeysCall = requires {
 /// of experts multiply_adds(rows, num_experts): about how much work so many rows are. A router of
 /// two that both have it takes one thread for a small call, any other all that it may.
 ///
+/// A rule that was made for a number of experts says which: it has a member Index num_experts()
+/// const, and its router throws std::invalid_argument unless the gate has as many. With a
+/// static constexpr const char* name it is called so there.
+///
 /// A rule whose probs of a token do not sum to 1, as sigmoids, says so: it has a member
 /// bool probs_sum_to_one() const. Of a rule that is both, the router uses the token rule.
 template <class R, class W>

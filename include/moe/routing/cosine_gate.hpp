@@ -66,6 +66,11 @@ class CosineGate {
 
   Index d_model() const { return projection_.d_model(); }
   Index num_experts() const { return cosine_.num_experts(); }
+  /// This gate for tokens in another scalar.
+  template <Real U>
+  CosineGate<U> cast() const {
+    return {d_model(), num_experts(), config_};
+  }
   double multiply_adds(Index rows) const {
     return projection_.multiply_adds(rows) + cosine_.multiply_adds(rows);
   }

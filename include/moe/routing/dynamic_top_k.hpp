@@ -42,7 +42,7 @@ struct DynamicTopKConfig {
                          ", expected in [1, num_experts = ", num_experts, "]");
     detail::throw_unless(least >= 1 && least <= limit, "DynamicTopK: least = ", least,
                          ", expected in [1, most = ", limit, "]");
-    weight.validate();
+    weight.validate_without_tensors("DynamicTopK");
   }
 };
 
@@ -51,6 +51,7 @@ template <Real W>
 class DynamicTopK {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "DynamicTopK";
 
   /// Throws std::invalid_argument if the config is out of its range.
   DynamicTopK(Index num_experts, const DynamicTopKConfig& config)
@@ -58,9 +59,15 @@ class DynamicTopK {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   /// The most that a token can have: the width of the table.
   Index top_k() const { return config_.most.value_or(num_experts_); }
   const DynamicTopKConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  DynamicTopK<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }

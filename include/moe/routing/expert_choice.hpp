@@ -41,6 +41,11 @@ class ExpertChoice {
   explicit ExpertChoice(const ExpertChoiceConfig& config) : config_(config) { config.validate(); }
 
   const ExpertChoiceConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  ExpertChoice<V> cast() const {
+    return ExpertChoice<V>(config_);
+  }
   double multiply_adds(Index rows, Index num_experts) const {
     return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
   }

@@ -81,9 +81,11 @@ class GatedRouter {
   using Table = typename Gate::Table;
   static constexpr bool leaves_out_padding = true;
 
-  /// Takes ready parts. Throws std::invalid_argument unless the parameters have their shapes.
+  /// Takes ready parts. Throws std::invalid_argument unless the parameters have their shapes, and
+  /// the rule, if it says for how many experts it was made, those of the gate.
   GatedRouter(Gate gate, Rule rule, Params params)
       : gate_(std::move(gate)), rule_(std::move(rule)), params_(std::move(params)) {
+    check_rule();
     check_params({"Router"});
   }
 
@@ -157,6 +159,7 @@ class GatedRouter {
     detail::check_shape(x, x.rows(), d_model(), "Router: x");
     call.validate(x.rows(), num_experts());
     check_call(call, x.rows());
+    detail::num_threads(call.num_threads);  // throws what keep_call() would, while there is a table
     table.owner.clear();
     keep_call(call, multiply_adds(x.rows()), table);
     if constexpr (requires { rule_.probs_sum_to_one(); }) {
@@ -205,6 +208,22 @@ class GatedRouter {
   }
 
  private:
+  void check_rule() const {
+    if constexpr (requires {
+                    { rule_.num_experts() } -> std::convertible_to<Index>;
+                  }) {
+      const char* name = "the rule";
+      if constexpr (requires {
+                      { rule_.name } -> std::convertible_to<const char*>;
+                    }) {
+        name = rule_.name;
+      }
+      const Index made_for = rule_.num_experts();
+      detail::throw_unless(made_for == num_experts(), "Router: ", name, " was made for ", made_for,
+                           " experts, expected the ", num_experts(), " of the gate");
+    }
+  }
+
   static void keep_call(const CallOptions& call, double multiply_adds, Table& table) {
     table.num_threads = detail::num_threads(call.num_threads, multiply_adds);
     table.noise_seed = call.noise_seed;

@@ -78,6 +78,11 @@ class NormGate {
   }
   const LogitsConfig& config() const { return linear_.config(); }
   const InputNormConfig& norm() const { return norm_; }
+  /// This gate for tokens in another scalar.
+  template <Real U>
+  NormGate<U> cast() const {
+    return {d_model(), num_experts(), config(), norm_};
+  }
 
   /// Weights from N(0, 1 / d_model), scales one, the rest zero.
   Params initial_params(std::uint64_t seed) const {

@@ -20,6 +20,7 @@ template <Real W>
 class ReluRouting {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "ReluRouting";
 
   /// Throws std::invalid_argument if there are no experts.
   explicit ReluRouting(Index num_experts) : num_experts_(num_experts) {
@@ -27,8 +28,14 @@ class ReluRouting {
                          ", expected at least 1");
   }
 
+  Index num_experts() const { return num_experts_; }
   /// The most that a token can have: the width of the table.
   Index top_k() const { return num_experts_; }
+  /// This rule in another scalar.
+  template <Real V>
+  ReluRouting<V> cast() const {
+    return ReluRouting<V>(num_experts_);
+  }
   bool probs_sum_to_one() const { return false; }
   double multiply_adds(Index rows) const {
     return static_cast<double>(rows) * static_cast<double>(num_experts_);

@@ -36,6 +36,8 @@ struct SecondExpertConfig {
   SecondNormalise normalise = SecondNormalise::before;
 
   void validate() const {
+    detail::check_enum(policy, SecondPolicy::sampled, "SecondExpert: policy");
+    detail::check_enum(normalise, SecondNormalise::after, "SecondExpert: normalise");
     detail::throw_unless(threshold > 0.0 && threshold <= 1.0,
                          "SecondExpert: threshold = ", threshold, ", expected in (0, 1]");
   }
@@ -45,6 +47,7 @@ template <Real W>
 class SecondExpert {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "SecondExpert";
 
   /// Throws std::invalid_argument if there are less than two experts, or the config is out of its
   /// range.
@@ -55,8 +58,14 @@ class SecondExpert {
                          ", expected at least 2");
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return 2; }
   const SecondExpertConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  SecondExpert<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }

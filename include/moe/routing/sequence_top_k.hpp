@@ -36,11 +36,9 @@ struct SequenceTopKConfig {
                          ", expected in [1, num_experts = ", num_experts, "]");
     detail::throw_unless(top_k >= 1 && top_k <= limit, "SequenceTopK: top_k = ", top_k,
                          ", expected in [1, most = ", limit, "]");
-    weight.validate();
-    detail::throw_unless(
-        weight.source != WeightSource::biased_score && weight.expert_scale == ExpertScale::off,
-        "SequenceTopK: weight takes a bias or a scale of experts, expected none: it has no "
-        "parameters");
+    detail::check_enum(score, all_scores.back(), "SequenceTopK: score");
+    weight.validate_without_tensors("SequenceTopK");
+    weight.validate_sum("SequenceTopK", score);
   }
 };
 
@@ -50,6 +48,7 @@ template <Real W>
 class SequenceTopK {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "SequenceTopK";
 
   /// Throws std::invalid_argument if the config is out of its range.
   SequenceTopK(Index num_experts, const SequenceTopKConfig& config)
@@ -57,7 +56,13 @@ class SequenceTopK {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   const SequenceTopKConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  SequenceTopK<V> cast() const {
+    return {num_experts_, config_};
+  }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
   double multiply_adds(Index rows) const {
     return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);

@@ -45,17 +45,25 @@ template <Real W>
 class Sinkhorn {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "Sinkhorn";
 
   /// Throws std::invalid_argument if the config is out of its range.
-  Sinkhorn(Index num_experts, const SinkhornConfig& config) : config_(config) {
+  Sinkhorn(Index num_experts, const SinkhornConfig& config)
+      : num_experts_(num_experts), config_(config) {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   const SinkhornConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  Sinkhorn<V> cast() const {
+    return {num_experts_, config_};
+  }
   bool probs_sum_to_one() const { return sums_to_one(score()); }
   /// With one round of scaling: each is shared out anew.
-  double multiply_adds(Index rows, Index num_experts) const {
-    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+  double multiply_adds(Index rows) const {
+    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
@@ -201,6 +209,7 @@ class Sinkhorn {
         });
   }
 
+  Index num_experts_;
   SinkhornConfig config_;
 };
 

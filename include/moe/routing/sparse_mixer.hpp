@@ -36,6 +36,7 @@ template <Real W>
 class SparseMixer {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "SparseMixer";
 
   /// Throws std::invalid_argument if there are less than two experts, or the config is out of its
   /// range.
@@ -46,8 +47,14 @@ class SparseMixer {
                          ", expected at least 2");
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return picks; }
   const SparseMixerConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  SparseMixer<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 24.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }

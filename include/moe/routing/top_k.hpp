@@ -51,6 +51,7 @@ template <Real W>
 class TopK {
  public:
   using Params = TopKParams<W>;
+  static constexpr const char* name = "TopK";
   static constexpr bool obeys_call = true;
 
   /// Throws std::invalid_argument if top_k or the config is out of its range, or the table, which a
@@ -63,6 +64,7 @@ class TopK {
     check_expert_table(table_, config.selection.vocabulary, num_experts, top_k);
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return top_k_; }
   const RouterConfig& config() const { return config_; }
   /// (vocabulary, k), empty without selection by table.

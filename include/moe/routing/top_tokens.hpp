@@ -44,6 +44,11 @@ class TopTokens {
   explicit TopTokens(const TopTokensConfig& config) : config_(config) { config.validate(); }
 
   const TopTokensConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  TopTokens<V> cast() const {
+    return TopTokens<V>(config_);
+  }
   bool probs_sum_to_one() const { return false; }
   double multiply_adds(Index rows) const { return 16.0 * static_cast<double>(rows); }
   /// Of so many tokens, of which so many are taken.

@@ -48,6 +48,17 @@ class TwoLayerGate {
   Index d_model() const { return hidden_.d_model(); }
   Index d_hidden() const { return hidden_.num_experts(); }
   Index num_experts() const { return output_.num_experts(); }
+  /// Of both layers.
+  LogitsConfig config() const {
+    LogitsConfig both = output_.config();
+    both.input_jitter = hidden_.config().input_jitter;
+    return both;
+  }
+  /// This gate for tokens in another scalar.
+  template <Real U>
+  TwoLayerGate<U> cast() const {
+    return {d_model(), d_hidden(), num_experts(), config()};
+  }
   double multiply_adds(Index rows) const {
     return hidden_.multiply_adds(rows) + output_.multiply_adds(rows);
   }

@@ -48,6 +48,7 @@ template <Real W>
 class TwoLevel {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "TwoLevel";
 
   /// Throws std::invalid_argument if the config is out of its range.
   TwoLevel(Index num_experts, const TwoLevelConfig& config)
@@ -55,8 +56,14 @@ class TwoLevel {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return config_.top_groups * config_.top_k; }
   const TwoLevelConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  TwoLevel<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }

@@ -29,7 +29,8 @@ struct UniformChoiceConfig {
   void validate(Index num_experts) const {
     detail::throw_unless(top_k >= 1 && top_k <= num_experts, "UniformChoice: top_k = ", top_k,
                          ", expected in [1, num_experts = ", num_experts, "]");
-    weight.validate();
+    detail::check_enum(order, UniformOrder::round_robin, "UniformChoice: order");
+    weight.validate_without_tensors("UniformChoice");
   }
 };
 
@@ -38,6 +39,7 @@ template <Real W>
 class UniformChoice {
  public:
   using Params = NoParams;
+  static constexpr const char* name = "UniformChoice";
   static constexpr bool obeys_call = true;
 
   /// Throws std::invalid_argument if the config is out of its range.
@@ -46,8 +48,14 @@ class UniformChoice {
     config.validate(num_experts);
   }
 
+  Index num_experts() const { return num_experts_; }
   Index top_k() const { return config_.top_k; }
   const UniformChoiceConfig& config() const { return config_; }
+  /// This rule in another scalar.
+  template <Real V>
+  UniformChoice<V> cast() const {
+    return {num_experts_, config_};
+  }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
   }
