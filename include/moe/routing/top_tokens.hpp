@@ -78,7 +78,10 @@ class TopTokens {
     detail::grow(table.order, num_tokens);
     detail::for_rows(num_tokens, table.num_threads, [&](Index token) {
       take(false, token, table);
-      kernels::sigmoid(&table.logits.coeffRef(token, 0), 1, &table.probs.coeffRef(token, 0));
+      const bool is_masked = !table.may_have(token, 0);
+      const W& logit = table.logits.coeffRef(token, 0);
+      const W number = is_masked ? logit : kernels::finite_or_nan(logit);
+      kernels::sigmoid(&number, 1, &table.probs.coeffRef(token, 0));
     });
     detail::parallel_for(
         call.tokens.num_sequences(num_tokens), table.num_threads,
