@@ -59,7 +59,8 @@ class TopTokens {
     const double tokens = static_cast<double>(num_tokens);
     return static_cast<Index>((std::min)(std::ceil(config_.capacity * tokens), tokens));
   }
-  bool takes(const W& logit) const { return logit > W(config_.threshold); }
+  /// True of NaN, so that it reaches y.
+  bool takes(const W& logit) const { return !(logit <= W(config_.threshold)); }
 
   /// Whether a token that may be has been taken.
   static void take(bool taken, Index token, GatedTable<W>& table) {
