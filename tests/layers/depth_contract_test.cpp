@@ -239,6 +239,22 @@ TEST(DepthContract, RefusesATapeOfPartsThatWereReplacedBeforeAnythingIsWritten) 
             "DepthLayer.predictor: the table is of another router, expected this one's");
 }
 
+TEST(DepthContract, RefusesATapeOfAPredictorThatWasRemovedAndTakesOneOfAForwardSince) {
+  const auto layer = make_depth<double>(make_ffn<double>(), {.capacity = 0.5}, true);
+  EXPECT_EQ(refusal_after(layer, [](auto& l) { l.predictor().reset(); }),
+            "DepthLayer: the tape is of a predictor, expected none, as this layer has none");
+  auto alone = layer;
+  const auto x = random_matrix<double>(N, D, 3);
+  Matrix<double> y = x, dx = x;
+  DepthLayer<double>::Tape tape;
+  alone.forward(x, y, tape);
+  alone.predictor().reset();
+  alone.forward(x, y, tape);
+  auto grads = alone.zero_grads();
+  alone.backward(x, y, tape, dx, grads);
+  EXPECT_FALSE(same_bits(dx, x));
+}
+
 /// A block that only infers.
 struct Twice {
   struct Scratch {};

@@ -141,6 +141,8 @@ class DepthLayer {
       if (predictor_) {
         predictor_->route(x, call, tape.predicted);
         tape.predicted.expert = tape.routing.expert;
+      } else {
+        tape.predicted.owner.clear();
       }
     });
     tape.owner.set(identity_);
@@ -183,6 +185,9 @@ class DepthLayer {
     }
     if (predictor_) {
       moe::check_tape(*predictor_, tape.predicted, {.word = "predictor", .part = &name});
+    } else {
+      detail::check_own(tape.predicted.owner.is_nobody(), name,
+                        "the tape is of a predictor, expected none, as this layer has none");
     }
   }
 
