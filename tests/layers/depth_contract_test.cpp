@@ -55,12 +55,40 @@ TEST(DepthContract, PutsATokenWithANaNLastAndLeavesItNaN) {
     DepthLayer<float>::Scratch scratch;
     Matrix<float> y = forward(layer, x, {}, causal);
     EXPECT_TRUE(std::isnan(y(6, 1)));
-    y(6, 1) = 0.0F;
+    EXPECT_EQ(y.row(6).array().isNaN().all(), causal) << "alone it is taken, as its logit is NaN";
+    y.row(6).setZero();
     EXPECT_TRUE(y.allFinite());
   }
   const auto all = make_depth<float>(make_ffn<float>(), {.capacity = 1.0});
   const Matrix<float> y = forward(all, x);
   EXPECT_TRUE(y.row(6).array().isNaN().all());
+}
+
+/// A token by itself, or the only one, with one that a mask keeps from the block.
+void expect_nan_rows(const DepthLayer<double>& layer, const char* what) {
+  const auto x = random_matrix<double>(N, D, 3);
+  ExpertMask mask = ExpertMask::Ones(N, 1);
+  mask(2, 0) = 0;
+  const Matrix<double> y = forward(layer, x, {.expert_mask = &mask}, true);
+  EXPECT_TRUE(same_bits(y.row(2), x.row(2))) << what;
+  EXPECT_TRUE(y.topRows(2).array().isNaN().all() && y.bottomRows(N - 3).array().isNaN().all())
+      << what;
+}
+
+TEST(DepthContract, TakesATokenAloneWhereNoNumberDecidesSoThatItsYIsNaN) {
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const double bad : {std::nan(""), inf, -inf}) {
+    auto alone = make_depth<double>(make_ffn<double>(), {.capacity = 0.5});
+    alone.router().params().gate_part().weight.setZero();
+    alone.router().params().gate_part().bias.setConstant(bad);
+    expect_nan_rows(alone, "router");
+    auto layer = make_depth<double>(make_ffn<double>(), {.capacity = 0.5}, true);
+    layer.predictor()->params().gate_part().output.bias(0, 0) = bad;
+    expect_nan_rows(layer, "predictor");
+    layer.predictor()->params().gate_part().output.bias(0, 0) = 0.0;
+    layer.predictor()->params().gate_part().hidden.bias(0, 0) = bad;
+    expect_nan_rows(layer, "the predictor's hidden layer");
+  }
 }
 
 TEST(DepthContract, TakesNothingOfABatchOfNothingOfPaddingOrOfMaskedTokens) {
@@ -209,6 +237,22 @@ TEST(DepthContract, RefusesATapeOfPartsThatWereReplacedBeforeAnythingIsWritten) 
   const auto alone = make_depth<double>(make_ffn<double>(), {.capacity = 0.5});
   EXPECT_EQ(refusal_after(alone, [&](auto& l) { l.predictor() = *other.predictor(); }),
             "DepthLayer.predictor: the table is of another router, expected this one's");
+}
+
+TEST(DepthContract, RefusesATapeOfAPredictorThatWasRemovedAndTakesOneOfAForwardSince) {
+  const auto layer = make_depth<double>(make_ffn<double>(), {.capacity = 0.5}, true);
+  EXPECT_EQ(refusal_after(layer, [](auto& l) { l.predictor().reset(); }),
+            "DepthLayer: the tape is of a predictor, expected none, as this layer has none");
+  auto alone = layer;
+  const auto x = random_matrix<double>(N, D, 3);
+  Matrix<double> y = x, dx = x;
+  DepthLayer<double>::Tape tape;
+  alone.forward(x, y, tape);
+  alone.predictor().reset();
+  alone.forward(x, y, tape);
+  auto grads = alone.zero_grads();
+  alone.backward(x, y, tape, dx, grads);
+  EXPECT_FALSE(same_bits(dx, x));
 }
 
 /// A block that only infers.

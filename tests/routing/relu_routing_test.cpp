@@ -31,7 +31,9 @@ TEST(ReluRouting, ChoosesAsPlainLoopsDo) {
     router().route(random_matrix<double>(40, D, 5), {.expert_mask = expert_mask}, table);
     reference::Routing want;
     for (const reference::Row& logits : testing::rows_of(table.logits)) {
-      want.push_back(reference::relu_routing(logits));
+      want.push_back(reference::relu_routing(
+          logits, expert_mask == nullptr ? std::vector<std::uint8_t>()
+                                         : std::vector<std::uint8_t>{1, 0, 1, 1, 0}));
     }
     EXPECT_TRUE(testing::has_choices(table, want));
     EXPECT_TRUE(testing::matrix_near(table.probs, table.logits.cwiseMax(0.0), 0.0));

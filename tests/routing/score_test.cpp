@@ -17,9 +17,11 @@ using testing::random_matrix;
 
 constexpr Index E = 7;
 
-Matrix<double> scores(Score score, const Matrix<double>& logits) {
+Matrix<double> scores(Score score, const Matrix<double>& logits,
+                      const std::uint8_t* allowed = nullptr) {
   Matrix<double> probs(1, E);
-  TokenRoute<double> token{.num_experts = E, .logits = logits.data(), .probs = probs.data()};
+  TokenRoute<double> token{
+      .num_experts = E, .allowed = allowed, .logits = logits.data(), .probs = probs.data()};
   write_scores(score, token);
   return probs;
 }
@@ -27,16 +29,34 @@ Matrix<double> scores(Score score, const Matrix<double>& logits) {
 TEST(Score, OfAMaskedLogitIsExactlyZeroAndTheOthersAreThoseOfTheRest) {
   Matrix<double> logits = random_matrix<double>(1, E, 1);
   logits(0, 2) = -std::numeric_limits<double>::infinity();
+  const std::uint8_t allowed[E] = {1, 1, 0, 1, 1, 1, 1};
   const Matrix<double> powers = logits.array().exp();
-  EXPECT_TRUE(matrix_near(scores(Score::softmax, logits), powers / powers.sum(), 1e-15));
-  EXPECT_TRUE(
-      matrix_near(scores(Score::sigmoid, logits), powers.array() / (1.0 + powers.array()), 1e-15));
-  EXPECT_TRUE(matrix_near(scores(Score::sqrt_softplus, logits),
+  EXPECT_TRUE(matrix_near(scores(Score::softmax, logits, allowed), powers / powers.sum(), 1e-15));
+  EXPECT_TRUE(matrix_near(scores(Score::sigmoid, logits, allowed),
+                          powers.array() / (1.0 + powers.array()), 1e-15));
+  EXPECT_TRUE(matrix_near(scores(Score::sqrt_softplus, logits, allowed),
                           Matrix<double>((1.0 + powers.array()).log().sqrt()), 1e-15));
   for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus}) {
-    EXPECT_EQ(scores(score, logits)(0, 2), 0.0);
+    EXPECT_EQ(scores(score, logits, allowed)(0, 2), 0.0);
   }
-  EXPECT_TRUE(testing::same_bits(scores(Score::identity, logits), logits));
+  EXPECT_TRUE(testing::same_bits(scores(Score::identity, logits, allowed), logits));
+}
+
+TEST(Score, OfAnInfiniteLogitIsNoPlausibleNumberButWhereItIsMasked) {
+  const double inf = std::numeric_limits<double>::infinity();
+  Matrix<double> logits(1, E);
+  logits << inf, -inf, -inf, inf, 2.0, std::nan(""), -900.0;
+  const std::uint8_t allowed[E] = {1, 1, 0, 1, 1, 1, 1};
+  for (const Score score : {Score::sigmoid, Score::sqrt_softplus, Score::identity}) {
+    const Matrix<double> s = scores(score, logits, allowed), all = scores(score, logits);
+    for (const Index e : {0, 1, 3, 5}) {
+      EXPECT_FALSE(std::isfinite(s(0, e))) << static_cast<int>(score) << ' ' << e;
+    }
+    EXPECT_FALSE(std::isfinite(all(0, 2))) << static_cast<int>(score);
+    EXPECT_TRUE(std::isfinite(s(0, 4)) && std::isfinite(s(0, 6)));
+  }
+  EXPECT_EQ(scores(Score::sigmoid, logits, allowed)(0, 2), 0.0);
+  EXPECT_EQ(scores(Score::sqrt_softplus, logits, allowed)(0, 2), 0.0);
 }
 
 TEST(Score, SumsToOneOverTheExpertsForASoftmaxOnly) {

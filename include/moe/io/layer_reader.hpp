@@ -232,7 +232,8 @@ inline void LayerReader::check_layer(Index layer) const {
   };
   // First, as the others' shapes are asked of a router that is made: from here on it is of the size
   // of a tensor, and not of any that config.json has.
-  check("router.weight", {config_.num_experts, config_.d_model});
+  const bool by_state = config_.router_type == RouterType::state_router;
+  check("router.weight", {config_.num_experts, by_state ? config_.state.d_state : config_.d_model});
   for_each_shape(config_, check);
   if (config_.router.selection.vocabulary > 0) {
     if (!files.contains(names_.table())) {

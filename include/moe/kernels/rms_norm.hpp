@@ -6,16 +6,18 @@
 
 #include <cmath>
 
+#include "finite.hpp"
 #include "row_sums.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// What multiplies a row x (size). A row of zeros stays one also where epsilon is 0.
+/// What multiplies a row x (size); NaN if its squares are more than Wide<T> holds, as 0 would make
+/// plausible numbers of the row. A row of zeros stays one also where epsilon is 0.
 template <class T>
 Wide<T> inverse_rms(const T* x, Index size, double epsilon, double factor = 1.0) {
   using W = Wide<T>;
   using std::sqrt;
-  const W mean = dot(x, x, size) / W(static_cast<double>(size));
+  const W mean = finite_or_nan(dot(x, x, size)) / W(static_cast<double>(size));
   const W under = mean + W(epsilon);
   return under <= W(0) ? W(0) : W(factor) / sqrt(under);
 }

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "../experts/dense_ffn.hpp"
+#include "../kernels/finite.hpp"
 #include "../routing/linear_router.hpp"
 #include "../routing/top_tokens.hpp"
 #include "../routing/two_layer_gate.hpp"
@@ -110,7 +111,8 @@ class DepthLayer {
     run(x, y, scratch, call, [](int) {});
   }
 
-  /// The same, but each token is taken or not by itself.
+  /// The same, but each token is taken or not by itself. One about which a NaN or an infinity is to
+  /// decide has a y that is NaN.
   void forward_causal(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                       const CallOptions& call = {}) const {
     check_call(x, y, call);
@@ -120,9 +122,8 @@ class DepthLayer {
       }
       auto& table = scratch.routing;
       detail::for_rows(x.rows(), threads, [&](Index token) {
-        const bool taken = predictor_ ? predictor_->rule().takes(scratch.predicted.logits(token, 0))
-                                      : router_.rule().takes(table.logits(token, 0));
-        TopTokens<W>::take(taken && table.may_have(token, 0), token, table);
+        take_alone(predictor_ ? scratch.predicted.logits(token, 0) : table.logits(token, 0), token,
+                   table);
       });
       if (predictor_) {
         scratch.predicted.expert = table.expert;
@@ -143,6 +144,8 @@ class DepthLayer {
       if (predictor_) {
         predictor_->route(x, call, tape.predicted);
         tape.predicted.expert = tape.routing.expert;
+      } else {
+        tape.predicted.owner.clear();
       }
     });
     tape.owner.set(identity_);
@@ -185,6 +188,9 @@ class DepthLayer {
     }
     if (predictor_) {
       moe::check_tape(*predictor_, tape.predicted, {.word = "predictor", .part = &name});
+    } else {
+      detail::check_own(tape.predicted.owner.is_nobody(), name,
+                        "the tape is of a predictor, expected none, as this layer has none");
     }
   }
 
@@ -278,6 +284,17 @@ class DepthLayer {
                          "DepthLayer: dx overlaps x or dy, expected memory of its own");
     check_params({});
     check_grads(*this, {}, grads);
+  }
+
+  /// Whether a token is taken by the logit that decides, its own or the predictor's.
+  void take_alone(const W& decides, Index token, GatedTable<W>& table) const {
+    const W logit = kernels::finite_or_nan(decides);
+    const bool taken = predictor_ ? predictor_->rule().takes(logit) : router_.rule().takes(logit);
+    const bool may = table.may_have(token, 0);
+    TopTokens<W>::take(taken && may, token, table);
+    if (may && !kernels::is_finite(logit)) {
+      table.weight(token, 0) = logit;
+    }
   }
 
   /// Memory is a Scratch or a Tape; select(threads) may change who is taken.

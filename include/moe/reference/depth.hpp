@@ -12,7 +12,7 @@
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
 
 /// y (N, D) = x, to which logit_of(token) times the token's row of block(tokens of a sequence that
-/// are taken, in their order) is added. Causal: who is above the threshold is taken.
+/// are taken, in their order) is added. Causal: who is above the threshold is taken, or NaN.
 template <class M, class LogitOf, class Block>
 Matrix<double> depth(const M& x, const TopTokensConfig& config, bool causal, const Tokens& tokens,
                      LogitOf&& logit_of, Block&& block) {
@@ -26,9 +26,12 @@ Matrix<double> depth(const M& x, const TopTokensConfig& config, bool causal, con
         y.row(t) = x.row(t).template cast<double>();
       }
     }
-    const auto logit = [&](Index t) -> double { return logit_of(row_of(x, t)); };
+    const auto logit = [&](Index t) -> double {
+      const double z = logit_of(row_of(x, t));
+      return causal && std::isinf(z) ? std::nan("") : z;
+    };
     if (causal) {
-      std::erase_if(queue, [&](Index t) { return !(logit(t) > config.threshold); });
+      std::erase_if(queue, [&](Index t) { return logit(t) <= config.threshold; });
     } else {
       std::stable_sort(queue.begin(), queue.end(),
                        [&](Index s, Index t) { return is_before(logit(s), logit(t)); });

@@ -29,10 +29,16 @@ inline double dot(const Row& a, const Row& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
+/// The sum of the squares, NaN if it is infinite: what it divides would become 0.
+inline double squares(const Row& a) {
+  const double sum = dot(a, a);
+  return std::isinf(sum) ? std::nan("") : sum;
+}
+
 template <Real W>
 Row logits(const NormGateTensors<Matrix<W>>& p, const LogitsConfig& config,
            const InputNormConfig& norm, Row x) {
-  const double rms = std::sqrt(dot(x, x) / static_cast<double>(x.size()) + norm.epsilon);
+  const double rms = std::sqrt(squares(x) / static_cast<double>(x.size()) + norm.epsilon);
   for (std::size_t i = 0; i < x.size(); ++i) {
     const auto col = static_cast<Index>(i);
     x[i] *= norm.factor / rms * (norm.scale ? static_cast<double>(p.norm_scale(0, col)) : 1.0);
@@ -44,7 +50,7 @@ template <Real W>
 Row logits(const TwoLayerGateTensors<Matrix<W>>& p, const LogitsConfig& config, const Row& x) {
   Row hidden = linear(p.hidden.weight, p.hidden.bias, x);
   for (double& h : hidden) {
-    h = std::tanh(h);
+    h = std::isinf(h) ? std::nan("") : std::tanh(h);
   }
   return capped(config, linear(p.output.weight, p.output.bias, hidden));
 }
@@ -56,8 +62,7 @@ Row logits(const CosineGateTensors<Matrix<W>>& p, const Row& x) {
   Row z;
   for (Index e = 0; e < p.direction.rows(); ++e) {
     const Row direction = row_of(p.direction, e);
-    const double lengths =
-        std::sqrt(dot(projected, projected)) * std::sqrt(dot(direction, direction));
+    const double lengths = std::sqrt(squares(projected)) * std::sqrt(squares(direction));
     z.push_back(sharpness * dot(projected, direction) / lengths);
   }
   return z;
@@ -66,7 +71,7 @@ Row logits(const CosineGateTensors<Matrix<W>>& p, const Row& x) {
 template <Real W>
 Row logits(const UnitGateTensors<Matrix<W>>& p, const UnitGateConfig& config, Row x) {
   const auto to_unit = [&](Row& row) {
-    const double length = std::sqrt(dot(row, row));
+    const double length = std::sqrt(squares(row));
     for (double& value : row) {
       value /= length + config.epsilon;
     }

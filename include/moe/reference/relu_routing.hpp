@@ -3,18 +3,23 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "router.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
 
-/// The choices of one token of its logits (E), -inf where masked.
-inline std::vector<Choice> relu_routing(const Row& logits) {
+/// The choices of one token of its logits (E); allowed (E), 0 masks, or empty: no mask.
+inline std::vector<Choice> relu_routing(const Row& logits,
+                                        const std::vector<std::uint8_t>& allowed = {}) {
   std::vector<Choice> choices;
   for (std::size_t e = 0; e < logits.size(); ++e) {
-    if (logits[e] > 0.0) {
-      choices.push_back({static_cast<Index>(e), logits[e]});
+    const bool is_number = logits[e] >= std::numeric_limits<double>::lowest();
+    if ((allowed.empty() || allowed[e] != 0) && (!is_number || logits[e] > 0.0)) {
+      choices.push_back({static_cast<Index>(e), is_number ? logits[e] : std::nan("")});
     }
   }
   std::stable_sort(choices.begin(), choices.end(),

@@ -37,7 +37,9 @@ inline Row softmax(const Row& z) {
   return p;
 }
 
-inline Row score(Score kind, const Row& logits) {
+/// NaN where an expert has an infinite logit that no mask has made, and a finite score; allowed
+/// (E), 0 masks, or empty: no mask.
+inline Row score(Score kind, const Row& logits, const std::vector<std::uint8_t>& allowed = {}) {
   Row p = logits;
   switch (kind) {
     case Score::softmax:
@@ -51,6 +53,10 @@ inline Row score(Score kind, const Row& logits) {
       break;
     case Score::identity:
       break;
+  }
+  for (std::size_t e = 0; e < p.size(); ++e) {
+    const bool masked = !allowed.empty() && allowed[e] == 0;
+    p[e] = !masked && std::isinf(logits[e]) && std::isfinite(p[e]) ? std::nan("") : p[e];
   }
   return p;
 }
@@ -123,7 +129,7 @@ std::vector<Choice> route(const RouterParams<W>& p, const RouterConfig& config, 
     probs.assign(logits.size(), 0.0);
     return {};
   }
-  probs = score(config.score, logits);
+  probs = score(config.score, logits, asked.allowed);
 
   const auto at = [](const Row& row, Index e) { return row[static_cast<std::size_t>(e)]; };
   const auto& selection = config.selection;

@@ -31,6 +31,7 @@ StateAndLogits state_gate(const Params& p, const StateGateConfig& config, const 
     }
     squares += state[i] * state[i];
   }
+  squares = std::isinf(squares) ? std::nan("") : squares;
   const double root = std::sqrt(squares / static_cast<double>(state.size()) + config.epsilon);
   Row normed = state;
   for (std::size_t i = 0; i < state.size(); ++i) {

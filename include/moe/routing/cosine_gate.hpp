@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../kernels/finite.hpp"
 #include "gate.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -181,7 +182,7 @@ class CosineGate {
       for (Index col = 0; col < rows.cols(); ++col) {
         squares += rows(row, col) * rows(row, col);
       }
-      const W root = sqrt(squares);
+      const W root = sqrt(kernels::finite_or_nan(squares));  // cosines with infinity would be 0
       length(row, 0) = root < W(least_length) ? W(least_length) : root;
       for (Index col = 0; col < rows.cols(); ++col) {
         rows(row, col) /= length(row, 0);

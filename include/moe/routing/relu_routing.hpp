@@ -9,13 +9,15 @@
 
 #include <algorithm>
 
+#include "../kernels/finite.hpp"
 #include "concepts.hpp"
 #include "insert_choice.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Scores are max(logit, 0). A token may have all experts or none, in which case its y is 0. An
-/// expert whose logit is NaN is chosen, so that y is NaN, too.
+/// expert whose logit is NaN is chosen, so that y is NaN, too, and so is one whose logit is -inf
+/// without a mask.
 template <Real W>
 class ReluRouting {
  public:
@@ -46,7 +48,9 @@ class ReluRouting {
     std::fill(token.weight, token.weight + token.top_k, W(0));
     Index count = 0;
     for (Index e = 0; e < token.num_experts; ++e) {
-      const W& logit = token.logits[e];
+      const bool allowed = token.allowed == nullptr || token.allowed[e] != 0;
+      const W logit = allowed && token.logits[e] < W(0) ? kernels::finite_or_nan(token.logits[e])
+                                                        : token.logits[e];
       token.probs[e] = logit <= W(0) ? W(0) : logit;
       if (!(logit <= W(0))) {
         insert_choice(static_cast<ExpertId>(e), logit, count++, token.expert, token.weight);

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "../config.hpp"
 #include "../detail/check.hpp"
+#include "../kernels/finite.hpp"
 #include "../kernels/softmax.hpp"
 #include "gated_table.hpp"
 
@@ -98,11 +100,33 @@ constexpr bool sums_to_one(Score score) {
   return with_score(score, [](auto kind) { return kind.sums_to_one; });
 }
 
-/// probs = the scores. Exactly 0 for a logit of -inf, as of a masked expert, unless the softmax of
-/// the row is NaN or the score is the logit.
+/// Of a token whose scores are of one logit each: where an expert that it may have has an infinite
+/// logit, a finite score becomes NaN.
+template <Real W>
+void spoil_scores_of_infinity(const TokenRoute<W>& token) {
+  bool any = false;
+  for (Index e = 0; e < token.num_experts; ++e) {
+    any |= !kernels::is_finite(token.logits[e]);
+  }
+  for (Index e = 0; any && e < token.num_experts; ++e) {
+    if (!kernels::is_finite(token.logits[e]) && kernels::is_finite(token.probs[e]) &&
+        (token.allowed == nullptr || token.allowed[e] != 0)) {
+      token.probs[e] = W(std::numeric_limits<double>::quiet_NaN());
+    }
+  }
+}
+
+/// probs = the scores. Exactly 0 for a masked expert, whose logit is -inf, unless the softmax of
+/// the row is NaN or the score is the logit. Of another infinite logit a sigmoid or a square root
+/// is no plausible number, and a softmax none of +inf.
 template <Real W>
 void write_scores(Score score, const TokenRoute<W>& token) {
-  with_score(score, [&](auto kind) { kind.write(token.logits, token.num_experts, token.probs); });
+  with_score(score, [&](auto kind) {
+    kind.write(token.logits, token.num_experts, token.probs);
+    if constexpr (!kind.sums_to_one) {
+      spoil_scores_of_infinity(token);
+    }
+  });
 }
 
 /// dlogits += what dprobs makes of it; dprobs is used up.

@@ -3,10 +3,9 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "../config.hpp"
-#include "../kernels/softmax.hpp"
+#include "../kernels/finite.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -14,11 +13,8 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <Real W>
 void cap_logits(const W& cap, W* logit, Index count) {
   using std::tanh;
-  const W lowest = kernels::minus_infinity<W>(),
-          not_a_number(std::numeric_limits<double>::quiet_NaN());
   for (Index e = 0; e < count; ++e) {
-    const W& z = logit[e];
-    logit[e] = lowest < z && z < -lowest ? cap * tanh(z / cap) : not_a_number;
+    logit[e] = cap * tanh(kernels::finite_or_nan(logit[e]) / cap);
   }
 }
 

@@ -203,7 +203,7 @@ class StateGate {
       }
       squares += state[i] * state[i];
     }
-    const W mean = squares / W(static_cast<double>(d_state()));
+    const W mean = kernels::finite_or_nan(squares) / W(static_cast<double>(d_state()));
     const W inverse = W(1) / sqrt(mean + W(config_.epsilon));
     table.inverse(token, 0) = inverse;
     for (Index i = 0; i < d_state(); ++i) {

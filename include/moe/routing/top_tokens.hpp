@@ -64,7 +64,8 @@ class TopTokens {
     const double tokens = static_cast<double>(num_tokens);
     return static_cast<Index>((std::min)(std::ceil(config_.capacity * tokens), tokens));
   }
-  bool takes(const W& logit) const { return logit > W(config_.threshold); }
+  /// True of NaN, so that it reaches y.
+  bool takes(const W& logit) const { return !(logit <= W(config_.threshold)); }
 
   /// Whether a token that may be has been taken.
   static void take(bool taken, Index token, GatedTable<W>& table) {
@@ -83,7 +84,10 @@ class TopTokens {
     detail::grow(table.order, num_tokens);
     detail::for_rows(num_tokens, table.num_threads, [&](Index token) {
       take(false, token, table);
-      kernels::sigmoid(&table.logits.coeffRef(token, 0), 1, &table.probs.coeffRef(token, 0));
+      const bool is_masked = !table.may_have(token, 0);
+      const W& logit = table.logits.coeffRef(token, 0);
+      const W number = is_masked ? logit : kernels::finite_or_nan(logit);
+      kernels::sigmoid(&number, 1, &table.probs.coeffRef(token, 0));
     });
     detail::parallel_for(
         call.tokens.num_sequences(num_tokens), table.num_threads,

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "../kernels/finite.hpp"
 #include "gate.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -26,7 +27,7 @@ struct TwoLayerGateTensors {
 };
 
 /// logits = tanh(x hidden^T) weight^T, with biases for both layers if the config has them, jitter
-/// on x, cap and noise on the logits; in Wide<T>.
+/// on x, cap and noise on the logits; in Wide<T>. The tanh of an infinity is NaN here.
 template <Real T>
 class TwoLayerGate {
  public:
@@ -91,7 +92,7 @@ class TwoLayerGate {
     GrowingMatrix<W>& hidden = table.hidden.logits;
     detail::for_rows(x.rows(), table.num_threads, [&](Index token) {
       for (Index h = 0; h < d_hidden(); ++h) {
-        hidden(token, h) = tanh(hidden(token, h));
+        hidden(token, h) = tanh(kernels::finite_or_nan(hidden(token, h)));
       }
     });
     output_.forward(params.output, hidden, call, table);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../kernels/finite.hpp"
 #include "gate.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -158,10 +159,11 @@ class UnitGate {
   }
 
  private:
+  /// NaN if the squares are more than W holds: cosines with infinity would be 0.
   template <class Scalar>
   W length_of(const Scalar* row) const {
     using std::sqrt;
-    return sqrt(kernels::dot(row, row, d_model()));
+    return sqrt(kernels::finite_or_nan(kernels::dot(row, row, d_model())));
   }
   W inverse_of(const W& length) const { return W(1) / (length + W(config_.epsilon)); }
 
