@@ -78,7 +78,7 @@ TEST(Infinity, ReachesYThroughRulesWithBoundedScores) {
   relu.route((Matrix<double>(1, D) << -inf, 0, 0).finished(), {}, table);
   EXPECT_TRUE(table.weight.array().isNaN().all()) << "all logits are -inf";
   const auto want = reference::relu_routing({-inf, -inf, -inf, -inf});
-  EXPECT_EQ(want.size(), 4u);
+  ASSERT_EQ(want.size(), 4u);
   EXPECT_TRUE(std::isnan(want[0].weight));
 }
 
