@@ -9,6 +9,7 @@
 #include "kernels/coded_tile.hpp"
 #include "kernels/convert.hpp"
 #include "kernels/few_rows.hpp"
+#include "kernels/finite.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/gemm_memory.hpp"
 #include "kernels/gemm_narrow.hpp"
