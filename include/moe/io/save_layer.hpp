@@ -155,11 +155,11 @@ void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family
   std::vector<TensorToWrite> all;
   for (const auto& [prefix, layer] : layers) {
     layer->check_params({});
-    detail::check_read_back(*layer, family, directory, prefix);
     const LayerNames names(family, prefix + block,
                            detail::counts_of(layer->router(), layer->experts(), family),
                            [](const std::string&) { return false; });
     auto tensors = detail::tensors_of(*layer, names, options.dtype);
+    detail::check_read_back(*layer, family, directory, prefix);
     std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
   }
   detail::write_model(detail::cut_shards(std::move(all), options.shard_bytes), directory);
