@@ -129,12 +129,12 @@ class Roofs {
   }
 
   double rate_of_bytes() {
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
     return rate<float>(8, [](__m512 a, __m512 b, __m512 sum) {
       return _mm512_castsi512_ps(_mm512_dpbusd_epi32(
           _mm512_castps_si512(sum), _mm512_castps_si512(a), _mm512_castps_si512(b)));
     });
-#elif defined(__AVX2__)
+#elif defined(EIGEN_VECTORIZE_AVX2)
     return rate<float>(8, [](__m256 a, __m256 /*b*/, __m256 sum) {
       const __m256i before = _mm256_castps_si256(sum);
       return _mm256_castsi256_ps(

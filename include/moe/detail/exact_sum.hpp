@@ -97,7 +97,7 @@ class ExactSums {
                          : Digits{fraction | std::uint64_t{1} << 52, exponent - 1, bits >> 63 != 0};
   }
 
-  int lowest_ = std::numeric_limits<int>::max(), highest_ = std::numeric_limits<int>::min();
+  int lowest_ = (std::numeric_limits<int>::max)(), highest_ = (std::numeric_limits<int>::min)();
   std::ptrdiff_t limbs_ = 1;
 };
 

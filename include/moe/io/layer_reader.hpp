@@ -221,7 +221,7 @@ inline ExpertTable LayerReader::table() const {
 inline void LayerReader::check_layer(Index layer) const {
   TensorFiles& files = model_->files();
   std::set<std::string> used;
-  const auto check = [&](const std::string& name, const Shape& shape) {
+  const auto use = [&](const std::string& name, const Shape& shape) {
     for (const PartPlace& part : names_.parts(name, shape)) {
       if (!files.contains(part.place.tensor)) {
         fail_missing(part.place.tensor);
@@ -233,8 +233,8 @@ inline void LayerReader::check_layer(Index layer) const {
   // First, as the others' shapes are asked of a router that is made: from here on it is of the size
   // of a tensor, and not of any that config.json has.
   const bool by_state = config_.router_type == RouterType::state_router;
-  check("router.weight", {config_.num_experts, by_state ? config_.state.d_state : config_.d_model});
-  for_each_shape(config_, check);
+  use("router.weight", {config_.num_experts, by_state ? config_.state.d_state : config_.d_model});
+  for_each_shape(config_, use);
   if (config_.router.selection.vocabulary > 0) {
     if (!files.contains(names_.table())) {
       fail_missing(names_.table());

@@ -22,7 +22,8 @@ inline constexpr Index block_size = 32;
 // weight is above its value by a bias, and the sums of a block begin with what this is too much.
 // Without that instruction sums are made in 16 bits, two for each column: of the k with k % 4 < 2,
 // and of the others.
-#if defined(__AVX2__) && !(defined(__AVX512VNNI__) && defined(__AVX512BW__))
+#if defined(EIGEN_VECTORIZE_AVX2) && defined(__FMA__) && \
+    !(defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__))
 inline constexpr bool sums_in_halves = true;
 #else
 inline constexpr bool sums_in_halves = false;

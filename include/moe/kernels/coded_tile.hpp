@@ -10,7 +10,7 @@
 #include "half.hpp"
 #include "register_tile.hpp"
 
-#if defined(__AVX2__)
+#if defined(EIGEN_VECTORIZE_AVX2)
 #include <immintrin.h>
 #endif
 
@@ -23,7 +23,7 @@ struct WideOf<kernels::CodedInput> {
 
 namespace kernels {
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
 inline constexpr int coded_rows = 6;
 #else
 inline constexpr int coded_rows = 4;
@@ -58,12 +58,14 @@ inline std::int32_t four_codes(const std::int8_t* code) {
   return four;
 }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
 
 // With a mask, as GCC 12 takes what those without one leave undefined for a mistake of the user's.
 inline constexpr __mmask16 all = 0xffff;
 
-inline __m512 load_scales(const Eigen::half* from) { return load_step<__m512>(from); }
+inline __m512 load_scales(const Eigen::half* from) {
+  return _mm512_maskz_cvtph_ps(all, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
 /// 2^(e - 127): 0 is 2^-127, and 255 NaN.
 inline __m512 load_scales(const std::uint8_t* from) {
   const __m512i e =
@@ -153,7 +155,7 @@ void multiply_coded(const CodedInput* const* rows, const CodedBlock<F>* panel, I
   }
 }
 
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(EIGEN_VECTORIZE_AVX2) && defined(__FMA__)
 
 inline __m256 load_scales(const Eigen::half* from) { return load_step<__m256>(from); }
 /// 2^(e - 127): 0 is 2^-127, and 255 NaN.

@@ -119,7 +119,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
 
   static constexpr bool trains = TrainableInLayer<E, T> && TrainableRouter<RouterT, T>;
 
-  void check_call(const ConstMatrixRef<T>& x, const CallOptions& call) const {
+  void check_parameters() const {
     check_parts();
     moe::check_params(router_, {"router"});
     if (shared_) {
@@ -131,17 +131,24 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     if (coefficients_) {
       coefficients_->check_params({"coefficients"});
     }
-    detail::check_shape(x, x.rows(), router_width(), "MoELayer: router_x");
-    call.validate(x.rows(), num_experts());
-    if constexpr (requires { router_.check_call(call, x.rows()); }) {
-      router_.check_call(call, x.rows());
+  }
+  void check_router_call(const ConstMatrixRef<T>& x, Index num_tokens,
+                         const CallOptions& call) const {
+    detail::check_shape(x, num_tokens, router_width(), "MoELayer: router_x");
+    call.validate(num_tokens, num_experts());
+    if constexpr (requires { router_.check_call(call, num_tokens); }) {
+      router_.check_call(call, num_tokens);
     }
+  }
+  void check_call(const ConstMatrixRef<T>& router_x, const CallOptions& call) const {
+    check_parameters();
+    check_router_call(router_x, router_x.rows(), call);
   }
   void check_input(const LayerInput<T>& input, const MatrixRef<T>& y,
                    const CallOptions& call) const {
+    check_parameters();
     detail::check_shape(input.x, input.x.rows(), d_in(), "MoELayer: x");
-    detail::check_shape(input.router_x, input.x.rows(), router_width(), "MoELayer: router_x");
-    check_call(input.router_x, call);
+    check_router_call(input.router_x, input.x.rows(), call);
     detail::check_shape(y, input.x.rows(), d_out(), "MoELayer: y");
   }
 
