@@ -81,7 +81,7 @@ struct CallOptions {
 
   /// Throws std::invalid_argument if a router that chose these experts (N, K) did not do as `top_k`
   /// and `experts` say.
-  void check_obeyed(ConstMatrixRef<ExpertId> chosen) const;
+  void check_obeyed(const ConstMatrixRef<ExpertId>& chosen) const;
 
  private:
   void validate_experts(Index num_tokens, Index num_experts) const;
@@ -152,7 +152,7 @@ inline void CallOptions::validate(Index num_tokens, Index num_experts) const {
   }
 }
 
-inline void CallOptions::check_obeyed(ConstMatrixRef<ExpertId> chosen) const {
+inline void CallOptions::check_obeyed(const ConstMatrixRef<ExpertId>& chosen) const {
   detail::throw_unless(!top_k || chosen.cols() == *top_k, "CallOptions: the router chose ",
                        chosen.cols(), " experts a token, expected top_k = ", top_k.value_or(0));
   for (Index t = 0; experts != nullptr && t < chosen.rows(); ++t) {
