@@ -57,8 +57,8 @@ template <class RouterT, class E>
 void save_and_load(const io::Family& family, const io::LayerConfig& config, std::string_view text,
                    std::string_view edits) {
   const auto saved = io::testing::random_layer<float, RouterT, E>(config);
-  io::save_layer(saved, family, folder());
   write_file(folder() / "config.json", text);
+  io::save_layer(saved, family, folder());
   // Not where config.json says that the model has no such layer, or the file is another now.
   const bool is_there = succeeds([] { io::Checkpoint(folder()).block_of(0); });
   edit(edits);
