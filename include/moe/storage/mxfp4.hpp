@@ -40,10 +40,7 @@ struct Mxfp4Format {
     if (!kernels::are_finite(values)) {
       return 255;
     }
-    float most = 0.0f;
-    for (Index k = 0; k < kernels::block_size; ++k) {
-      most = (std::max)(most, std::abs(values[k]));
-    }
+    const float most = kernels::largest_magnitude(values);
     if (!(most > 0.0f)) {
       return 0;
     }

@@ -36,6 +36,8 @@ class PackedMatrix;
 ///                                    decoded into the buffer; k is a multiple of the tile's depth,
 ///                                    and size whole steps, at most that
 ///   source(number, k, size)          the bytes that it reads for that, to be fetched early
+///   store(values, size, weight, k, row)   if an Input holds several numbers (kernels::numbers_in):
+///                                    values of Wide<S>, times the weight, in a row from k on
 ///
 /// Decoding pays where many rows meet the panel. A storage whose memory another tile can read as it
 /// lies has `rows_to_decode`, and stored(number, k) for fewer rows: see kernels::multiply_panels.

@@ -30,6 +30,12 @@ inline Eigen::half half_not_below(float value) {
   return half;
 }
 
+/// The largest magnitude of 32 weights, which are finite.
+inline float largest_magnitude(const float* values) {
+  return std::abs(*std::max_element(values, values + block_size,
+                                    [](float a, float b) { return std::abs(a) < std::abs(b); }));
+}
+
 /// Whether 32 weights are finite.
 inline bool are_finite(const float* values) {
   return std::all_of(values, values + block_size, [](float value) { return std::isfinite(value); });
@@ -52,11 +58,7 @@ struct Q8Format {
     if (!kernels::are_finite(values)) {
       return std::numeric_limits<Eigen::half>::quiet_NaN();
     }
-    float most = 0.0f;
-    for (Index k = 0; k < kernels::block_size; ++k) {
-      most = (std::max)(most, std::abs(values[k]));
-    }
-    const Scale stored = kernels::half_not_below(most / 127.0f);
+    const Scale stored = kernels::half_not_below(kernels::largest_magnitude(values) / 127.0f);
     const float scale = scale_of(stored);
     for (Index k = 0; k < kernels::block_size && scale > 0.0f; ++k) {
       codes[k] = static_cast<unsigned>(std::lround(values[k] / scale) + bias);
