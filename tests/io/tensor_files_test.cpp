@@ -56,6 +56,29 @@ TEST_F(TensorFilesIn, OpenAShardWhenATensorOfItIsAskedFor) {
   expect_fault([&] { files.at("b"); }, folder() / "missing.safetensors", "", {"cannot open"});
 }
 
+#if defined(__linux__)
+/// Bytes of mapped files that are memory of this process.
+Index mapped_bytes() {
+  std::ifstream status("/proc/self/statm");
+  Index whole = 0, resident = 0, of_files = 0;
+  status >> whole >> resident >> of_files;
+  return of_files * ::sysconf(_SC_PAGESIZE);
+}
+
+TEST_F(TensorFilesIn, AreNoLongerTheProcessesMemoryOnceReleased) {
+  constexpr Index size = 4'000'000;
+  write("model.safetensors", {{"a", counted({size})}});
+  TensorFiles files = open();
+  const std::span<const std::byte> data = files.at("a").view.data;
+  const Index before = mapped_bytes();
+  const std::vector<std::byte> copy(data.begin(), data.end());
+  EXPECT_GE(mapped_bytes(), before + 3 * size);
+  files.release_pages();
+  EXPECT_LE(mapped_bytes(), before + size);
+  EXPECT_TRUE(std::equal(data.begin(), data.end(), copy.begin()));
+}
+#endif
+
 TEST_F(TensorFilesIn, RefuseATensorThatItsShardHasNot) {
   const fs::path file = write("1.safetensors", {{"a", counted({1})}});
   write_index(R"({"a": "1.safetensors", "b": "1.safetensors"})");

@@ -156,10 +156,13 @@ class LayerReader {
       read_part<W>(model_->files().at(part.place.tensor), part, parameter);
     }
   }
+  /// The files' pages would otherwise count as memory beside the experts.
   template <Real T>
   Expert<T> read_expert(const std::string& name, const ExpertTensors<Shape>& shapes,
                         const ExpertConfig& config) const {
-    return {read_params<ExpertParams<T>>(name, shapes), config};
+    Expert<T> expert(read_params<ExpertParams<T>>(name, shapes), config);
+    model_->files().release_pages();
+    return expert;
   }
   template <class Params, class Shapes>
   Params read_params(const std::string& name, const Shapes& shapes) const {

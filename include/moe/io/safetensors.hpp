@@ -79,6 +79,13 @@ class SafeTensors {
   /// Throws FormatError, naming the file and the tensor, where there is none of that name, or the
   /// mapped file has become shorter.
   const TensorView& at(std::string_view name) const;
+  /// What was read of a mapped file is no longer the process's memory; what is touched again comes
+  /// in again.
+  void release_pages() const {
+    if (mapped_ != nullptr) {
+      detail::release_pages(bytes_.view);
+    }
+  }
 
  private:
   SafeTensors(detail::Bytes bytes, std::string file, const ReadLimits& limits);

@@ -98,6 +98,7 @@ inline const void* map_file(int fd, std::size_t size, std::error_code& error) {
 }
 
 inline void unmap_file(const void* start, std::size_t) { ::UnmapViewOfFile(start); }
+inline void release_pages(std::span<const std::byte>) {}
 
 #else
 
@@ -146,6 +147,10 @@ inline const void* map_file(int fd, std::size_t size, std::error_code& error) {
 
 inline void unmap_file(const void* start, std::size_t size) {
   ::munmap(const_cast<void*>(start), size);
+}
+/// Of a whole map: they are no longer the process's memory until they are read again.
+inline void release_pages(std::span<const std::byte> map) {
+  ::madvise(const_cast<std::byte*>(map.data()), map.size(), MADV_DONTNEED);
 }
 
 #endif

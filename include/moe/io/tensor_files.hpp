@@ -40,6 +40,8 @@ class TensorFiles {
   bool contains(std::string_view name) const { return shard_of_.contains(name); }
   /// Maps the shard at its first tensor, and throws unless it has just what the index says.
   FileTensor at(std::string_view name);
+  /// Of all shards: see SafeTensors::release_pages().
+  void release_pages() const;
 
  private:
   struct Shard {
@@ -150,6 +152,14 @@ inline FileTensor TensorFiles::at(std::string_view name) {
     }
   }
   return {shard.file->at(name), shard.file->file()};
+}
+
+inline void TensorFiles::release_pages() const {
+  for (const Shard& shard : shards_) {
+    if (shard.file) {
+      shard.file->release_pages();
+    }
+  }
 }
 
 inline void TensorFiles::check_shard(std::size_t number) const {
