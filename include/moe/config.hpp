@@ -97,7 +97,10 @@ struct Capacity {
 
 /// An expert that every token takes beside the routed ones, of the same kind but for what is here.
 struct SharedExpertConfig {
+  /// 0, with a bias: y has this bias of the layer's once a token, as JetMoE's.
   Index d_ff = 0;
+  /// ExpertConfig::bias of this expert; not set: that of the routed ones.
+  std::optional<bool> bias = std::nullopt;
   bool output_gate = false;
   /// ExpertConfig::limit of this expert; that of the routed ones is theirs alone.
   std::optional<double> limit = std::nullopt;
@@ -171,6 +174,7 @@ struct MoEConfig {
   ExpertConfig shared_expert() const {
     ExpertConfig kind = expert;
     kind.output_gate = shared->output_gate;
+    kind.bias = shared->bias.value_or(expert.bias);
     kind.limit = shared->limit;
     return kind;
   }
@@ -215,7 +219,9 @@ inline void MoEConfig::validate() const {
   options().validate();
   if (shared) {
     shared_expert().validate();
-    positive(shared->d_ff, "shared.d_ff");
+    if (shared->d_ff != 0 || !shared_expert().bias) {
+      positive(shared->d_ff, "shared.d_ff");
+    }
     fits(shared->d_ff, d_model, "shared.d_ff", "d_model");
     fits(shared->d_ff, output_width(), "shared.d_ff", "d_out");
     detail::throw_unless(!shared->coefficients || (!latent && options().unscaled()),

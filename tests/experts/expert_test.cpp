@@ -318,6 +318,12 @@ TEST(Expert, RejectsWeightsThatDoNotFit) {
   EXPECT_EQ(message([](auto& p) { p.output_gate.resize(1, 3); }),
             "parameter Expert.output_gate is (1, 3), expected (1, 5)");
   EXPECT_EQ(message([](auto& p) { p.up.resize(0, 5); }),
+            "parameter Expert.gate is (7, 5), expected (0, 5)");
+  EXPECT_EQ(testing::message_of([] {
+              auto params = random_expert<float>({}).params();
+              params.up.resize(0, 5);
+              Expert<float>(params, {});
+            }),
             "Expert: up is (0, 5) and down has 3 rows, expected at least 1 of each");
   EXPECT_EQ(testing::message_of([] {
               Expert<float>({5, 0, 3}, {}, 1);

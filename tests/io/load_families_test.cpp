@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers of families with more than one set of experts, one router or one kind of it: ERNIE 4.5 VL,
-// NLLB-MoE, Klear and ZAYA1, by the names of their files.
+// NLLB-MoE, Klear, ZAYA1, JetMoE and nomic, by the names of their files.
 #include "moe/io/load_layer.hpp"
 #include "moe/io/save_layer.hpp"
 #include "small_models.hpp"
@@ -296,6 +296,64 @@ TEST_F(LoadFamily, SavesALayerOfZayaAsItWas) {
   EXPECT_EQ(again.router().params().state_scale, layer.router().params().state_scale);
   const SafeTensors file = SafeTensors::map(folder() / "model.safetensors");
   EXPECT_EQ(file.tensors().size(), zaya(1).size());
+}
+
+/// Of family "jetmoe", with the experts of attention that it has beside the block's.
+NewTensors jetmoe() {
+  NewTensors tensors;
+  const std::string block = "model.layers.0.mlp.";
+  tensors[block + "router.layer.weight"] = weights(1, {E, D});
+  tensors[block + "input_linear.weight"] = stacked(10, 3, 2, F, D);
+  tensors[block + "output_linear.weight"] = stacked(12, 3, 1, D, F);
+  tensors[block + "bias"] = weights(2, {D});
+  const std::string attention = "model.layers.0.self_attention.experts.";
+  tensors[attention + "router.layer.weight"] = weights(3, {E, D});
+  tensors[attention + "input_linear.weight"] = weights(4, {E, D, D});
+  tensors[attention + "bias"] = weights(5, {D});
+  return tensors;
+}
+
+constexpr std::string_view jetmoe_config = R"({"model_type": "jetmoe", "hidden_size": 8,
+    "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 6,
+    "activation_function": "silu", "num_hidden_layers": 1})";
+
+TEST_F(LoadFamily, TakesTheBiasOfTheOutputOfJetMoe) {
+  write_model(jetmoe(), jetmoe_config);
+  const auto layer = load_layer<float>(folder(), 0);
+  EXPECT_EQ(layer.shared()->expert().params().down_bias, matrix(2, 1, D));
+  EXPECT_EQ(layer.experts()[3].params().up, matrix(20, F, D));
+  EXPECT_FALSE(layer.experts()[3].config().bias);
+  auto without = layer;
+  without.shared().reset();
+  const Matrix<float> x = matrix(7, 6, D);
+  Matrix<float> y(6, D), routed(6, D);
+  MoELayer<float>::Scratch scratch;
+  layer.forward(x, y, scratch);
+  without.forward(x, routed, scratch);
+  EXPECT_LT((y - routed - matrix(2, 1, D).replicate(6, 1)).cwiseAbs().maxCoeff(), 1e-5F);
+  PackedLayer<float>::Scratch packed_scratch;
+  load_packed<float>(folder(), 0).forward(x, routed, packed_scratch);
+  EXPECT_EQ(routed, y);
+
+  save_layer(layer, *find_family("jetmoe"), folder(), {.layer = "model.layers.0."});
+  EXPECT_EQ(load_layer<float>(folder(), 0).shared()->expert().params().down_bias, matrix(2, 1, D));
+}
+
+TEST_F(LoadFamily, TakesTheFlatExpertsOfNomic) {
+  NewTensors tensors;
+  const std::string block = "encoder.layers.1.mlp.";
+  tensors[block + "router.layer.weight"] = weights(1, {E, D});
+  tensors[block + "experts.mlp.w1"] = weights(3, {E * F, D});
+  tensors[block + "experts.mlp.w2"] = weights(4, {E * F, D});
+  tensors[block + "experts.bias"] = weights(2, {D});
+  write_model(tensors, R"({"model_type": "nomic_bert", "n_embd": 8, "n_inner": 6, "num_experts": 4,
+      "moe_top_k": 2, "activation_function": "gelu", "n_layer": 2})");
+  const auto layer = load_layer<float>(folder(), 1);
+  EXPECT_EQ(layer.experts()[2].params().up, matrix(3, E * F, D).middleRows(2 * F, F));
+  EXPECT_EQ(layer.experts()[2].params().down, matrix(4, E * F, D).middleRows(2 * F, F).transpose());
+  EXPECT_EQ(layer.experts()[2].config().activation, Activation::gelu_erf);
+  EXPECT_EQ(layer.shared()->expert().params().down_bias, matrix(2, 1, D));
+  EXPECT_FALSE(layer.router().config().weight.renormalises(2));
 }
 
 TEST_F(LoadFamily, TakesTheJittersOfPhi) {

@@ -63,8 +63,9 @@ class Expert {
   /// Weights from N(0, 1 / fan_in), biases zero.
   Expert(Sizes sizes, const ExpertConfig& config, std::uint64_t seed)
       : config_(config), sizes_(sizes) {
-    detail::throw_unless(sizes.d_in > 0 && sizes.d_ff > 0 && sizes.d_out > 0, "Expert: sizes (",
-                         sizes.d_in, ", ", sizes.d_ff, ", ", sizes.d_out, "), expected at least 1");
+    detail::throw_unless(sizes.d_in > 0 && has_width(sizes.d_ff) && sizes.d_out > 0,
+                         "Expert: sizes (", sizes.d_in, ", ", sizes.d_ff, ", ", sizes.d_out,
+                         "), expected at least 1");
     config.validate();
     const ExpertTensors<Shape> all = shapes();
     Params::for_each([](std::string_view, Matrix<T>& tensor,
@@ -82,8 +83,9 @@ class Expert {
       : config_(config),
         sizes_{params.up.cols(), params.up.rows(), params.down.rows()},
         params_(std::move(params)) {
-    detail::throw_unless(d_in() > 0 && d_ff() > 0 && d_out() > 0, "Expert: up is (", d_ff(), ", ",
-                         d_in(), ") and down has ", d_out(), " rows, expected at least 1 of each");
+    detail::throw_unless(d_in() > 0 && has_width(d_ff()) && d_out() > 0, "Expert: up is (", d_ff(),
+                         ", ", d_in(), ") and down has ", d_out(),
+                         " rows, expected at least 1 of each");
     config.validate();
     check_params({"Expert"});
   }
@@ -190,6 +192,9 @@ class Expert {
 
  private:
   static constexpr Index panel = kernels::RegisterTile<W>::cols;
+
+  /// With a bias a feed-forward may be this alone.
+  bool has_width(Index d_ff) const { return d_ff > 0 || (d_ff == 0 && config_.bias); }
 
   using Packing = kernels::GemmMemory<T>;
 

@@ -117,6 +117,7 @@ struct SharedNames {
   Setting width = {}, count = always(1);
   Setting limit = always(0);  ///< 0: none
   Is averaged = {};           ///< y = (routed + shared) / 2
+  bool bias_alone = false;    ///< it has no width: a bias that is added to the output once
 };
 
 /// Shared experts inside of the router, where they are the last ones (SelectionConfig::always).

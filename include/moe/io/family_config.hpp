@@ -166,6 +166,9 @@ inline ExpertConfig expert_config(const Family& family, const ModelConfig& confi
 inline std::optional<SharedExpertConfig> shared_config(const Family& family,
                                                        const ModelConfig& config, Index layer) {
   const SharedNames& shared = family.shared;
+  if (shared.bias_alone) {
+    return SharedExpertConfig{.d_ff = 0, .bias = true};
+  }
   const Index count = shared.prefixes.empty() ? 0 : shared.count.size_of(config, layer);
   const Index width = count == 0 ? 0 : shared.width.size_of(config, layer);
   if (width == 0) {

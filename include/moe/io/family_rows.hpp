@@ -52,6 +52,10 @@ constexpr SharedNames limited(SharedNames shared, Setting limit) {
   shared.limit = limit;
   return shared;
 }
+/// No expert but the bias of a block's output.
+constexpr SharedNames output_bias(std::string_view prefix) {
+  return {.prefixes = prefix, .names = &layouts::bias_alone, .bias_alone = true};
+}
 inline constexpr ExpertConfig gpt_oss_swiglu{.activation = Activation::gelu_quick,
                                              .up_offset = 1.0};
 
@@ -90,6 +94,12 @@ inline constexpr Family families[] = {
      .experts = {"experts.mlp.", &layouts::dbrx_names}, .d_ff = {"ffn_hidden_size"},
      .renormalise = always(1), .activation_keys = "ffn_act_fn.name", .rule = softmax,
      .only = {{{"moe_normalize_expert_weights", "1", "1"}}}},
+    {.model_types = "nomic_bert", .doubt = "all of it is of remote code",
+     .router = {.weight = "router.layer.weight"},
+     .experts = {"experts.mlp.", &layouts::nomic_names}, .shared = output_bias("experts."),
+     .d_model = {"n_embd hidden_size"}, .d_ff = {"n_inner intermediate_size"},
+     .renormalise = {"moe_normalize_expert_weights", 0}, .activation_keys = "activation_function",
+     .rule = softmax, .expert = {.activation = Activation::gelu_erf, .gated = false}},
     {.model_types = "deepseek", .shared = shared(0), .renormalise = as_they_are,
      .only = {{{"scoring_func", "softmax", "softmax"}}}},
     {.model_types = "deepseek_v2 deepseek_ocr2_text", .proven_by = "deepseek_v2",
@@ -204,6 +214,10 @@ inline constexpr Family families[] = {
     {.model_types = "granitemoe", .proven_by = "granitemoe", .blocks = mixtral_blocks,
      .router = {.weight = "router.layer.weight"}, .experts = {"", &layouts::granite_names},
      .d_ff = dense_width, .rule = softmax_of_chosen},
+    // Its experts of attention are not of the block.
+    {.model_types = "jetmoe", .blocks = "", .router = {.weight = "mlp.router.layer.weight"},
+     .experts = {"mlp.", &layouts::granite_names}, .shared = output_bias("mlp."),
+     .d_ff = dense_width, .activation_keys = "activation_function", .rule = softmax_of_chosen},
     {.model_types = "granitemoeshared granitemoehybrid", .blocks = "",
      .router = {.weight = "block_sparse_moe.router.layer.weight"},
      .experts = {"block_sparse_moe.", &layouts::granite_names},
@@ -355,7 +369,6 @@ inline constexpr UnsupportedFamily unsupported_families[] = {
     {"axk1", "an RMSNorm of the block's output"},
     {"doge", "experts of rank one that are found by product keys"},
     {"grove_moe", "small experts that groups of experts share"},
-    {"jetmoe nomic_bert", "a bias that is added to a token's output once"},
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

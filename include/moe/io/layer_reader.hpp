@@ -139,7 +139,11 @@ class LayerReader {
     const Shape up =
         number ? routed_expert_shapes(config_, *number).up : shared_expert_shapes(config_).up;
     const std::string expert = number ? detail::joined("experts.", *number) : "shared";
-    return model_->files().at(names_.place(expert + ".up", up).tensor).view.dtype == DType::F64;
+    // Without a width there is only a bias.
+    const Place place = up.rows > 0
+                            ? names_.place(expert + ".up", up)
+                            : names_.place(expert + ".down_bias", {1, config_.output_width()});
+    return model_->files().at(place.tensor).view.dtype == DType::F64;
   }
 
  private:

@@ -103,10 +103,14 @@ inline constexpr FfnNames inkling_shared_names{.gate = gate_of("shared_w13_weigh
                                                .up = up_of("shared_w13_weight", interleaved),
                                                .down = {"shared_w2_weight"}};
 
+/// Of a block's output: a shared expert that has nothing else.
+inline constexpr FfnNames bias_alone{.down_bias = {"bias"}};
+
 inline constexpr Order flat{.experts_in_out = true};
 inline constexpr Order flat_transposed{.transposed = true, .experts_in_out = true};
 inline constexpr FfnNames dbrx_names{
     .gate = {"w1", flat}, .up = {"v1", flat}, .down = {"w2", flat_transposed}};
+inline constexpr FfnNames nomic_names{.up = {"w1", flat}, .down = {"w2", flat_transposed}};
 
 }  // namespace layouts
 

@@ -40,7 +40,7 @@ class CodedPanels
     Index first_col = 0;
     for (const Matrix<T>* weight : weights) {
       for (Index out = 0; out < num_outputs(); ++out) {
-        encode(&weight->coeffRef(out, 0), out, first_col);
+        encode(weight->data() + out * width(), out, first_col);
       }
       first_col += share();
     }
