@@ -14,7 +14,7 @@ set(flow
   "storage"
   "routing dispatch experts"
   "layers"
-  "losses cost reference compiled"
+  "losses cost train reference compiled"
   "io")
 set(shared dispatch/plan.hpp)
 set(moe_dir ${INCLUDE_DIR}/moe)
