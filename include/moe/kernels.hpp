@@ -23,6 +23,7 @@
 #include "kernels/rms_norm.hpp"
 #include "kernels/row_sums.hpp"
 #include "kernels/softmax.hpp"
+#include "kernels/square_root.hpp"
 #include "kernels/topk.hpp"
 #include "kernels/transpose.hpp"
 #include "kernels/vector_math.hpp"

@@ -4,6 +4,7 @@
 // the gradient read.
 #pragma once
 
+#include "../kernels/square_root.hpp"
 #include "optimiser.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -36,15 +37,19 @@ struct AdamWRule {
     W keep, step, first, second, root, epsilon;
 
     void update(Index n, W* value, const W* gradient, W scale, W* const* moments) const {
-      W* const m = moments[0];
-      W* const v = moments[1];
-      for (Index i = 0; i < n; ++i) {
-        using std::sqrt;
-        const W g = gradient[i] * scale;
-        m[i] = m[i] + first * (g - m[i]);
-        v[i] = v[i] + second * (g * g - v[i]);
-        value[i] = value[i] * keep - step * (m[i] / (sqrt(v[i]) * root + epsilon));
-      }
+      using L = kernels::LanesOr<W>;
+      W* const mean = moments[0];
+      W* const square = moments[1];
+      kernels::for_lanes<W>(n, [&](auto at) {
+        const L g = at.load(gradient) * L(scale);
+        const L m = kernels::madd(L(first), g - at.load(mean), at.load(mean));
+        const L v =
+            kernels::madd(L(second), kernels::madd(g, g, -at.load(square)), at.load(square));
+        const L root_of_v = kernels::madd(kernels::square_root(v), L(root), L(epsilon));
+        at.store(mean, m);
+        at.store(square, v);
+        at.store(value, kernels::madd(L(-step), m / root_of_v, at.load(value) * L(keep)));
+      });
     }
   };
 

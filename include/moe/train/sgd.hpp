@@ -3,6 +3,7 @@
 // momentum), a rule of an Optimiser.
 #pragma once
 
+#include "../kernels/lanes.hpp"
 #include "optimiser.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -29,11 +30,14 @@ struct SgdRule {
     W rate, momentum, decay;
 
     void update(Index n, W* value, const W* gradient, W scale, W* const* moments) const {
-      W* const m = moments[0];
-      for (Index i = 0; i < n; ++i) {
-        m[i] = momentum * m[i] + (gradient[i] * scale + decay * value[i]);
-        value[i] = value[i] - rate * m[i];
-      }
+      using L = kernels::LanesOr<W>;
+      kernels::for_lanes<W>(n, [&](auto at) {
+        const L w = at.load(value);
+        const L g = kernels::madd(L(decay), w, at.load(gradient) * L(scale));
+        const L m = kernels::madd(L(momentum), at.load(moments[0]), g);
+        at.store(moments[0], m);
+        at.store(value, kernels::madd(L(-rate), m, w));
+      });
     }
   };
 
