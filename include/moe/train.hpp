@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What moves parameters: optimisers over any layer and the user's own tensors, and schedules.
+// What a trainer has beside the layer: optimisers over any layer and tensors of the user's own,
+// schedules, balance by bias, and layers made of dense ones or of fewer experts.
 #pragma once
 
 #include "train/adamw.hpp"
 #include "train/balance_bias.hpp"
 #include "train/expert_load.hpp"
 #include "train/optimiser.hpp"
+#include "train/prune.hpp"
 #include "train/schedule.hpp"
 #include "train/sgd.hpp"
 #include "train/trained_tensors.hpp"
+#include "train/upcycle.hpp"
