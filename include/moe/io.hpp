@@ -6,6 +6,8 @@
 #include "io/checkpoint.hpp"
 #include "io/dtype.hpp"
 #include "io/elements.hpp"
+#include "io/encoded_weight.hpp"
+#include "io/encodings.hpp"
 #include "io/families.hpp"
 #include "io/family.hpp"
 #include "io/family_config.hpp"
