@@ -93,7 +93,7 @@ inline EncodedTensors e2m1_groups(const std::vector<Index>& shape, Index group,
     double factor = 0;
     for (Index k = 0; k < cols; ++k) {
       if (k % group == 0) {
-        const unsigned code = group == 32 ? 90 + random.below(60) : 1 + random.below(126);
+        const unsigned code = group == 32 ? 108 + random.below(20) : 1 + random.below(126);
         scales.push_back(static_cast<std::uint8_t>(code));
         factor = group == 32 ? std::ldexp(1.0, static_cast<int>(code) - 127) : value_of_e4m3(code);
       }

@@ -6,65 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "../kernels/eight_bit_floats.hpp"
+#include "encoded_values.hpp"
 #include "encodings.hpp"
-#include "place.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
-
-namespace detail {
-
-inline Index quotient_up(Index a, Index b) { return a / b + (a % b != 0 ? 1 : 0); }
-
-/// Elements [first, first + count) of a tensor of floats of any width.
-inline void read_floats(const TensorView& view, Index first, Index count, double* to) {
-  const auto copy = [&]<class From>(std::type_identity<From>) {
-    for (Index i = 0; i < count; ++i) {
-      From value{};
-      std::memcpy(static_cast<void*>(&value),
-                  view.data.data() + (first + i) * static_cast<Index>(sizeof(From)), sizeof(From));
-      to[i] = kernels::convert<double>(value);
-    }
-  };
-  if (view.dtype == DType::F8_E4M3) {
-    copy(std::type_identity<kernels::e4m3>{});
-  } else if (view.dtype == DType::F8_E8M0 || view.dtype == DType::U8) {
-    copy(std::type_identity<kernels::e8m0>{});
-  } else {
-    visit_weight_type(view.dtype, copy);
-  }
-}
-
-/// Integers of a tensor of no more than `most`.
-inline std::vector<Index> read_integers(const FileTensor& tensor, std::size_t most) {
-  std::vector<Index> values(
-      (std::min)(most, tensor.view.data.size() * 8 / bits(tensor.view.dtype)));
-  const bool whole =
-      visit_element_type(tensor.view.dtype, [&]<class From>(std::type_identity<From>) {
-        if constexpr (Integer<From>) {
-          return copy_elements<From>(tensor.view.data.first(values.size() * sizeof(From)),
-                                     values.data()) == values.size();
-        }
-        return false;
-      });
-  if (!whole) {
-    throw FormatError(tensor.file, tensor.view.name, tensor.view.file_offset,
-                      joined("dtype ", name(tensor.view.dtype), ", expected integers"));
-  }
-  return values;
-}
-
-/// A field of `width` bits, up to 8, from `begin` on in bytes whose first bit is the lowest.
-inline unsigned field_at(const std::byte* bytes, std::size_t size, Index begin, Index width) {
-  const auto byte = static_cast<std::size_t>(begin / 8);
-  unsigned two = std::to_integer<unsigned>(bytes[byte]);
-  if (byte + 1 < size) {
-    two |= std::to_integer<unsigned>(bytes[byte + 1]) << 8;
-  }
-  return two >> (begin % 8) & ((1u << width) - 1u);
-}
-
-}  // namespace detail
 
 /// Of matrices (N, K), one or more in the same tensors. Views of files that must outlive it.
 class EncodedWeight {
@@ -137,24 +82,6 @@ class EncodedWeight {
   std::span<const std::byte> zero_point_;
   std::vector<Index> group_index_;
 };
-
-namespace detail {
-
-[[noreturn]] inline void fail_at(const FileTensor& tensor, const std::string& found,
-                                 const std::string& expected) {
-  throw FormatError(tensor.file, tensor.view.name, tensor.view.file_offset,
-                    joined(found, ", expected ", expected));
-}
-
-inline void check_shape(const FileTensor& tensor, const std::vector<Index>& shape,
-                        const std::string& why) {
-  if (tensor.view.shape != shape) {
-    fail_at(tensor, dtype_and_shape(tensor.view.dtype, tensor.view.shape),
-            joined(dtype_and_shape(tensor.view.dtype, shape), " (", why, ")"));
-  }
-}
-
-}  // namespace detail
 
 inline EncodedWeight::EncodedWeight(TensorFiles& files, const std::string& weight,
                                     const Encoding& encoding, const std::vector<Index>& shape)
@@ -386,67 +313,6 @@ inline void EncodedWeight::read_row(Index row, double* to) const {
     const double scale = second_scale_[static_cast<std::size_t>(row / rows_)];
     for (Index k = 0; k < width_; ++k) {
       to[k] = encoding_->divides ? to[k] / scale : to[k] * scale;
-    }
-  }
-}
-
-/// A weight and where in what it decodes to a parameter is.
-struct EncodedPlace {
-  EncodedWeight weight;
-  Place place;
-};
-
-namespace detail {
-
-/// Of a matrix whose inputs and outputs change places.
-inline Place with_outputs_first(Place place) {
-  Index& rows = *(place.shape.end() - 2);
-  Index& cols = place.shape.back();
-  const Index size = rows * cols, width = cols, height = rows;
-  const auto turn = [&](Index at) {
-    return at / size * size + at % size % width * height + at % size / width;
-  };
-  place.first = turn(place.first);
-  place.row_step = turn(place.row_step);
-  place.col_step = turn(place.col_step);
-  std::swap(rows, cols);
-  return place;
-}
-
-}  // namespace detail
-
-/// The parameter at a place, if the files have codes of it. Nothing if there are floats, or no
-/// tensor of any name that it may have. Throws as encoding_of() and EncodedWeight.
-inline std::optional<EncodedPlace> encoded_place(TensorFiles& files, const Place& place) {
-  if (files.contains(place.tensor) &&
-      detail::visit_weight_type(files.at(place.tensor).view.dtype, [](auto) {})) {
-    return std::nullopt;
-  }
-  const Encoding* const encoding = encoding_of(files, place.tensor);
-  if (encoding == nullptr) {
-    return std::nullopt;
-  }
-  const bool turns = encoding->outputs_first && place.col_step != 1 && place.shape.size() > 1;
-  Place its_place = turns ? detail::with_outputs_first(place) : place;
-  EncodedWeight weight(files, place.tensor, *encoding, its_place.shape);
-  return EncodedPlace{std::move(weight), std::move(its_place)};
-}
-
-/// parameter = what stands at its place, each value rounded once to T.
-template <class T>
-void read_place(const EncodedPlace& from, MatrixRef<T> parameter) {
-  const Place& place = from.place;
-  const Index width = from.weight.width();
-  const bool by_rows = place.col_step == 1;
-  std::vector<double> values(static_cast<std::size_t>(width));
-  for (Index line = 0; line < (by_rows ? parameter.rows() : parameter.cols()); ++line) {
-    const Index first = place.first + line * (by_rows ? place.row_step : place.col_step);
-    from.weight.read_row(first / width, values.data());
-    Index at = first % width;
-    for (Index i = 0; i < (by_rows ? parameter.cols() : parameter.rows()); ++i) {
-      (by_rows ? parameter(line, i) : parameter(i, line)) =
-          kernels::convert<T>(values[static_cast<std::size_t>(at)]);
-      at += by_rows ? 1 : place.row_step;
     }
   }
 }
