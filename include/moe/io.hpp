@@ -13,6 +13,7 @@
 #include "io/family_rows.hpp"
 #include "io/format_error.hpp"
 #include "io/gguf.hpp"
+#include "io/gguf_blocks.hpp"
 #include "io/gguf_cursor.hpp"
 #include "io/gguf_header.hpp"
 #include "io/gguf_types.hpp"
