@@ -173,7 +173,7 @@ TEST(GgufBlocks, AreTheValuesThatAreRecorded) {
   const std::filesystem::path folder = MOE_STORAGE_DIR;
   const Gguf file = Gguf::map(folder / "gguf_b.gguf");
   const SafeTensors recorded = SafeTensors::map(folder / "gguf_b.decoded.safetensors");
-  EXPECT_GE(recorded.tensors().size(), 7U);
+  EXPECT_EQ(recorded.tensors().size(), file.tensors().size());
   for (const TensorView& want : recorded.tensors()) {
     const TensorView& got = file.at(want.name.substr(want.name.find('.') + 1));
     const Index cols = want.shape.back();
@@ -182,6 +182,9 @@ TEST(GgufBlocks, AreTheValuesThatAreRecorded) {
       rows *= want.shape[i];
     }
     ASSERT_EQ(cols, got.shape.back());
+    if (!is_block(got.dtype)) {
+      continue;
+    }
     const Matrix<double> values = read_matrix<double>(recorded, want.name, rows, cols);
     const auto [elements, bytes] = block_size(got.dtype);
     Matrix<double> decoded(rows, cols);
