@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes as a whole *.gguf; and once more before as many zeros as its tensors claim, so that what
-// lies behind the last check of the header is reached more often.
+// lies behind the last check of the header is reached more often. The tensors are decoded, and the
+// keys are taken for a model's.
 #include "fuzz_target.hpp"
-#include "moe/io/gguf.hpp"
+#include "moe/io/families.hpp"
+#include "moe/io/family_config.hpp"
 #include "moe/io/gguf_blocks.hpp"
+#include "moe/io/gguf_config.hpp"
 
 namespace moe::fuzz {
 namespace {
@@ -37,9 +40,25 @@ void use(const io::Gguf& file, std::size_t num_bytes) {
   require(!succeeds([&] { file.at(" no such "); }) || file.contains(" no such "));
 }
 
+/// What its keys make of a layer, by its architecture.
+void use_as_model(io::Gguf file) {
+  std::vector<io::Gguf> parts;
+  parts.push_back(std::move(file));
+  io::TensorFiles files(std::move(parts));
+  const io::ModelConfig config = io::gguf_config(files);
+  const io::Family& family = io::family_of_gguf(config);
+  for (const Index layer : {0, 1, 60}) {
+    succeeds([&] { io::layer_config(family, config, layer).validate(); });
+  }
+}
+
 void read_file(std::vector<std::byte> bytes) {
   const std::size_t size = bytes.size();
-  succeeds([&] { use(io::Gguf::from_bytes(std::move(bytes)), size); });
+  succeeds([&] {
+    io::Gguf file = io::Gguf::from_bytes(std::move(bytes));
+    use(file, size);
+    use_as_model(std::move(file));
+  });
 }
 
 /// As a header alone, in a file that is long enough for all that it claims up to a megabyte.

@@ -13,6 +13,7 @@
 
 #include "io/family_configs.hpp"
 #include "io/gguf_bytes.hpp"
+#include "moe/io/gguf_rows.hpp"
 #include "moe/io/gguf_types.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/write_safetensors.hpp"
@@ -68,6 +69,17 @@ void write_gguf(const fs::path& folder) {
     write_text(folder / name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   };
   write("values", values);
+  for (const io::Family& family : io::detail::gguf_families) {
+    const std::string name(family.name());
+    write(name, {.keys = {{"general.architecture", gguf_text(name)},
+                          {name + ".embedding_length", gguf_u32(4)},
+                          {name + ".expert_feed_forward_length", gguf_u32(3)},
+                          {name + ".expert_shared_count", gguf_u32(1)},
+                          {name + ".expert_count", gguf_u32(2)},
+                          {name + ".expert_used_count", gguf_u32(1)},
+                          {name + ".swiglu_clamp_exp", gguf_array(6, {raw(7.0f)})}},
+                 .tensors = {gguf_floats("blk.0.ffn_gate_inp.weight", {4, 2})}});
+  }
   for (const auto& [number, dtype] : io::detail::gguf_elements) {
     const auto [elements, bytes] = io::block_size(dtype);
     write(std::string(name(dtype)),

@@ -208,7 +208,13 @@ TEST_F(GgufModels, HaveSharedExperts) {
   GgufFile counted = model("deepseek2", tensors);
   counted.keys.push_back({"deepseek2.expert_shared_count", gguf_u32(2)});
   EXPECT_EQ(config_of(counted).shared->d_ff, 2 * F);
-  counted.keys.pop_back();
+  counted.keys.push_back({"deepseek2.expert_shared_feed_forward_length", gguf_u32(2 * F)});
+  EXPECT_EQ(config_of(counted).shared->d_ff, 2 * F);
+  counted.keys.back().second = gguf_u32(F);  // of one of them, as the tensors say
+  EXPECT_EQ(config_of(counted).shared->d_ff, 2 * F);
+  counted.keys.back().second = gguf_u32(F / 2);
+  expect_bad(counted, "blk.0.ffn_gate_shexp.weight", {"F32 [64, 64], expected F32 [16, 64]"});
+  counted.keys.resize(counted.keys.size() - 2);
   expect_bad(counted, "blk.0.ffn_down_shexp.weight", {"no parameter of family deepseek2"});
 }
 

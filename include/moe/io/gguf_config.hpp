@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "model_config.hpp"
 #include "tensor_files.hpp"
@@ -39,28 +40,41 @@ inline JsonFacts of_architecture(const JsonFacts& all, const std::string& archit
   return own;
 }
 
+/// Where that overflows, the greatest number. A width below 0 stays as it is, to be refused.
+inline std::int64_t times(std::int64_t count, std::int64_t width) {
+  constexpr std::int64_t most = (std::numeric_limits<std::int64_t>::max)();
+  return width <= 0 ? width : count > 0 && width > most / count ? most : width * count;
+}
+
+/// Outputs of the first shared expert's up projection; 0 where no layer has one.
+inline std::int64_t width_in_tensors(TensorFiles& files) {
+  const std::vector<std::string>& names = files.names();
+  const auto found = std::find_if(names.begin(), names.end(), [](const std::string& name) {
+    return name.starts_with("blk.") && name.ends_with(".ffn_up_shexp.weight");
+  });
+  return found == names.end() ? 0 : files.at(*found).view.shape.front();
+}
+
 /// expert_shared_width: of all shared experts together, as a number, or as a list of a layer each.
-inline JsonFact shared_width(const JsonFacts& facts) {
-  if (const std::int64_t width = whole_of(facts, "expert_shared_feed_forward_length", 0);
-      width != 0) {
-    return whole_fact(width);
+/// A key for it is of one of them in some architectures: the tensor, which has `width`, says.
+inline JsonFact shared_width(const JsonFacts& facts, std::int64_t width) {
+  const std::int64_t count = (std::max)(whole_of(facts, "expert_shared_count", 0), std::int64_t{0});
+  const std::int64_t said = whole_of(facts, "expert_shared_feed_forward_length", 0);
+  if (said != 0) {
+    return whole_fact(width == times(count, said) && width > 0 ? width : said);
   }
-  const std::int64_t count = whole_of(facts, "expert_shared_count", 0);
   const auto each = facts.find("expert_feed_forward_length");
-  if (each == facts.end() || count <= 0) {
+  if (each == facts.end() || count == 0) {
     return whole_fact(0);
   }
-  const auto times = [&](const JsonFact& width) {
-    constexpr std::int64_t most = (std::numeric_limits<std::int64_t>::max)();
-    if (width.kind != JsonFact::Kind::integer || width.integer < 0) {
-      return width;  // for whoever reads it to refuse
+  JsonFact made = each->second;
+  const auto multiply = [&](JsonFact& fact) {
+    if (fact.kind == JsonFact::Kind::integer) {
+      fact = whole_fact(times(count, fact.integer));
     }
-    return whole_fact(width.integer > most / count ? most : width.integer * count);
   };
-  JsonFact made = times(each->second);
-  for (JsonFact& width : made.items) {
-    width = times(width);
-  }
+  multiply(made);
+  std::for_each(made.items.begin(), made.items.end(), multiply);
   return made;
 }
 
@@ -75,7 +89,7 @@ inline bool is_glm_flash(const JsonFacts& facts) {
 /// model_type is the architecture. Of the tensors' names: "exp_probs_b", "ffn_gate_inp.bias" and
 /// "ffn_down_exps.bias", 1 where a layer has such a tensor. Throws FormatError where the files have
 /// no architecture.
-inline ModelConfig gguf_config(const TensorFiles& files) {
+inline ModelConfig gguf_config(TensorFiles& files) {
   const JsonFacts& all = files.facts();
   const auto architecture = all.find("general.architecture");
   if (architecture == all.end() || architecture->second.kind != JsonFact::Kind::text) {
@@ -108,7 +122,7 @@ inline ModelConfig gguf_config(const TensorFiles& files) {
       facts["expert_gating_func"] = detail::whole_fact(2);
     }
   }
-  facts["expert_shared_width"] = detail::shared_width(facts);
+  facts["expert_shared_width"] = detail::shared_width(facts, detail::width_in_tensors(files));
   if (!facts.contains("swiglu_clamp_shexp") && facts.contains("swiglu_clamp_exp")) {
     facts["swiglu_clamp_shexp"] = facts["swiglu_clamp_exp"];
   }
