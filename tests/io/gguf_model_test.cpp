@@ -113,7 +113,8 @@ class GgufModels : public ModelFolder {
 };
 
 TEST_F(GgufModels, HaveTheirWeightsInRowsOfOutputs) {
-  const auto tensors = experts("blk.0.");
+  auto tensors = experts("blk.0.");
+  tensors.push_back(gguf_floats("blk.0.ffn_norm_exps.weight", {D}));  // before the block
   const fs::path path = write(model("qwen3moe", tensors));
   const auto layer = load_layer<float>(path, 0);
   expect_experts(layer, tensors);

@@ -283,7 +283,8 @@ inline bool is_of_block(const Family& family, std::string_view block, std::strin
     return true;
   }
   const auto has = [&](std::string_view word) { return name.find(word) != std::string_view::npos; };
-  if ((has("expert") || has("exps.") || has("shexp.") || has("exp_probs")) &&
+  const bool of_gguf = has("exps.") || has("shexp.") || has("exp_probs");
+  if ((has("expert") || (of_gguf && !has("norm_exps."))) &&
       name.find("attn") == std::string_view::npos &&
       name.find("attention") == std::string_view::npos) {
     return true;
