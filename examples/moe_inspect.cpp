@@ -237,7 +237,7 @@ Json inspect(const Options& options) {
           const RouterT router = reader.router<RouterT>();
           return routing_of(router, config, tokens_of(options, router.d_model()), options.seed);
         });
-  } catch (const io::FormatError& error) {  // of a quantised layer, say, all else can be told
+  } catch (const io::FormatError& error) {  // all else can be told
     all["cannot_load"] = error.what();
   }
   return all;

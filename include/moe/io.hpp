@@ -4,8 +4,13 @@
 
 #include "io/byte_source.hpp"
 #include "io/checkpoint.hpp"
+#include "io/coded_weight.hpp"
 #include "io/dtype.hpp"
 #include "io/elements.hpp"
+#include "io/encoded_place.hpp"
+#include "io/encoded_values.hpp"
+#include "io/encoded_weight.hpp"
+#include "io/encodings.hpp"
 #include "io/families.hpp"
 #include "io/family.hpp"
 #include "io/family_config.hpp"

@@ -8,6 +8,7 @@
 #include "kernels/coded_rows.hpp"
 #include "kernels/coded_tile.hpp"
 #include "kernels/convert.hpp"
+#include "kernels/eight_bit_floats.hpp"
 #include "kernels/few_rows.hpp"
 #include "kernels/finite.hpp"
 #include "kernels/gemm.hpp"

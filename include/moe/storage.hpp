@@ -4,6 +4,7 @@
 
 #include "storage/bfloat16.hpp"
 #include "storage/coded.hpp"
+#include "storage/coded_matrix.hpp"
 #include "storage/float.hpp"
 #include "storage/mxfp4.hpp"
 #include "storage/panels.hpp"

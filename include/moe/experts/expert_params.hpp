@@ -9,10 +9,10 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// A Tensor for each tensor of an expert: a matrix, or its Shape.
-template <class Tensor>
+/// A Tensor for each tensor of an expert: a matrix, or its Shape. Weights may be of another type.
+template <class Tensor, class Weight = Tensor>
 struct ExpertTensors {
-  Tensor gate = {}, up = {}, down = {};                 ///< (F, D_in), (F, D_in), (D_out, F)
+  Weight gate = {}, up = {}, down = {};                 ///< (F, D_in), (F, D_in), (D_out, F)
   Tensor gate_bias = {}, up_bias = {}, down_bias = {};  ///< (1, F), (1, F), (1, D_out)
   Tensor output_gate = {};                              ///< (1, D_in)
 

@@ -17,6 +17,13 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
+/// An expert whose weights are codes and scales in a format F, as a storage keeps them.
+template <class F>
+struct CodedExpert {
+  ExpertTensors<Matrix<float>, CodedMatrix<F>> params;
+  ExpertConfig config;
+};
+
 /// An expert with packed weights in storage S. Sums, biases and activations are Wide<S>.
 template <Storage S>
 struct PackedExpert {
@@ -39,9 +46,22 @@ struct PackedExpert {
         down_bias(expert.params().down_bias.template cast<W>()),
         output_gate(expert.params().output_gate.template cast<W>()) {
     expert.check_params({"Expert"});
-    const ExpertParams<T>& p = expert.params();
-    up = config.gated ? PackedMatrix<S>({&p.gate, &p.up}) : PackedMatrix<S>({&p.up});
-    down = PackedMatrix<S>({&p.down});
+    pack_weights(expert.params());
+  }
+
+  /// Of codes and scales in the format of S, as they are. Throws likewise.
+  template <class F>
+  requires std::same_as<typename PackedMatrix<S>::Format, F>
+  explicit PackedExpert(const CodedExpert<F>& expert)
+      : config(expert.config),
+        gate_bias(expert.params.gate_bias),
+        up_bias(expert.params.up_bias),
+        down_bias(expert.params.down_bias),
+        output_gate(expert.params.output_gate) {
+    const auto& p = expert.params;
+    config.validate();
+    check_shapes(p, expert_shapes(config, p.up.cols(), p.up.rows(), p.down.rows()), {"Expert"});
+    pack_weights(p);
   }
 
   /// The expert again, its weights as they are stored.
@@ -99,6 +119,11 @@ struct PackedExpert {
  private:
   using Finished = kernels::Finished<W>;
 
+  template <class Params>
+  void pack_weights(const Params& p) {
+    up = config.gated ? PackedMatrix<S>({&p.gate, &p.up}) : PackedMatrix<S>({&p.up});
+    down = PackedMatrix<S>({&p.down});
+  }
   void finish_up(const Finished& tile, const Rows& rows) const;
   void finish_down(const Finished& tile, const Rows& rows) const;
 };

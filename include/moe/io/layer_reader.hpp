@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One layer of a Checkpoint, checked as a whole before any of it is read: every parameter has its
-// tensor, of its shape, and the MoE block has no tensor that is nobody's.
+// tensor, of its shape, or those of its codes and scales, and the MoE block has no tensor that is
+// nobody's.
 #pragma once
 
 #include <optional>
@@ -10,8 +11,10 @@
 
 #include "../experts/expert.hpp"
 #include "../experts/latent.hpp"
+#include "../experts/packed_expert.hpp"
 #include "../layers/layer_parts.hpp"
 #include "checkpoint.hpp"
+#include "coded_weight.hpp"
 #include "family_router.hpp"
 #include "place.hpp"
 
@@ -78,7 +81,7 @@ class LayerReader {
       : model_(&model),
         config_(model.layer_config(layer)),
         names_(model.family(), model.layer_prefix(layer) + model.block_of(layer), config_.counts(),
-               [&](const std::string& name) { return model.files().contains(name); }) {
+               [&](const std::string& name) { return contains_weight(model.files(), name); }) {
     check_layer(layer);
   }
 
@@ -134,16 +137,16 @@ class LayerReader {
     }
     return made;
   }
-  /// Whether the weights of an expert, or of the shared one, are F64.
-  bool is_double(std::optional<Index> number) const {
-    const Shape up =
-        number ? routed_expert_shapes(config_, *number).up : shared_expert_shapes(config_).up;
-    const std::string expert = number ? detail::joined("experts.", *number) : "shared";
-    return model_->files().at(names_.place(expert + ".up", up).tensor).view.dtype == DType::F64;
-  }
+  /// An expert, or the shared one, in a format F of codes and scales, where all of its weights are
+  /// exactly that in the files.
+  template <class F>
+  std::optional<CodedExpert<F>> coded_expert(std::optional<Index> number) const;
+  /// Whether some of an expert's weights, or of the shared one's, have more digits than a float.
+  bool is_double(std::optional<Index> number) const;
 
  private:
   void check_layer(Index layer) const;
+  void check_blocks(const Encoding& encoding) const;
   void check_router_type(RouterType wanted) const;
   void fail_zero_experts() const;
   void fail_hidden_weights() const;
@@ -153,8 +156,23 @@ class LayerReader {
   template <class W>
   void read(const std::string& name, Matrix<W>& parameter) const {
     for (const PartPlace& part : names_.parts(name, {parameter.rows(), parameter.cols()})) {
-      read_part<W>(model_->files().at(part.place.tensor), part, parameter);
+      if (const auto encoded = encoded_place(model_->files(), part.place)) {
+        read_place<W>(*encoded, part_of(parameter, part));
+      } else {
+        read_part<W>(model_->files().at(part.place.tensor), part, parameter);
+      }
     }
+  }
+  /// The name of an expert's tensors, and what they are.
+  struct ExpertPlace {
+    std::string name;
+    ExpertTensors<Shape> shapes;
+    ExpertConfig config;
+  };
+  ExpertPlace expert_place(std::optional<Index> number) const {
+    return number ? ExpertPlace{detail::joined("experts.", *number),
+                                routed_expert_shapes(config_, *number), config_.expert}
+                  : ExpertPlace{"shared", shared_expert_shapes(config_), config_.shared_expert()};
   }
   template <Real T>
   Expert<T> read_expert(const std::string& name, const ExpertTensors<Shape>& shapes,
@@ -179,6 +197,42 @@ class LayerReader {
   LayerConfig config_;
   LayerNames names_;
 };
+
+template <class F>
+std::optional<CodedExpert<F>> LayerReader::coded_expert(std::optional<Index> number) const {
+  const ExpertPlace place = expert_place(number);
+  CodedExpert<F> expert{.params = {}, .config = place.config};
+  bool whole = true;
+  const auto read_tensor = [&]<class M>(std::string_view tensor, M& to, const Shape& shape) {
+    const std::string name = detail::joined(place.name, ".", tensor);
+    to.resize(shape.rows, shape.cols);
+    if (to.size() == 0 || !whole) {
+      return;
+    }
+    if constexpr (std::same_as<M, CodedMatrix<F>>) {
+      const auto encoded = encoded_place(model_->files(), names_.place(name, shape));
+      std::optional<M> coded = encoded ? coded_weight<F>(*encoded, shape) : std::nullopt;
+      whole = coded.has_value();
+      to = whole ? std::move(*coded) : M();
+    } else {
+      read(name, to);
+    }
+  };
+  decltype(expert.params)::for_each(read_tensor, expert.params, place.shapes);
+  return whole ? std::optional(std::move(expert)) : std::nullopt;
+}
+
+inline bool LayerReader::is_double(std::optional<Index> number) const {
+  const ExpertPlace place = expert_place(number);
+  bool found = false;
+  detail::for_each_tensor(
+      place.name, place.shapes, [&](const std::string& name, const Shape& shape) {
+        const std::string tensor = names_.place(name, shape).tensor;
+        found = found || !model_->files().contains(tensor) ||
+                !detail::is_one_of(model_->files().at(tensor).view.dtype, "F32 F16 BF16");
+      });
+  return found;
+}
 
 inline void LayerReader::check_router_type(RouterType wanted) const {
   if (config_.router_type != wanted) {
@@ -223,6 +277,12 @@ inline void LayerReader::check_layer(Index layer) const {
   std::set<std::string> used;
   const auto use = [&](const std::string& name, const Shape& shape) {
     for (const PartPlace& part : names_.parts(name, shape)) {
+      if (const auto encoded = encoded_place(files, part.place)) {
+        check_blocks(encoded->weight.encoding());
+        const std::vector<std::string>& tensors = encoded->weight.tensors();
+        used.insert(tensors.begin(), tensors.end());
+        continue;
+      }
       if (!files.contains(part.place.tensor)) {
         fail_missing(part.place.tensor);
       }
@@ -248,6 +308,18 @@ inline void LayerReader::check_layer(Index layer) const {
                       detail::joined("no parameter of family ", model_->family().name(),
                                      " with this config, and ", left.size() - 1,
                                      " more like it, expected none in an MoE block"));
+  }
+}
+
+/// Blocks of another size would need other scales, but not always another number of them.
+inline void LayerReader::check_blocks(const Encoding& encoding) const {
+  constexpr std::string_view key = "quantization_config.weight_block_size";
+  const Index sides[] = {encoding.group_rows, encoding.group};
+  for (Index side = 0; side < 2 && encoding.group_rows > 1; ++side) {
+    const Index found = model_->config().size(key, sides[side], side);
+    if (found != sides[side]) {
+      model_->config().fail(key, detail::joined(found), detail::joined(sides[side]));
+    }
   }
 }
 

@@ -26,7 +26,8 @@ To with_zero_experts(Set set, const LayerConfig& config) {
 
 }  // namespace detail
 
-/// A decoder layer's MoE block, its weights rounded once to T where the file's are wider. Throws
+/// A decoder layer's MoE block, its weights rounded once to T where the file's are wider, or are in
+/// codes and scales (encodings.hpp). Throws
 /// FormatError, naming file, tensor, found and expected, unless the block is complete, of the
 /// shapes that config.json says, and without a tensor that the family does not know. RouterT is
 /// Router, unless the family has a router of another type: NormRouter<T>, SparseMixerRouter<T>,
@@ -64,19 +65,28 @@ MoELayer<T, RouterT, E> load_layer(const std::filesystem::path& path, Index laye
 
 namespace detail {
 
-/// Through the float that holds the file's weights: they are rounded once, to S.
-template <Storage S, class Read>
-PackedExpert<S> pack_expert(bool is_double, Read&& read) {
-  if (is_double) {
-    return PackedExpert<S>(read(std::type_identity<double>{}));
+/// Of an expert, or of the shared one: its codes and scales where the file's are those of S, else
+/// through the float that holds the file's weights, so that they are rounded once, to S.
+template <Storage S>
+PackedExpert<S> packed_expert(const LayerReader& reader, std::optional<Index> number) {
+  if constexpr (requires { typename PackedMatrix<S>::Format; }) {
+    if (const auto coded = reader.coded_expert<typename PackedMatrix<S>::Format>(number)) {
+      return PackedExpert<S>(*coded);
+    }
   }
-  return PackedExpert<S>(read(std::type_identity<Wide<S>>{}));
+  const auto read = [&]<class T>(std::type_identity<T>) {
+    return PackedExpert<S>(number ? reader.expert<T>(*number) : reader.shared<T>());
+  };
+  return reader.is_double(number) ? read(std::type_identity<double>{})
+                                  : read(std::type_identity<Wide<S>>{});
 }
 
 }  // namespace detail
 
-/// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert. E is
-/// ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a ZeroExperts.
+/// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert.
+/// Where the files have an expert's weights in codes and scales that S holds (MXFP4 in mxfp4,
+/// symmetric integers in q4 and q8) it keeps them, bit for bit. E is ZeroExperts<Wide<S>,
+/// PackedExperts<S>> where load_layer() needs a ZeroExperts.
 template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>
 MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
   const LayerReader reader(model, layer);
@@ -85,15 +95,12 @@ MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
   std::vector<PackedExpert<S>> experts;
   experts.reserve(static_cast<std::size_t>(config.num_feed_forwards()));
   for (Index e = 0; e < config.num_feed_forwards(); ++e) {
-    experts.push_back(detail::pack_expert<S>(
-        reader.is_double(e), [&]<class T>(std::type_identity<T>) { return reader.expert<T>(e); }));
+    experts.push_back(detail::packed_expert<S>(reader, e));
   }
   std::optional<PackedFfn<S>> shared;
   if (config.shared) {
     std::vector<PackedExpert<S>> one;
-    one.push_back(
-        detail::pack_expert<S>(reader.is_double(std::nullopt),
-                               [&]<class T>(std::type_identity<T>) { return reader.shared<T>(); }));
+    one.push_back(detail::packed_expert<S>(reader, std::nullopt));
     shared.emplace(PackedExperts<S>(std::move(one)));
   }
   return MoELayer<Wide<S>, RouterT, E>(

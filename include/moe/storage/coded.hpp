@@ -13,7 +13,9 @@
 #include <span>
 #include <vector>
 
+#include "../detail/check.hpp"
 #include "../kernels/coded_tile.hpp"
+#include "coded_matrix.hpp"
 #include "panels.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -25,6 +27,7 @@ class CodedPanels
   using Layout = PanelLayout<Tile>;
 
  public:
+  using Format = F;
   using Input = kernels::CodedInput;
   using Precision = float;
   using Weight = kernels::CodedBlock<F>;
@@ -41,6 +44,28 @@ class CodedPanels
     for (const Matrix<T>* weight : weights) {
       for (Index out = 0; out < num_outputs(); ++out) {
         encode(&weight->coeffRef(out, 0), out, first_col);
+      }
+      first_col += share();
+    }
+    encode_missing(static_cast<Index>(weights.size()));
+  }
+
+  /// The codes and scales of the weights, as they are. Throws std::invalid_argument where a code
+  /// does not fit.
+  CodedPanels(std::initializer_list<const CodedMatrix<F>*> weights)
+      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()),
+        blocks_(static_cast<std::size_t>(num_panels() * panel_size())) {
+    Index first_col = 0;
+    for (const CodedMatrix<F>* weight : weights) {
+      for (Index out = 0; out < num_outputs(); ++out) {
+        for (Index number = 0; number < weight->blocks_of_row(); ++number) {
+          const auto& block = weight->block(out, number);
+          const unsigned most = *std::max_element(block.code.begin(), block.code.end());
+          detail::throw_unless(most >> F::bits == 0, "PackedMatrix: code ", most, ", expected ",
+                               F::bits, " bits");
+          store_block(block.scale, block.code.data(), out, number * kernels::block_size,
+                      first_col + out % share());
+        }
       }
       first_col += share();
     }
@@ -97,9 +122,14 @@ class CodedPanels
     }
   }
   void encode_block(const float* values, Index out, Index k, Index col) {
-    Weight& block = blocks_[place_of(out, k)];
     unsigned codes[kernels::block_size];
-    block.scale[col] = F::encode(values, codes);
+    const typename F::Scale scale = F::encode(values, codes);
+    store_block(scale, codes, out, k, col);
+  }
+  template <class Code>
+  void store_block(typename F::Scale scale, const Code* codes, Index out, Index k, Index col) {
+    Weight& block = blocks_[place_of(out, k)];
+    block.scale[col] = scale;
     for (Index i = 0; i < kernels::block_size; ++i) {
       block.set_code(col, i, codes[i]);
     }
