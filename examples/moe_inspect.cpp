@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// moe_inspect PATH: what the MoE layers of a checkpoint are - family, sizes, router, storage, bytes
-// - what one costs, and where its router sends tokens. Of the weights it reads the router's alone,
-// so a model larger than memory will do. Without a path it inspects a small model that it makes.
+// moe_inspect PATH: what the MoE layers of a checkpoint or of a GGUF file are - family, sizes,
+// router, storage, bytes - what one costs, and where its router sends tokens. Of the weights it
+// reads the router's alone, so a model larger than memory will do. Without a path it inspects a
+// small model that it makes.
 #include <moe/io/load_layer.hpp>
 #include <moe/io/save_layer.hpp>
 #include <moe/moe.hpp>
@@ -292,6 +293,11 @@ void print_families() {
                 family.proven_by.empty() ? "no" : std::string(family.proven_by).c_str(),
                 std::string(family.doubt).c_str());
   }
+  std::printf("\n| architecture of a GGUF file | not certain |\n|---|---|\n");
+  for (const io::Family& family : io::detail::gguf_families) {
+    std::printf("| %s | %s |\n", std::string(family.model_types).c_str(),
+                std::string(family.doubt).c_str());
+  }
   std::printf("\n| `model_type` | not supported: needs |\n|---|---|\n");
   for (const auto& row : io::detail::unsupported_families) {
     std::printf("| %s | %s |\n", std::string(row.model_types).c_str(),
@@ -302,7 +308,8 @@ void print_families() {
 int main(int argc, char** argv) {
   Options options;
   CLI::App app("The MoE layers of a checkpoint");
-  app.add_option("path", options.path, "Directory with config.json and the weights");
+  app.add_option("path", options.path,
+                 "Directory with config.json and the weights, or a GGUF file (the first part)");
   app.add_option("--layer", options.layer, "Decoder layer (the first MoE layer)");
   app.add_option("--stack", options.stack, "Prefix of the layers, where there are several");
   app.add_option("--input", options.input, "A safetensors file whose tensor x is to be routed");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //   make_seeds <folder of golden files> <folder>
-// What the targets start from: <folder>/{safetensors,index,config}/, the golden files cut to a few
-// small tensors, an index of their names, and a config.json for every family.
+// What the targets start from: <folder>/{safetensors,index,config,gguf}/, the golden files cut to a
+// few small tensors, an index of their names, a config.json for every family, and GGUF files with a
+// value and a tensor of every type.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -11,6 +12,9 @@
 #include <nlohmann/json.hpp>
 
 #include "io/family_configs.hpp"
+#include "io/gguf_bytes.hpp"
+#include "moe/io/gguf_rows.hpp"
+#include "moe/io/gguf_types.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/write_safetensors.hpp"
 #include "small_shards.hpp"
@@ -49,10 +53,46 @@ std::string index_of(const nlohmann::json& map) {
   return nlohmann::json{{"metadata", {{"total_size", 12}}}, {"weight_map", map}}.dump();
 }
 
+/// Values of all types, and a tensor of one row of a block of each type that there is.
+void write_gguf(const fs::path& folder) {
+  using namespace io::testing;
+  GgufFile values{.keys = {{"general.architecture", gguf_text("qwen3moe")},
+                           {"general.alignment", gguf_u32(32)},
+                           {"split.no", gguf_u16(0)},
+                           {"a", gguf_array(8, {raw_text("x"), raw_text("")})},
+                           {"b", gguf_array(6, {raw(0.5f), raw(1.0f)})},
+                           {"c", gguf_bool(true)},
+                           {"d", typed(12, raw(0.5))}},
+                  .tensors = {gguf_floats("v", {3, 2})}};
+  const auto write = [&](const std::string& name, const GgufFile& file) {
+    const GgufData bytes = bytes_of(file);
+    write_text(folder / name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  };
+  write("values", values);
+  for (const io::Family& family : io::detail::gguf_families) {
+    const std::string name(family.name());
+    write(name, {.keys = {{"general.architecture", gguf_text(name)},
+                          {name + ".embedding_length", gguf_u32(4)},
+                          {name + ".expert_feed_forward_length", gguf_u32(3)},
+                          {name + ".expert_shared_count", gguf_u32(1)},
+                          {name + ".expert_count", gguf_u32(2)},
+                          {name + ".expert_used_count", gguf_u32(1)},
+                          {name + ".swiglu_clamp_exp", gguf_array(6, {raw(7.0f)})}},
+                 .tensors = {gguf_floats("blk.0.ffn_gate_inp.weight", {4, 2})}});
+  }
+  for (const auto& [number, dtype] : io::detail::gguf_elements) {
+    const auto [elements, bytes] = io::block_size(dtype);
+    write(std::string(name(dtype)),
+          {.tensors = {{"w", {elements, 2}, number, GgufData(2 * bytes, std::byte{0x35})},
+                       gguf_floats("blk.0.ffn_gate_inp.weight", {2})}});
+  }
+}
+
 void make(const fs::path& from, const fs::path& to) {
-  for (const char* target : {"safetensors", "index", "config"}) {
+  for (const char* target : {"safetensors", "index", "config", "gguf"}) {
     fs::create_directories(to / target);
   }
+  write_gguf(to / "gguf");
   nlohmann::json shards;
   for (const SmallShard& shard : small_shards) {
     for (const char* tensor : shard.tensors) {

@@ -18,7 +18,7 @@ run_one='
     -dict=tests/fuzz/json.dict -artifact_prefix="build/fuzz/found/$1-" -print_final_stats=1 \
     "build/fuzz/corpus/$1" "$2/seeds/$1" >"build/fuzz/log/$1" 2>&1 || touch "$TMPDIR/failed"
   tail -n 40 "build/fuzz/log/$1" | sed "s/^/$1: /"'
-printf '%s\n' safetensors index config |
+printf '%s\n' safetensors index config gguf |
   TMPDIR=$scratch xargs -P 2 -I '{}' sh -c "$run_one" run_one '{}' "$programs" "$seconds"
 if [ -e "$scratch/failed" ]; then
   echo "tests/fuzz/run.sh: a finding, see build/fuzz/found" >&2

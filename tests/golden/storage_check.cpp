@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // storage_check FILE...: decodes weights as they lie in files, and compares them with recorded
-// values, decoded64.<name> and decoded32.<name>. A line per file and one per tensor; exit status 1
-// on any difference, and on a tensor that is decoded by no one.
+// values, decoded64.<name> and decoded32.<name>, which a GGUF file has beside it. A line per file
+// and one per tensor; exit status 1 on any difference, and on a tensor that is decoded by no one.
 #include <cmath>
 #include <cstdio>
 #include <exception>
@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "moe/io/encoded_weight.hpp"
+#include "moe/io/gguf.hpp"
+#include "moe/io/gguf_blocks.hpp"
 
 namespace {
 
@@ -149,13 +151,54 @@ bool check_safetensors(const std::string& path) {
   return ok;
 }
 
+/// The first elements of a tensor, in blocks or in floats: as many as are recorded.
+Decoded decode_first(const Gguf& file, const std::string& name, const std::vector<Index>& shape) {
+  const TensorView& view = file.at(name);
+  const auto [elements, bytes] = block_size(view.dtype);
+  const Index count = size_of(shape);
+  if (count > size_of(view.shape) || count % static_cast<Index>(elements) != 0) {
+    throw FormatError(file.file(), name, std::nullopt, "less elements than are recorded");
+  }
+  Decoded decoded{.how = std::string(moe::io::name(view.dtype)),
+                  .values = std::vector<double>(static_cast<std::size_t>(count))};
+  if (is_block(view.dtype)) {
+    if (!decode_blocks(view.dtype, view.data.data(), decoded.values.size() / elements,
+                       decoded.values.data())) {
+      throw FormatError(file.file(), name, std::nullopt, decoded.how + " is not decoded");
+    }
+  } else {
+    check_place({view, file.file()}, {.tensor = name, .shape = view.shape});
+    moe::io::detail::read_floats(view, 0, count, decoded.values.data());
+  }
+  return decoded;
+}
+
+/// a.gguf against a.decoded.safetensors, which has values of all its tensors.
+bool check_gguf(const std::string& path) {
+  const Gguf file = Gguf::load(path);
+  const SafeTensors recorded =
+      SafeTensors::load(path.substr(0, path.size() - 5) + ".decoded.safetensors");
+  bool ok = compare(recorded, [&](const std::string& name, const std::vector<Index>& shape) {
+    return decode_first(file, name, shape);
+  });
+  for (const TensorView& tensor : file.tensors()) {
+    if (!recorded.contains("decoded64." + tensor.name)) {
+      ok = false;
+      std::printf("  %s: no values of it are recorded  FAIL\n", tensor.name.c_str());
+    }
+  }
+  return ok;
+}
+
 bool check(const std::string& path) {
   bool ok = false;
   try {
     if (path.ends_with(".safetensors")) {
       ok = check_safetensors(path);
+    } else if (is_gguf(path)) {
+      ok = check_gguf(path);
     } else {
-      std::printf("  expected a file of safetensors\n");
+      std::printf("  expected a file of safetensors or of GGUF\n");
     }
   } catch (const std::exception& error) {
     std::printf("  %s\n", error.what());

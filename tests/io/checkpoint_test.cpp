@@ -62,7 +62,7 @@ TEST_F(CheckpointIn, SaysThatALayerLiesBehindThoseThatConfigJsonCounts) {
   add_mixtral_layer(tensors, 3);  // num_hidden_layers is 3
   const Checkpoint model = open(tensors);
   expect_fault([&] { model.layer_config(3); }, file(), "",
-               {"layer 3 lies behind the layers that config.json counts", "and none is one"});
+               {"layer 3 lies behind the layers that the config counts", "and none is one"});
 }
 
 TEST_F(CheckpointIn, TakesARowOfTheUsersOwn) {

@@ -34,5 +34,23 @@ TEST(DType, IsSpelledExactly) {
   }
 }
 
+TEST(DType, OfGgufIsNoneOfSafetensors) {
+  EXPECT_FALSE(parse_dtype("Q8_0"));
+  EXPECT_FALSE(is_block(DType::U64));
+  EXPECT_TRUE(is_block(DType::Q4_0));
+  EXPECT_EQ(name(DType::Q4_0), "Q4_0");
+  EXPECT_EQ(name(DType::Q2_0), "Q2_0");
+}
+
+TEST(DType, SaysOfWhatATensorIsMade) {
+  EXPECT_EQ(block_size(DType::F32).elements, 1U);
+  EXPECT_EQ(block_size(DType::BF16).bytes, 2U);
+  EXPECT_EQ(block_size(DType::Q8_0).elements, 32U);
+  EXPECT_EQ(block_size(DType::Q8_0).bytes, 34U);
+  EXPECT_EQ(block_size(DType::Q6_K).elements, 256U);
+  EXPECT_EQ(block_size(DType::Q6_K).bytes, 210U);
+  EXPECT_EQ(block_size(DType::MXFP4).bytes, 17U);
+}
+
 }  // namespace
 }  // namespace moe::io

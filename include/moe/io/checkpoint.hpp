@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Hugging Face directory -> Checkpoint: its config, its family, its files, and which decoder
-// layers are MoE. Those are found by their router tensors, wherever a model keeps its layers.
+// A Hugging Face directory or a GGUF file -> Checkpoint: its config, its family, its files, and
+// which decoder layers are MoE. Those are found by their router tensors, wherever a model keeps its
+// layers.
 #pragma once
 
 #include <algorithm>
@@ -10,10 +11,29 @@
 
 #include "families.hpp"
 #include "family_config.hpp"
+#include "gguf_config.hpp"
 #include "layer_names.hpp"
 #include "tensor_files.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+namespace detail {
+
+struct OpenModel {
+  ModelConfig config;
+  TensorFiles files;
+};
+
+inline OpenModel open_model(const std::filesystem::path& path, const ReadLimits& limits) {
+  if (is_gguf(path)) {
+    TensorFiles files = TensorFiles::open(path, limits);
+    ModelConfig config = gguf_config(files);
+    return {std::move(config), std::move(files)};
+  }
+  return {ModelConfig::load(path / "config.json", limits), TensorFiles::open(path, limits)};
+}
+
+}  // namespace detail
 
 /// Decoder layers under one prefix.
 struct LayerStack {
@@ -29,12 +49,13 @@ struct CheckpointOptions {
   const Family* family = nullptr;
 };
 
-/// Throws FormatError where config.json or the files are not what the family says. Not for two
-/// threads at once.
+/// Throws FormatError where config.json (of a GGUF file its keys) or the files are not what the
+/// family says. Not for two threads at once.
 class Checkpoint {
  public:
-  explicit Checkpoint(const std::filesystem::path& directory,
-                      const CheckpointOptions& options = {});
+  /// Of a directory with config.json, or of a *.gguf, which has its config in it: one file, or the
+  /// first of its parts.
+  explicit Checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {});
 
   const ModelConfig& config() const { return config_; }
   const Family& family() const { return *family_; }
@@ -56,6 +77,7 @@ class Checkpoint {
   const std::string& block_of(Index layer) const;
 
  private:
+  Checkpoint(detail::OpenModel model, const CheckpointOptions& options, bool gguf);
   void find_stacks(std::map<std::string, LayerStack>& stacks);
   void choose_stack(const std::map<std::string, LayerStack>& stacks, const std::string& wanted);
   void set_apart_prediction();
@@ -83,11 +105,15 @@ inline std::optional<Index> split_layer(std::string_view& path) {
 
 }  // namespace detail
 
-inline Checkpoint::Checkpoint(const std::filesystem::path& directory,
-                              const CheckpointOptions& options)
-    : config_(ModelConfig::load(directory / "config.json", options.limits)),
-      family_(options.family == nullptr ? &family_of(config_) : options.family),
-      files_(TensorFiles::open(directory, options.limits)) {
+inline Checkpoint::Checkpoint(const std::filesystem::path& path, const CheckpointOptions& options)
+    : Checkpoint(detail::open_model(path, options.limits), options, is_gguf(path)) {}
+
+inline Checkpoint::Checkpoint(detail::OpenModel model, const CheckpointOptions& options, bool gguf)
+    : config_(std::move(model.config)),
+      family_(options.family != nullptr ? options.family
+              : gguf                    ? &family_of_gguf(config_)
+                                        : &family_of(config_)),
+      files_(std::move(model.files)) {
   std::map<std::string, LayerStack> stacks;
   find_stacks(stacks);
   choose_stack(stacks, options.stack);
@@ -176,7 +202,7 @@ inline const std::string& Checkpoint::block_of(Index layer) const {
     throw FormatError(
         files_.file(), "", std::nullopt,
         detail::joined("layer ", layer,
-                       predicts ? " lies behind the layers that config.json counts (multi-token "
+                       predicts ? " lies behind the layers that the config counts (multi-token "
                                   "prediction)"
                                 : " is no MoE layer",
                        known.empty() ? ", and none is one" : known));

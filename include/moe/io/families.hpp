@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a model_type to its Family, a row of family_rows.hpp; and what is said of one that has none.
+// From a model_type, or the architecture of a GGUF file, to its Family, a row of family_rows.hpp or
+// gguf_rows.hpp; and what is said of one that has none.
 #pragma once
 
 #include <string>
 
 #include "family_rows.hpp"
+#include "gguf_rows.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
@@ -21,6 +23,18 @@ const Row* find_row(const Row (&rows)[n], std::string_view model_type) {
     }
   }
   return nullptr;
+}
+
+/// The names of families, for messages; or all of the types that they have.
+template <std::size_t n>
+std::string all_types(const Family (&rows)[n], bool all) {
+  std::string known;
+  for (const Family& family : rows) {
+    for (const std::string_view type : words(all ? family.model_types : family.name())) {
+      known += joined(known.empty() ? "" : ", ", type);
+    }
+  }
+  return known;
 }
 
 }  // namespace detail
@@ -43,11 +57,23 @@ inline const Family& family_of(const ModelConfig& config) {
     }
     found += detail::joined(found.empty() ? "\"" : " in \"", printable(type, 40), "\"");
   }
-  std::string known;
-  for (const Family& family : detail::families) {
-    known += detail::joined(known.empty() ? "" : ", ", family.name());
+  config.fail("model_type", found.empty() ? "no such key" : found + needs,
+              "one of " + detail::all_types(detail::families, false));
+}
+
+/// By the architecture of a GGUF file; null if there is no such row.
+inline const Family* find_gguf_family(std::string_view architecture) {
+  return detail::find_row(detail::gguf_families, architecture);
+}
+
+/// Of the config that gguf_config() makes. Throws likewise.
+inline const Family& family_of_gguf(const ModelConfig& config) {
+  const std::string architecture = config.text("model_type", "");
+  if (const Family* const family = find_gguf_family(architecture)) {
+    return *family;
   }
-  config.fail("model_type", found.empty() ? "no such key" : found + needs, "one of " + known);
+  config.fail("general.architecture", detail::joined("\"", printable(architecture, 40), "\""),
+              "one of " + detail::all_types(detail::gguf_families, true));
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -162,6 +162,7 @@ struct Family {
   RouterNames router = {};
   StateNames state = {};
   FfnLayout experts = {"experts.*.", &layouts::projections};
+  FfnLayout other_experts = {};  ///< another form of them that some files have
   SharedNames shared = {};
   AlwaysChosen always_chosen = {};
   SecondSet second = {};

@@ -107,6 +107,9 @@ inline LayerNames::LayerNames(const Family& family, std::string block, const Exp
   std::vector<Ffn> sets{{own, family.experts.names},
                         {base + "experts.", &layouts::fused},
                         {base + "experts.*.", &layouts::projections}};
+  if (family.other_experts.names != nullptr) {
+    sets.push_back({std::string(family.other_experts.prefix), family.other_experts.names});
+  }
   const SecondSet& second = family.second;
   if (!second.router.empty()) {
     sets[1] = {std::string(second.first_fused.prefix), second.first_fused.names};
@@ -279,7 +282,9 @@ inline bool is_of_block(const Family& family, std::string_view block, std::strin
   if (!block.empty() && name.starts_with(block)) {
     return true;
   }
-  if (name.find("expert") != std::string_view::npos &&
+  const auto has = [&](std::string_view word) { return name.find(word) != std::string_view::npos; };
+  const bool of_gguf = has("exps.") || has("shexp.") || has("exp_probs");
+  if ((has("expert") || (of_gguf && !has("norm_exps."))) &&
       name.find("attn") == std::string_view::npos &&
       name.find("attention") == std::string_view::npos) {
     return true;
@@ -287,7 +292,7 @@ inline bool is_of_block(const Family& family, std::string_view block, std::strin
   const auto begins_like = [&](std::string_view names) {
     for (const std::string_view each : words(names)) {
       const std::size_t point = each.find('.');
-      if (name.starts_with(point == std::string_view::npos ? each : each.substr(0, point + 1))) {
+      if (point != std::string_view::npos && name.starts_with(each.substr(0, point + 1))) {
         return true;
       }
     }
@@ -296,7 +301,9 @@ inline bool is_of_block(const Family& family, std::string_view block, std::strin
   return block.empty() &&
          (begins_like(family.router.weight) || begins_like(family.experts.prefix) ||
           begins_like(family.shared.prefixes) || begins_like(family.shared.output_gate) ||
-          begins_like(family.router.selection_bias));
+          begins_like(family.router.selection_bias) || begins_like(family.router.table) ||
+          begins_like(family.latent.down) || begins_like(family.latent.up) ||
+          begins_like(family.latent.norm));
 }
 
 }  // namespace detail

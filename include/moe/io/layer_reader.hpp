@@ -309,7 +309,7 @@ inline void LayerReader::check_layer(Index layer) const {
   if (!left.empty()) {
     throw FormatError(files.at(left.front()).file, left.front(), std::nullopt,
                       detail::joined("no parameter of family ", model_->family().name(),
-                                     " with this config.json, and ", left.size() - 1,
+                                     " with this config, and ", left.size() - 1,
                                      " more like it, expected none in an MoE block"));
   }
 }

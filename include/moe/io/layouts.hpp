@@ -112,6 +112,26 @@ inline constexpr FfnNames dbrx_names{
     .gate = {"w1", flat}, .up = {"v1", flat}, .down = {"w2", flat_transposed}};
 inline constexpr FfnNames nomic_names{.up = {"w1", flat}, .down = {"w2", flat_transposed}};
 
+/// Those of GGUF, behind "blk.3."; gate and up in two tensors or in one, and the shared expert's.
+inline constexpr FfnNames gguf_names{.gate = {"ffn_gate_exps.weight"},
+                                     .up = {"ffn_up_exps.weight"},
+                                     .down = {"ffn_down_exps.weight"},
+                                     .gate_bias = {"ffn_gate_exps.bias"},
+                                     .up_bias = {"ffn_up_exps.bias"},
+                                     .down_bias = {"ffn_down_exps.bias"}};
+inline constexpr FfnNames gguf_fused_names{.gate = gate_of("ffn_gate_up_exps.weight"),
+                                           .up = up_of("ffn_gate_up_exps.weight"),
+                                           .down = {"ffn_down_exps.weight"},
+                                           .gate_bias = gate_of("ffn_gate_up_exps.bias"),
+                                           .up_bias = up_of("ffn_gate_up_exps.bias"),
+                                           .down_bias = {"ffn_down_exps.bias"}};
+inline constexpr FfnNames gguf_shared_names{.gate = {"gate_shexp.weight"},
+                                            .up = {"up_shexp.weight"},
+                                            .down = {"down_shexp.weight"},
+                                            .gate_bias = {"gate_shexp.bias"},
+                                            .up_bias = {"up_shexp.bias"},
+                                            .down_bias = {"down_shexp.bias"}};
+
 }  // namespace layouts
 
 /// Where element (row, col) of a parameter is: first + row * row_step + col * col_step of the

@@ -54,11 +54,12 @@ MoELayer<T, RouterT, E> load_layer(Checkpoint& model, Index layer) {
       config.options(), std::move(shared), reader.extras<T>());
 }
 
-/// Of a directory with config.json and model.safetensors, or shards and their index.
+/// Of a directory with config.json and model.safetensors, or shards and their index; or of a GGUF
+/// file, or the first of its parts.
 template <Real T, class RouterT = Router<T>, class E = Expert<T>>
-MoELayer<T, RouterT, E> load_layer(const std::filesystem::path& directory, Index layer,
+MoELayer<T, RouterT, E> load_layer(const std::filesystem::path& path, Index layer,
                                    const CheckpointOptions& options = {}) {
-  Checkpoint model(directory, options);
+  Checkpoint model(path, options);
   return load_layer<T, RouterT, E>(model, layer);
 }
 

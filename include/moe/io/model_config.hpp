@@ -46,6 +46,11 @@ class ModelConfig {
     return {std::move(facts), std::move(file)};
   }
 
+  /// Of values that were read by other means.
+  static ModelConfig of(JsonFacts facts, std::string file) {
+    return {std::move(facts), std::move(file)};
+  }
+
   const std::string& file() const { return file_; }
   /// model_type of the model and of those in it, the outermost first.
   std::vector<std::string> model_types() const;

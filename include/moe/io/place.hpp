@@ -4,12 +4,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../routing/expert_table.hpp"
+#include "gguf_blocks.hpp"
 #include "layouts.hpp"
 #include "safetensors.hpp"
 #include "tensor_files.hpp"
@@ -51,9 +53,27 @@ void copy_place(const std::byte* data, const Place& place, MatrixRef<T> paramete
   }
 }
 
+/// Of whole blocks in the order of columns: see check_place().
+template <class T>
+void copy_blocks(const TensorView& view, const Place& place, MatrixRef<T> parameter) {
+  const auto [elements, bytes] = block_size(view.dtype);
+  const auto size = static_cast<Index>(elements);
+  std::array<T, most_block_elements> block;
+  for (Index row = 0; row < parameter.rows(); ++row) {
+    const Index first = (place.first + row * place.row_step) / size;
+    const std::byte* from = view.data.data() + first * static_cast<Index>(bytes);
+    for (Index col = 0; col < parameter.cols(); col += size, from += bytes) {
+      decode_blocks(view.dtype, from, 1, block.data());
+      std::copy_n(block.data(), (std::min)(size, parameter.cols() - col),
+                  &parameter.coeffRef(row, col));
+    }
+  }
+}
+
 }  // namespace detail
 
-/// Throws FormatError unless the tensor is of the place's shape and of floats of 16 bits or more.
+/// Throws FormatError unless the tensor is of the place's shape, and of floats of 16 bits or more
+/// or of blocks that can be decoded, which rows of the parameter are whole numbers of.
 inline void check_place(const FileTensor& tensor, const Place& place) {
   const TensorView& view = tensor.view;
   if (detail::without_ones(view.shape) != detail::without_ones(place.shape)) {
@@ -61,10 +81,22 @@ inline void check_place(const FileTensor& tensor, const Place& place) {
                       detail::joined(detail::dtype_and_shape(view.dtype, view.shape), ", expected ",
                                      detail::dtype_and_shape(view.dtype, place.shape)));
   }
+  if (is_decodable(view.dtype)) {
+    const auto size = static_cast<Index>(block_size(view.dtype).elements);
+    if (place.col_step != 1 || place.first % size != 0 || place.row_step % size != 0) {
+      throw FormatError(tensor.file, view.name, view.file_offset,
+                        detail::joined(name(view.dtype), ", blocks of ", size,
+                                       " elements, expected floats where a row is in parts"));
+    }
+    return;
+  }
   if (!detail::visit_weight_type(view.dtype, [](auto) {})) {
     throw FormatError(
         tensor.file, view.name, view.file_offset,
-        detail::joined("dtype ", name(view.dtype), ", expected F64, F32, F16 or BF16"));
+        detail::joined("dtype ", name(view.dtype), ", expected F64, F32, F16 or BF16",
+                       is_block(view.dtype) ? ", or blocks of Q8_0, Q4_0, Q5_0, Q4_K, Q5_K, Q6_K "
+                                              "or MXFP4"
+                                            : ""));
   }
 }
 
@@ -73,6 +105,10 @@ template <class T>
 void read_place(const FileTensor& tensor, const Place& place, MatrixRef<T> parameter) {
   check_place(tensor, place);
   if (parameter.size() == 0) {
+    return;
+  }
+  if (is_block(tensor.view.dtype)) {
+    detail::copy_blocks<T>(tensor.view, place, parameter);
     return;
   }
   detail::visit_weight_type(tensor.view.dtype, [&]<class From>(std::type_identity<From>) {

@@ -9,12 +9,10 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -30,26 +28,13 @@
 #include "format_error.hpp"
 #include "header.hpp"
 #include "header_check.hpp"
-
-static_assert(std::endian::native == std::endian::little,
-              "moe/io reads little-endian files in place: build it for a little-endian machine");
+#include "open_tensors.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
-/// One tensor of an open file, row-major without gaps. Its data may begin at any address: memcpy
-/// it.
-struct TensorView {
-  std::string name;
-  DType dtype = DType::BOOL;
-  std::vector<Index> shape;         ///< empty for a scalar
-  std::span<const std::byte> data;  ///< belongs to the SafeTensors
-  std::uint64_t file_offset = 0;    ///< of data, from the first byte of the file
-};
-
 /// An open file. All that can be wrong with it is found by the three functions that make one, and
-/// thrown as FormatError (std::bad_alloc aside). Views live as long as the object, and survive its
-/// being moved; a moved-from object holds no tensors.
-class SafeTensors {
+/// thrown as FormatError (std::bad_alloc aside).
+class SafeTensors : public OpenTensors {
  public:
   /// Maps the file, read-only, and keeps it open: costs the header only, other pages come in as
   /// they are touched. Once another process has shortened the file, at() throws; but a view of
@@ -64,38 +49,16 @@ class SafeTensors {
     return SafeTensors(detail::bytes_of(std::move(bytes)), std::move(name), limits);
   }
 
-  SafeTensors(SafeTensors&&) noexcept = default;
-  SafeTensors& operator=(SafeTensors&&) noexcept = default;
-  SafeTensors(const SafeTensors&) = delete;
-  SafeTensors& operator=(const SafeTensors&) = delete;
-  ~SafeTensors() = default;
-
-  /// The path it was opened with.
-  const std::string& file() const { return file_; }
-  /// In the order of their data in the file.
-  const std::vector<TensorView>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  bool contains(std::string_view name) const { return find(name) != nullptr; }
-  /// Throws FormatError, naming the file and the tensor, where there is none of that name, or the
-  /// mapped file has become shorter.
-  const TensorView& at(std::string_view name) const;
-  /// What was read of a mapped file is no longer the process's memory; what is touched again comes
-  /// in again.
-  void release_pages() const {
-    if (mapped_ != nullptr) {
-      detail::release_pages(bytes_.view);
-    }
-  }
 
  private:
-  SafeTensors(detail::Bytes bytes, std::string file, const ReadLimits& limits);
-  const TensorView* find(std::string_view name) const;
+  SafeTensors(detail::Bytes bytes, std::string file, const ReadLimits& limits)
+      : OpenTensors(std::move(bytes), std::move(file)) {
+    detail::Header header = detail::read_header(bytes_.view, file_, limits);
+    metadata_ = std::move(header.metadata);
+    take(std::move(header));
+  }
 
-  std::string file_;
-  detail::Bytes bytes_;
-  std::shared_ptr<const detail::InputFile> mapped_;  // what bytes_ are a map of; null: nothing
-  std::vector<TensorView> tensors_;
-  std::vector<std::size_t> by_name_;  // positions in tensors_, sorted by name
   std::map<std::string, std::string> metadata_;
 };
 
@@ -109,28 +72,6 @@ class SafeTensors {
 /// shape and one of these dtypes.
 template <Readable T>
 Matrix<T> read_matrix(const SafeTensors& file, std::string_view name, Index rows, Index cols);
-
-inline SafeTensors::SafeTensors(detail::Bytes bytes, std::string file, const ReadLimits& limits)
-    : file_(std::move(file)), bytes_(std::move(bytes)) {
-  detail::Header header = detail::read_header(bytes_.view, file_, limits);
-  // All of this lies in the file, so it fits.
-  const auto size_of = [](auto offset) { return static_cast<std::size_t>(offset); };
-  const std::size_t data_begin = size_of(header.data_begin);
-  tensors_.reserve(header.tensors.size());
-  for (detail::HeaderEntry& entry : header.tensors) {
-    const std::size_t begin = data_begin + size_of(entry.begin);
-    const std::size_t size = size_of(entry.end - entry.begin);
-    tensors_.push_back({std::move(entry.name), entry.dtype, std::move(entry.shape),
-                        bytes_.view.subspan(begin, size), begin});
-  }
-  metadata_ = std::move(header.metadata);
-  by_name_.resize(tensors_.size());
-  for (std::size_t i = 0; i < by_name_.size(); ++i) {
-    by_name_[i] = i;
-  }
-  std::sort(by_name_.begin(), by_name_.end(),
-            [this](std::size_t a, std::size_t b) { return tensors_[a].name < tensors_[b].name; });
-}
 
 namespace detail {
 
@@ -156,26 +97,6 @@ inline SafeTensors SafeTensors::load(const std::filesystem::path& path, const Re
   const detail::InputFile input(path);
   detail::check_length(input, limits);
   return SafeTensors(input.load(), input.name(), limits);
-}
-
-inline const TensorView* SafeTensors::find(std::string_view name) const {
-  const auto found = std::lower_bound(
-      by_name_.begin(), by_name_.end(), name,
-      [this](std::size_t i, std::string_view key) { return tensors_[i].name < key; });
-  return found != by_name_.end() && tensors_[*found].name == name ? &tensors_[*found] : nullptr;
-}
-
-inline const TensorView& SafeTensors::at(std::string_view name) const {
-  const TensorView* const found = find(name);
-  if (found == nullptr) {
-    throw FormatError(file_, std::string(name), std::nullopt, "no tensor of this name");
-  }
-  if (mapped_ != nullptr && mapped_->size_now() < bytes_.view.size()) {
-    throw FormatError(file_, found->name, mapped_->size_now(),
-                      detail::joined("end of file, expected ", bytes_.view.size(),
-                                     " bytes; the file shrank after it was mapped"));
-  }
-  return *found;
 }
 
 namespace detail {

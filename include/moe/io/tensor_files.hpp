@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model's safetensors, one file or shards with an index -> TensorFiles, a tensor by its name
-// wherever it lies. Shards are mapped when a tensor of theirs is asked for.
+// A model's safetensors, one file or shards with an index, or its GGUF, one file or parts ->
+// TensorFiles, a tensor by its name wherever it lies. Shards are mapped when a tensor of theirs is
+// asked for.
 #pragma once
 
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "gguf.hpp"
 #include "json_facts.hpp"
 #include "safetensors.hpp"
 
@@ -24,35 +26,41 @@ struct FileTensor {
 /// FormatError where files, index and shards do not agree. Not for two threads at once.
 class TensorFiles {
  public:
-  /// A *.safetensors, or a directory with model.safetensors or model.safetensors.index.json.
+  /// A *.gguf or the first of its parts, a *.safetensors, or a directory with model.safetensors or
+  /// model.safetensors.index.json.
   static TensorFiles open(const std::filesystem::path& path, const ReadLimits& limits = {});
   explicit TensorFiles(SafeTensors file);
+  /// All the parts of one model.
+  explicit TensorFiles(std::vector<Gguf> parts);
   TensorFiles(TensorFiles&&) noexcept = default;
   TensorFiles& operator=(TensorFiles&&) noexcept = default;
   TensorFiles(const TensorFiles&) = delete;
   TensorFiles& operator=(const TensorFiles&) = delete;
   ~TensorFiles() = default;
 
-  /// The file, or the index.
+  /// The file, the first part, or the index.
   const std::string& file() const { return file_; }
   /// Of all tensors, sorted. Maps nothing.
   const std::vector<std::string>& names() const { return names_; }
+  /// The keys of a GGUF file; nothing of others.
+  const JsonFacts& facts() const { return facts_; }
   bool contains(std::string_view name) const { return shard_of_.contains(name); }
   /// Maps the shard at its first tensor, and throws unless it has just what the index says.
   FileTensor at(std::string_view name);
-  /// Of all shards: see SafeTensors::release_pages().
+  /// Of all shards: see OpenTensors::release_pages().
   void release_pages() const;
 
  private:
   struct Shard {
     std::filesystem::path path;
-    std::optional<SafeTensors> file = std::nullopt;
+    std::optional<OpenTensors> file = std::nullopt;
   };
 
   TensorFiles(const std::filesystem::path& directory, const std::filesystem::path& index,
               const ReadLimits& limits);
   void add(const std::string& name, const JsonFact& fact, const std::filesystem::path& directory,
            std::map<std::string, std::size_t>& known);
+  void add_open(OpenTensors file);
   void check_shard(std::size_t number) const;
   [[noreturn]] void fail(const std::string& tensor, const std::string& fault) const {
     throw FormatError(file_, tensor, std::nullopt, fault);
@@ -63,13 +71,15 @@ class TensorFiles {
   std::vector<Shard> shards_;
   std::map<std::string, std::size_t, std::less<>> shard_of_;
   std::vector<std::string> names_;
+  JsonFacts facts_;
 };
 
 inline TensorFiles TensorFiles::open(const std::filesystem::path& path, const ReadLimits& limits) {
   namespace fs = std::filesystem;
   std::error_code unknown;
   if (!fs::is_directory(path, unknown)) {
-    return TensorFiles(SafeTensors::map(path, limits));
+    return is_gguf(path) ? TensorFiles(map_gguf_parts(path, limits))
+                         : TensorFiles(SafeTensors::map(path, limits));
   }
   const fs::path single = path / "model.safetensors";
   const fs::path index = path / "model.safetensors.index.json";
@@ -84,9 +94,22 @@ inline TensorFiles TensorFiles::open(const std::filesystem::path& path, const Re
 }
 
 inline TensorFiles::TensorFiles(SafeTensors file) : file_(file.file()) {
-  for (const TensorView& tensor : file.tensors()) {
-    shard_of_.emplace(tensor.name, 0);
+  add_open(std::move(file));
+}
+
+inline TensorFiles::TensorFiles(std::vector<Gguf> parts)
+    : file_(parts.front().file()), facts_(parts.front().facts()) {
+  for (Gguf& part : parts) {
+    add_open(std::move(part));
   }
+}
+
+/// Of a file that is open, and stays so.
+inline void TensorFiles::add_open(OpenTensors file) {
+  for (const TensorView& tensor : file.tensors()) {
+    shard_of_.emplace(tensor.name, shards_.size());
+  }
+  names_.clear();
   for (const auto& [name, shard] : shard_of_) {
     names_.push_back(name);
   }
@@ -163,7 +186,7 @@ inline void TensorFiles::release_pages() const {
 }
 
 inline void TensorFiles::check_shard(std::size_t number) const {
-  const SafeTensors& shard = *shards_[number].file;
+  const OpenTensors& shard = *shards_[number].file;
   for (const auto& [name, its_shard] : shard_of_) {
     if (its_shard == number && !shard.contains(name)) {
       throw FormatError(shard.file(), name, std::nullopt,
