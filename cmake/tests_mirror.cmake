@@ -18,6 +18,7 @@ set(tested_by
   "experts/expert_params.hpp   experts/expert_test.cpp"
   "experts/ffn_experts.hpp     experts/sets_test.cpp"
   "experts/ffn_shape.hpp       cost/cost_test.cpp"
+  "experts/packed_call.hpp     experts/sets_test.cpp"
   "experts/packed_expert.hpp   layers/packed_layer_test.cpp"
   "experts/packed_experts.hpp  experts/sets_test.cpp"
   "experts/projection.hpp      experts/expert_test.cpp"

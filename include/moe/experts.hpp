@@ -15,6 +15,7 @@
 #include "experts/ffn_shape.hpp"
 #include "experts/gather.hpp"
 #include "experts/latent.hpp"
+#include "experts/packed_call.hpp"
 #include "experts/packed_expert.hpp"
 #include "experts/packed_experts.hpp"
 #include "experts/pair.hpp"
