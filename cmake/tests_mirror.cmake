@@ -16,6 +16,8 @@ set(tested_by
   "experts/expert_backward.hpp experts/expert_test.cpp"
   "experts/expert_list.hpp     experts/sets_test.cpp"
   "experts/expert_params.hpp   experts/expert_test.cpp"
+  "experts/expert_extent.hpp   experts/offloaded_experts_test.cpp"
+  "experts/expert_store.hpp    experts/offloaded_experts_test.cpp"
   "experts/ffn_experts.hpp     experts/sets_test.cpp"
   "experts/ffn_shape.hpp       cost/cost_test.cpp"
   "experts/packed_call.hpp     experts/sets_test.cpp"
