@@ -25,6 +25,7 @@ set(tested_by
   "experts/packed_experts.hpp  experts/sets_test.cpp"
   "experts/projection.hpp      experts/expert_test.cpp"
   "io/byte_source.hpp          io/safetensors_test.cpp"
+  "io/cache_slots.hpp          io/expert_cache_test.cpp"
   "io/family_config.hpp        io/family_test.cpp"
   "io/family_router.hpp        io/save_layer_test.cpp"
   "io/family_rows.hpp          io/families_test.cpp"

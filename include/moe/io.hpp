@@ -3,9 +3,11 @@
 #pragma once
 
 #include "io/byte_source.hpp"
+#include "io/cache_slots.hpp"
 #include "io/checkpoint.hpp"
 #include "io/dtype.hpp"
 #include "io/elements.hpp"
+#include "io/expert_cache.hpp"
 #include "io/families.hpp"
 #include "io/family.hpp"
 #include "io/family_config.hpp"
