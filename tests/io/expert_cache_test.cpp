@@ -5,9 +5,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <list>
 #include <numeric>
+#include <optional>
+#include <system_error>
 #include <thread>
 
 #include "moe/layers/packed_layer.hpp"

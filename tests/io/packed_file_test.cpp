@@ -7,6 +7,7 @@
 #include "moe/io/open_packed.hpp"
 #include "moe/io/save_packed.hpp"
 #include "moe/layers/packed_layer.hpp"
+#include "support/count_allocations.hpp"
 #include "support/shelf.hpp"
 #include "support/throws.hpp"
 
@@ -257,6 +258,29 @@ TEST_F(PackedFileIn, IsNotWrittenOfExpertsOfSeveralKinds) {
             "save_packed: expert 1 is of another kind or size than the first, expected the same");
   EXPECT_EQ(content(path).size(), 3U);
 }
+
+TEST_F(PackedFileIn, OfManyExpertsHasATableOfSeveralPages) {
+  const PackedExpert<q4> expert(Expert<float>({5, 6, 7}, ExpertConfig{}, 1));
+  const fs::path path = folder() / "experts.moe";
+  save_packed<q4>(path, 300, [&](Index) -> const PackedExpert<q4>& { return expert; });
+  EXPECT_EQ(open_cached<q4>(path, {.slots = 2, .pinned = {299}}).num_experts(), 300);
+  EXPECT_EQ(fs::file_size(path), 4096 + 2 * 4096 + 300 * ExpertExtent<q4>::of(expert).bytes());
+}
+
+#if MOE_COUNTS_ALLOCATIONS
+TEST_F(PackedFileIn, IsReadWithoutAnAllocationInSteadyState) {
+  const auto layer = offload(packed<q8>(), open_cached<q8>(saved(), {.slots = 2}));
+  const Matrix<float> x = random_matrix<float>(50, layer.d_in(), 3);
+  Matrix<float> y(50, layer.d_out());
+  std::remove_cvref_t<decltype(layer)>::Scratch scratch;
+  layer.forward(x, y, scratch, {.num_threads = 2});
+  const std::uint64_t before = layer.experts().counts().bytes;
+  EXPECT_EQ(
+      moe::testing::count_allocations([&] { layer.forward(x, y, scratch, {.num_threads = 2}); }),
+      0);
+  EXPECT_GT(layer.experts().counts().bytes, before);
+}
+#endif
 
 }  // namespace
 }  // namespace moe::io::testing

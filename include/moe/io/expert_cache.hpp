@@ -24,8 +24,8 @@
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 struct CacheOptions {
-  Index slots = 1;                    ///< experts in memory at once, the pinned ones among them
-  std::vector<ExpertId> pinned = {};  ///< read when the cache is made, and never given up
+  Index slots = 1;                    ///< experts in memory at once, also the pinned ones
+  std::vector<ExpertId> pinned = {};  ///< read when it is made, each a miss, and never given up
   int threads = 2;                    ///< that read, beside those that compute
 
   /// Throws std::invalid_argument unless the pinned experts exist, each is there once, and one slot

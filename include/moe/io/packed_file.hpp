@@ -90,7 +90,7 @@ class PackedFile {
     }
     std::vector<Entry> entries(experts);
     std::memcpy(entries.data(), table.data(), entries.size() * sizeof(Entry));
-    check(entries);
+    check_entries(entries);
     const auto unused = table.begin() + static_cast<Index>(entries.size() * sizeof(Entry));
     const auto wrong =
         std::find_if(unused, table.end(), [](std::byte b) { return b != std::byte{0}; });
@@ -100,7 +100,7 @@ class PackedFile {
     }
     return entries;
   }
-  void check(const std::vector<Entry>& entries) const {
+  void check_entries(const std::vector<Entry>& entries) const {
     std::uint64_t offset = header_.first_extent(), at = PackedHeader::bytes;
     for (const Entry& entry : entries) {
       if (entry.offset != offset) {
