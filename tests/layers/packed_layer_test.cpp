@@ -204,7 +204,7 @@ TYPED_TEST(PackedLayerOf, BitsDoNotDependOnWhereTheRowsOfAnExpertAreCutIntoParts
   Matrix<W> all(tokens, packed.d_out()), again = all, part(9, packed.d_out());
   typename PackedLayer<TypeParam>::Scratch scratch;
   packed.forward(x, all, scratch, {.num_threads = 1});
-  ASSERT_EQ(scratch.experts.parts.size(), 10u) << "of at most 256 rows";
+  ASSERT_EQ(scratch.experts.parts().size(), 10u) << "of at most 256 rows";
   detail::with_team(3, [&] { packed.forward(x, again, scratch, {.num_threads = 3}); });
   EXPECT_TRUE(same_bits(again, all));
   for (const Index begin : {Index(0), border - 3, border, tokens - 9}) {

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "moe/storage.hpp"
 #include "support/guarded.hpp"
 #include "support/matrix_near.hpp"
@@ -103,6 +105,29 @@ TYPED_TEST(PackedMatrixOf, SaysWhichBytesAPanelIsMadeOf) {
   EXPECT_EQ(first.data() + first.size(), second.data());
   EXPECT_EQ(first.size(), packed.bytes() / 2);
   EXPECT_EQ(second.size(), packed.bytes() / 10);
+}
+
+TEST(PackedMatrix, OnMemoryOfOthersGivesTheirWeights) {
+  const Matrix<float> w = random_matrix<float>(70, 45, 3);
+  const PackedMatrix<q8> owner({&w, &w});
+  const auto* const panels = owner.panel(0, 0, 0, nullptr);
+  const PackedMatrix<q8> view(
+      owner, std::shared_ptr<const PackedMatrix<q8>::Weight[]>(std::shared_ptr<void>(), panels));
+  EXPECT_EQ(view.panel(0, 0, 0, nullptr), panels);
+  EXPECT_EQ(view.bytes(), owner.bytes());
+  EXPECT_TRUE(same_bits(view.unpack(1), owner.unpack(1)));
+}
+
+TEST(PackedMatrix, SharesItsPanelsWithACopyAndTakesThemAlongWhenMoved) {
+  const Matrix<float> w = random_matrix<float>(70, 45, 3);
+  auto first = std::make_unique<PackedMatrix<bf16>>(PackedMatrix<bf16>({&w}));
+  const Matrix<float> want = first->unpack(0);
+  const bf16* const panels = first->stored(0, 0);
+  const PackedMatrix<bf16> copy = *first, moved = std::move(*first);
+  first.reset();
+  EXPECT_EQ(copy.stored(0, 0), panels);
+  EXPECT_EQ(moved.stored(0, 0), panels);
+  EXPECT_TRUE(same_bits(copy.unpack(0), want));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <span>
+#include <utility>
 
 #include "../kernels/lanes.hpp"
 #include "../kernels/multiply_panels.hpp"
@@ -62,6 +63,17 @@ struct PackedExpert {
     config.validate();
     check_shapes(p, expert_shapes(config, p.up.cols(), p.up.rows(), p.down.rows()), {"Expert"});
     pack_weights(p);
+  }
+
+  /// Of ready weights. Biases and output gate have their shapes, and are zeros.
+  PackedExpert(const ExpertConfig& kind, PackedMatrix<S> ups, PackedMatrix<S> downs)
+      : config(kind), up(std::move(ups)), down(std::move(downs)) {
+    const auto shapes = expert_shapes(kind, up.width(), up.num_outputs(), down.num_outputs());
+    const auto zeros = [](const Shape& shape) { return Matrix<W>::Zero(shape.rows, shape.cols); };
+    gate_bias = zeros(shapes.gate_bias);
+    up_bias = zeros(shapes.up_bias);
+    down_bias = zeros(shapes.down_bias);
+    output_gate = zeros(shapes.output_gate);
   }
 
   /// The expert again, its weights as they are stored.

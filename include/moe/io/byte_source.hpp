@@ -21,6 +21,9 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
+/// Of the addresses, offsets and sizes of direct reads.
+inline constexpr std::size_t direct_step = 4096;
+
 /// Read-only bytes and whoever keeps them alive (a buffer or a mapping).
 struct Bytes {
   std::shared_ptr<const void> owner;
@@ -32,8 +35,8 @@ inline Bytes bytes_of(std::vector<std::byte> buffer) {
   return {owner, {owner->data(), owner->size()}};
 }
 
-/// A regular file open for reading, by one thread at a time. Every failure throws FormatError
-/// naming the path.
+/// A regular file open for reading, by one thread at a time unless reads_apart. Every failure
+/// throws FormatError naming the path.
 class InputFile {
  public:
   explicit InputFile(const std::filesystem::path& path);
@@ -51,6 +54,11 @@ class InputFile {
   Bytes load() const;
   /// The whole file mapped read-only and private. Not for empty files.
   Bytes map() const;
+  /// Has reads go past the system's cache, where this file can be read so: memory, offset and size
+  /// are multiples of direct_step from now on. Says whether they do.
+  bool read_directly() const;
+  /// What was read there need not stay in the system's cache.
+  void forget(std::uint64_t offset, std::size_t size) const { detail::forget(fd_, offset, size); }
   /// What it is long now; less than size() once another process has cut it.
   std::uint64_t size_now() const;
 
@@ -120,6 +128,15 @@ inline void InputFile::read(std::uint64_t offset, std::span<std::byte> to) const
     to = to.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
   }
+}
+
+inline bool InputFile::read_directly() const {
+  alignas(direct_step) std::byte probe[direct_step];
+  if (set_direct(fd_, true) && read_at(fd_, 0, probe) >= 0) {
+    return true;
+  }
+  set_direct(fd_, false);  // some take the flag, and then no reads
+  return false;
 }
 
 inline std::uint64_t InputFile::size_now() const {

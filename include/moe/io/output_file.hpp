@@ -49,6 +49,13 @@ class OutputFile {
     }
   }
 
+  /// What is written next takes the place of the first bytes.
+  void go_to_begin() {
+    if (detail::go_to_begin(fd_) != 0) {
+      fail("cannot write");
+    }
+  }
+
   /// The path has the new file after it.
   void finish() {
     if (sync_file(fd_) != 0) {

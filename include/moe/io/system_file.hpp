@@ -62,6 +62,13 @@ inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
   return ::_read(fd, to.data(), static_cast<unsigned>((std::min)(to.size(), max_read)));
 }
 
+/// Whether several threads may read from one descriptor at once.
+inline constexpr bool reads_apart = false;
+/// As below, where the system has it.
+inline bool set_direct(int, bool) { return false; }
+inline void forget(int, std::uint64_t, std::size_t) {}
+inline void will_need(const void*, std::size_t) {}
+
 /// A new file: fails where there is one of this name.
 inline int open_new(const std::filesystem::path& path) {
   int fd = -1;
@@ -73,6 +80,8 @@ inline int open_new(const std::filesystem::path& path) {
 inline int write_some(int fd, std::span<const std::byte> from) {
   return ::_write(fd, from.data(), static_cast<unsigned>((std::min)(from.size(), max_read)));
 }
+
+inline int go_to_begin(int fd) { return ::_lseeki64(fd, 0, SEEK_SET) < 0 ? -1 : 0; }
 
 /// Until it is on the disk.
 inline int sync_file(int fd) { return ::_commit(fd); }
@@ -113,6 +122,32 @@ inline int read_at(int fd, std::uint64_t offset, std::span<std::byte> to) {
       ::pread(fd, to.data(), (std::min)(to.size(), max_read), static_cast<::off_t>(offset)));
 }
 
+inline constexpr bool reads_apart = true;
+
+/// Whether reads go past the system's cache now: few systems, and not all disks, can.
+inline bool set_direct([[maybe_unused]] int fd, [[maybe_unused]] bool on) {
+#if defined(O_DIRECT)
+  const int flags = ::fcntl(fd, F_GETFL);
+  return flags >= 0 && ::fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) == 0 && on;
+#else
+  return false;
+#endif
+}
+
+/// A hint that the system need not keep what was read there.
+inline void forget([[maybe_unused]] int fd, [[maybe_unused]] std::uint64_t offset,
+                   [[maybe_unused]] std::size_t size) {
+#if defined(POSIX_FADV_DONTNEED)
+  ::posix_fadvise(fd, static_cast<::off_t>(offset), static_cast<::off_t>(size),
+                  POSIX_FADV_DONTNEED);
+#endif
+}
+
+/// A hint that these bytes of a mapped file will be read.
+inline void will_need(const void* start, std::size_t size) {
+  ::posix_madvise(const_cast<void*>(start), size, POSIX_MADV_WILLNEED);
+}
+
 /// A new file: fails where there is one of this name.
 inline int open_new(const std::filesystem::path& path) {
   return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
@@ -121,6 +156,8 @@ inline int open_new(const std::filesystem::path& path) {
 inline int write_some(int fd, std::span<const std::byte> from) {
   return static_cast<int>(::write(fd, from.data(), (std::min)(from.size(), max_read)));
 }
+
+inline int go_to_begin(int fd) { return ::lseek(fd, 0, SEEK_SET) < 0 ? -1 : 0; }
 
 /// Until it is on the disk; of a folder the names in it.
 inline int sync_file(int fd) { return ::fsync(fd); }

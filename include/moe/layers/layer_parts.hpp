@@ -10,6 +10,7 @@
 #include "../experts/dense_ffn.hpp"
 #include "../experts/each_expert.hpp"
 #include "../experts/latent.hpp"
+#include "../experts/offloaded_experts.hpp"
 #include "../experts/packed_experts.hpp"
 #include "../routing/router.hpp"
 #include "coefficients.hpp"
@@ -49,6 +50,8 @@ template <Storage S>
 struct SharedOf<Wide<S>, PackedExperts<S>> {
   using type = PackedFfn<S>;
 };
+template <Storage S>
+struct SharedOf<Wide<S>, OffloadedExperts<S>> : SharedOf<Wide<S>, PackedExperts<S>> {};
 
 template <Real T, ExpertSet<T> Set>
 class ZeroExperts;

@@ -63,6 +63,18 @@ auto unpack(const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed) {
                               std::move(shared), {packed.latent(), packed.coefficients()});
 }
 
+/// The layer with its routed experts in a store. Throws std::invalid_argument unless there are as
+/// many, of its sizes.
+template <Storage S, class RouterT>
+MoELayer<Wide<S>, RouterT, OffloadedExperts<S>> offload(
+    const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed, OffloadedExperts<S> experts) {
+  return {packed.router(),
+          std::move(experts),
+          packed.options(),
+          packed.shared(),
+          {packed.latent(), packed.coefficients()}};
+}
+
 /// Memory of the packed weights of the experts, the shared one included.
 template <Storage S, class RouterT>
 std::size_t packed_bytes(const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed) {

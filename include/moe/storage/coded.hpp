@@ -6,12 +6,15 @@
 // A format F is one of kernels/coded_panel.hpp, which makes a scale and 32 codes of 32 weights:
 //
 //   encode(values, codes)   returns the scale as it is stored; NaN if a weight is not finite
+//   name                    in files of moe
 #pragma once
 
 #include <algorithm>
 #include <initializer_list>
+#include <memory>
 #include <span>
-#include <vector>
+#include <string_view>
+#include <utility>
 
 #include "../detail/check.hpp"
 #include "../kernels/coded_tile.hpp"
@@ -24,37 +27,39 @@ template <class F>
 class CodedPanels
     : public PanelLayout<kernels::RegisterTile<kernels::CodedInput, kernels::CodedBlock<F>>> {
   using Tile = kernels::RegisterTile<kernels::CodedInput, kernels::CodedBlock<F>>;
-  using Layout = PanelLayout<Tile>;
 
  public:
   using Format = F;
+  using Layout = PanelLayout<Tile>;
   using Input = kernels::CodedInput;
   using Precision = float;
   using Weight = kernels::CodedBlock<F>;
   static constexpr Index buffer_size = 0;
+  /// Panels are the same bytes on every instruction set.
+  static constexpr std::string_view name_in_files = F::name;
   using Layout::cols, Layout::share, Layout::num_outputs, Layout::width, Layout::depth,
       Layout::num_panels;
 
   CodedPanels() = default;
   template <class T>
   CodedPanels(std::initializer_list<const Matrix<T>*> weights)
-      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()),
-        blocks_(static_cast<std::size_t>(num_panels() * panel_size())) {
+      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()) {
+    const auto blocks = detail::zeroed_panels<Weight>(num_panels() * panel_size());
     Index first_col = 0;
     for (const Matrix<T>* weight : weights) {
       for (Index out = 0; out < num_outputs(); ++out) {
-        encode(weight->data() + out * width(), out, first_col);
+        encode(weight->data() + out * width(), out, first_col, blocks.get());
       }
       first_col += share();
     }
-    encode_missing(static_cast<Index>(weights.size()));
+    encode_missing(static_cast<Index>(weights.size()), blocks.get());
+    blocks_ = blocks;
   }
-
   /// The codes and scales of the weights, as they are. Throws std::invalid_argument where a code
   /// does not fit.
   CodedPanels(std::initializer_list<const CodedMatrix<F>*> weights)
-      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()),
-        blocks_(static_cast<std::size_t>(num_panels() * panel_size())) {
+      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()) {
+    const auto blocks = detail::zeroed_panels<Weight>(num_panels() * panel_size());
     Index first_col = 0;
     for (const CodedMatrix<F>* weight : weights) {
       for (Index out = 0; out < num_outputs(); ++out) {
@@ -63,14 +68,18 @@ class CodedPanels
           const unsigned most = *std::max_element(block.code.begin(), block.code.end());
           detail::throw_unless(most >> F::bits == 0, "PackedMatrix: code ", most, ", expected ",
                                F::bits, " bits");
-          store_block(block.scale, block.code.data(), out, number * kernels::block_size,
-                      first_col + out % share());
+          store_block(block.scale, block.code.data(), first_col + out % share(),
+                      blocks[place_of(out, number * kernels::block_size)]);
         }
       }
       first_col += share();
     }
-    encode_missing(static_cast<Index>(weights.size()));
+    encode_missing(static_cast<Index>(weights.size()), blocks.get());
+    blocks_ = blocks;
   }
+  /// Panels that lie elsewhere. Whether the pointer owns them is the caller's affair.
+  CodedPanels(const Layout& layout, std::shared_ptr<const Weight[]> blocks)
+      : Layout(layout), blocks_(std::move(blocks)) {}
 
   /// Weights as their codes and scales say.
   Matrix<float> unpack(Index number) const {
@@ -88,9 +97,11 @@ class CodedPanels
     return weight;
   }
 
-  std::size_t bytes() const { return blocks_.size() * sizeof(Weight); }
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(num_panels() * panel_size()) * sizeof(Weight);
+  }
   const Weight* panel(Index number, Index k, Index /*size*/, Weight* /*buffer*/) const {
-    return blocks_.data() + number * panel_size() + k / kernels::block_size;
+    return blocks_.get() + number * panel_size() + k / kernels::block_size;
   }
   std::span<const std::byte> source(Index number, Index k, Index size) const {
     return std::as_bytes(std::span(panel(number, k, size, nullptr),
@@ -106,47 +117,46 @@ class CodedPanels
 
  private:
   Index panel_size() const { return depth() / kernels::block_size; }
-  std::size_t place_of(Index out, Index k) const {
-    return static_cast<std::size_t>(out / share() * panel_size() + k / kernels::block_size);
+  Index place_of(Index out, Index k) const {
+    return out / share() * panel_size() + k / kernels::block_size;
   }
 
   template <class T>
-  void encode(const T* row, Index out, Index first_col) {
+  void encode(const T* row, Index out, Index first_col, Weight* blocks) const {
     const Index col = first_col + out % share();
     for (Index k = 0; k < width(); k += kernels::block_size) {
       float values[kernels::block_size] = {};
       const Index count = (std::min)(kernels::block_size, width() - k);
       std::transform(row + k, row + k + count, values,
                      [](const T& value) { return kernels::convert<float>(value); });
-      encode_block(values, out, k, col);
+      encode_block(values, col, blocks[place_of(out, k)]);
     }
   }
-  void encode_block(const float* values, Index out, Index k, Index col) {
+  static void encode_block(const float* values, Index col, Weight& block) {
     unsigned codes[kernels::block_size];
     const typename F::Scale scale = F::encode(values, codes);
-    store_block(scale, codes, out, k, col);
+    store_block(scale, codes, col, block);
   }
   template <class Code>
-  void store_block(typename F::Scale scale, const Code* codes, Index out, Index k, Index col) {
-    Weight& block = blocks_[place_of(out, k)];
+  static void store_block(typename F::Scale scale, const Code* codes, Index col, Weight& block) {
     block.scale[col] = scale;
     for (Index i = 0; i < kernels::block_size; ++i) {
       block.set_code(col, i, codes[i]);
     }
   }
   /// Zeros for the outputs that the last panel lacks: a code of 0 is none.
-  void encode_missing(Index count) {
+  void encode_missing(Index count, Weight* blocks) const {
     constexpr float zeros[kernels::block_size] = {};
     for (Index out = num_outputs(); out < num_panels() * share(); ++out) {
       for (Index number = 0; number < count; ++number) {
         for (Index k = 0; k < depth(); k += kernels::block_size) {
-          encode_block(zeros, out, k, number * share() + out % share());
+          encode_block(zeros, number * share() + out % share(), blocks[place_of(out, k)]);
         }
       }
     }
   }
 
-  std::vector<Weight> blocks_;
+  std::shared_ptr<const Weight[]> blocks_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

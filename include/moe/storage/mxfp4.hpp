@@ -20,6 +20,7 @@ struct WideOf<mxfp4> {
 /// is NaN.
 struct Mxfp4Format {
   using Scale = std::uint8_t;
+  static constexpr std::string_view name = "mxfp4";
   static constexpr int bits = 4;
   static constexpr std::int32_t bias = 12;
   static constexpr float unit = 0.5f;

@@ -7,8 +7,11 @@
 #include <concepts>
 #include <cstddef>
 #include <initializer_list>
+#include <memory>
+#include <new>
 #include <span>
-#include <vector>
+#include <type_traits>
+#include <utility>
 
 #include "../kernels/convert.hpp"
 #include "../kernels/lanes.hpp"
@@ -64,6 +67,7 @@ concept Storage = kernels::Vectorised<Wide<S>> &&
 template <class Tile>
 class PanelLayout {
  public:
+  using Layout = PanelLayout;
   static constexpr Index cols = Tile::cols;
 
   PanelLayout() = default;
@@ -83,6 +87,22 @@ class PanelLayout {
   Index share_ = cols, outputs_ = 0, width_ = 0;
 };
 
+namespace detail {
+
+/// Zeros at the begin of a cache line. Who has written panels there shares them with copies of a
+/// packed weight, which only read them.
+template <class T>
+std::shared_ptr<T[]> zeroed_panels(Index size) {
+  static_assert(std::is_trivially_destructible_v<T>);
+  constexpr std::align_val_t line{64};
+  const auto count = static_cast<std::size_t>(size);
+  T* const first = static_cast<T*>(::operator new(count * sizeof(T), line));
+  std::uninitialized_fill_n(first, count, T{});
+  return {first, [](T* memory) { ::operator delete (memory, std::align_val_t{64}); }};
+}
+
+}  // namespace detail
+
 /// Weights as the tile <Input, S> reads them: k-major inside a panel, front to back.
 template <class Tile, class S>
 class StoredPanels : public PanelLayout<Tile> {
@@ -93,18 +113,22 @@ class StoredPanels : public PanelLayout<Tile> {
   StoredPanels() = default;
   template <class T>
   StoredPanels(std::initializer_list<const Matrix<T>*> weights)
-      : PanelLayout<Tile>(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()),
-        data_(static_cast<std::size_t>(num_panels() * panel_size()), S(0)) {
+      : PanelLayout<Tile>(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()) {
+    const auto panels = detail::zeroed_panels<S>(num_panels() * panel_size());
     Index first_col = 0;
     for (const Matrix<T>* weight : weights) {
       for (Index out = 0; out < num_outputs(); ++out) {
         for (Index k = 0; k < width(); ++k) {
-          data_[place(first_col, out, k)] = kernels::convert<S>((*weight)(out, k));
+          panels[place(first_col, out, k)] = kernels::convert<S>((*weight)(out, k));
         }
       }
       first_col += share();
     }
+    data_ = panels;
   }
+  /// Panels that lie elsewhere. Whether the pointer owns them is the caller's affair.
+  StoredPanels(const PanelLayout<Tile>& layout, std::shared_ptr<const S[]> panels)
+      : PanelLayout<Tile>(layout), data_(std::move(panels)) {}
 
   Matrix<Wide<S>> unpack(Index number) const {
     Matrix<Wide<S>> weight(num_outputs(), width());
@@ -116,10 +140,12 @@ class StoredPanels : public PanelLayout<Tile> {
     return weight;
   }
 
-  std::size_t bytes() const { return data_.size() * sizeof(S); }
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(num_panels() * panel_size()) * sizeof(S);
+  }
   /// The steps of a panel from k on.
   const S* stored(Index number, Index k) const {
-    return data_.data() + number * panel_size() + k * cols;
+    return data_.get() + number * panel_size() + k * cols;
   }
   std::span<const std::byte> source(Index number, Index k, Index size) const {
     return std::as_bytes(std::span(stored(number, k), static_cast<std::size_t>(size * cols)));
@@ -128,14 +154,13 @@ class StoredPanels : public PanelLayout<Tile> {
  private:
   Index panel_size() const { return depth() * cols; }
 
-  std::size_t place(Index first_col, Index out, Index k) const {
+  Index place(Index first_col, Index out, Index k) const {
     constexpr Index step = Tile::step;
     const Index panel = out / share(), col = first_col + out % share();
-    return static_cast<std::size_t>(panel * panel_size() + (k / step * cols + col) * step +
-                                    k % step);
+    return panel * panel_size() + (k / step * cols + col) * step + k % step;
   }
 
-  std::vector<S, Eigen::aligned_allocator<S>> data_;
+  std::shared_ptr<const S[]> data_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

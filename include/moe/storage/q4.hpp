@@ -18,6 +18,7 @@ struct WideOf<q4> {
 /// weight = scale * (code - 8), -8 to 7 steps; the scale may be negative.
 struct Q4Format {
   using Scale = Eigen::half;
+  static constexpr std::string_view name = "q4";
   static constexpr int bits = 4;
   static constexpr std::int32_t bias = 8;
   static constexpr float unit = 1.0f;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string_view>
 
 #include "coded.hpp"
 
@@ -46,6 +47,7 @@ inline bool are_finite(const float* values) {
 /// weight = scale * (code - 128). The scale is rounded up, so that |weight - w| <= scale / 2.
 struct Q8Format {
   using Scale = Eigen::half;
+  static constexpr std::string_view name = "q8";
   static constexpr int bits = 8;
   static constexpr std::int32_t bias = 128;
   static constexpr float unit = 1.0f;
