@@ -38,7 +38,8 @@ template <class In, class Weight, class Done>
 void multiply_block(std::span<const In* const> rows, const Weight* panel, const PanelBlock& block,
                     Wide<In>* sums, Index sums_step, Done&& done) {
   using Tile = RegisterTile<In, Weight>;
-  const NextPanel next = NextPanel::of_bytes(block.after, block.depth / Tile::step);
+  const NextPanel next =
+      NextPanel::of_bytes(block.after, block.depth / Tile::step * Tile::lines_ahead);
   for_tiles<Tile>(static_cast<Index>(rows.size()), [&](Index row, Index count, Index left) {
     const In* tile_rows[Tile::rows];
     for (Index r = 0; r < count; ++r) {
