@@ -36,7 +36,9 @@ class Roofs {
   template <class S>
   double multiply_add() {
     namespace ei = Eigen::internal;
-    if constexpr (!Real<S>) {
+    if constexpr (std::is_same_v<S, fp8>) {
+      return multiply_add<Bfloat16Input>();
+    } else if constexpr (!Real<S>) {
       return rate_of_bytes();
     } else if constexpr (std::is_same_v<S, bf16>) {
       return rate<float>(4, [](const auto& a, const auto& b, const auto& sum) {

@@ -12,6 +12,8 @@
 #include "kernels/coded_tile_avx512.hpp"
 #include "kernels/coded_tile_neon.hpp"
 #include "kernels/convert.hpp"
+#include "kernels/decode_e4m3.hpp"
+#include "kernels/eight_bit_floats.hpp"
 #include "kernels/few_rows.hpp"
 #include "kernels/finite.hpp"
 #include "kernels/gemm.hpp"

@@ -5,6 +5,7 @@
 #include "storage/bfloat16.hpp"
 #include "storage/coded.hpp"
 #include "storage/float.hpp"
+#include "storage/fp8.hpp"
 #include "storage/mxfp4.hpp"
 #include "storage/panels.hpp"
 #include "storage/q4.hpp"
