@@ -57,15 +57,20 @@ class Probes {
   }
 
  private:
+  /// What the tile of fp8 multiplies.
   template <class S>
-  static constexpr const char* compute_name = std::is_same_v<S, bf16>     ? "bf16 dot GFLOP/s"
-                                              : std::is_same_v<S, float>  ? "f32 fma GFLOP/s"
-                                              : std::is_same_v<S, double> ? "f64 fma GFLOP/s"
-                                                                          : "int8 dot GOP/s";
+  using Multiplied = std::conditional_t<std::is_same_v<S, fp8>, Bfloat16Input, S>;
+  template <class S>
+  static constexpr const char* compute_name =
+      std::is_same_v<Multiplied<S>, bf16>    ? "bf16 dot GFLOP/s"
+      : std::is_same_v<Multiplied<S>, float> ? "f32 fma GFLOP/s"
+      : std::is_same_v<S, double>            ? "f64 fma GFLOP/s"
+                                             : "int8 dot GOP/s";
   template <class S>
   static constexpr const char* tile_name = std::is_same_v<S, bf16>     ? "bf16 tile GFLOP/s"
                                            : std::is_same_v<S, float>  ? "f32 tile GFLOP/s"
                                            : std::is_same_v<S, double> ? "f64 tile GFLOP/s"
+                                           : std::is_same_v<S, fp8>    ? "fp8 tile GFLOP/s"
                                            : std::is_same_v<S, q8>     ? "q8 tile GOP/s"
                                            : std::is_same_v<S, q4>     ? "q4 tile GOP/s"
                                                                        : "mxfp4 tile GOP/s";

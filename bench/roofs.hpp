@@ -36,7 +36,9 @@ class Roofs {
   template <class S>
   double multiply_add() {
     namespace ei = Eigen::internal;
-    if constexpr (!Real<S>) {
+    if constexpr (std::is_same_v<S, fp8>) {
+      return multiply_add<Bfloat16Input>();
+    } else if constexpr (!Real<S>) {
       return rate_of_bytes();
     } else if constexpr (std::is_same_v<S, bf16>) {
       return rate<float>(4, [](const auto& a, const auto& b, const auto& sum) {
@@ -129,12 +131,17 @@ class Roofs {
   }
 
   double rate_of_bytes() {
-#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(MOE_BYTE_DOTS_OF_64)
     return rate<float>(8, [](__m512 a, __m512 b, __m512 sum) {
       return _mm512_castsi512_ps(_mm512_dpbusd_epi32(
           _mm512_castps_si512(sum), _mm512_castps_si512(a), _mm512_castps_si512(b)));
     });
-#elif defined(EIGEN_VECTORIZE_AVX2)
+#elif defined(MOE_BYTE_DOTS_OF_32)
+    return rate<float>(8, [](__m256 a, __m256 b, __m256 sum) {
+      return _mm256_castsi256_ps(kernels::add_products(
+          _mm256_castps_si256(sum), _mm256_castps_si256(a), _mm256_castps_si256(b)));
+    });
+#elif defined(MOE_BYTE_DOTS_IN_HALVES)
     return rate<float>(8, [](__m256 a, __m256 /*b*/, __m256 sum) {
       const __m256i before = _mm256_castps_si256(sum);
       return _mm256_castsi256_ps(

@@ -12,8 +12,8 @@
 namespace moe::bench {
 
 /// Of the weights. Forward takes the packed form, training the layer itself.
-enum class Type { f32, bf16, f64, q8, q4, mxfp4 };
-inline constexpr const char* type_names[] = {"f32", "bf16", "f64", "q8", "q4", "mxfp4"};
+enum class Type { f32, bf16, f64, q8, q4, mxfp4, fp8 };
+inline constexpr const char* type_names[] = {"f32", "bf16", "f64", "q8", "q4", "mxfp4", "fp8"};
 
 enum class Pass { forward, train };
 
@@ -28,7 +28,7 @@ struct Case {
   Index tokens;
 
   std::string type_name() const { return type_names[static_cast<std::size_t>(type)]; }
-  /// Weights are integers, which are packed and not trained.
+  /// Weights are codes with scales, which are packed and not trained.
   bool coded() const { return type >= Type::q8; }
   std::string pass_name() const { return pass == Pass::forward ? "forward" : "train"; }
   std::string routing_name() const {
@@ -112,7 +112,8 @@ inline std::vector<Case> speed_cases() {
       smoke() ? std::vector<Index>{1, 40} : std::vector<Index>{1, 4, 16, 64, 128, 512, 2048, 8192};
   std::vector<Case> cases;
   for (const MoEConfig& config : speed_shapes()) {
-    for (const Type type : {Type::f32, Type::bf16, Type::f64, Type::q8, Type::q4, Type::mxfp4}) {
+    for (const Type type :
+         {Type::f32, Type::bf16, Type::f64, Type::q8, Type::q4, Type::mxfp4, Type::fp8}) {
       for (const Pass pass : {Pass::forward, Pass::train}) {
         for (const Routing routing : {Routing::uniform, Routing::zipf, Routing::one}) {
           for (const Index n : tokens) {

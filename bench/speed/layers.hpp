@@ -39,6 +39,7 @@ double tolerance() {
          : std::is_same_v<S, float> ? 1e-5
          : std::is_same_v<S, bf16>  ? 1e-2
          : std::is_same_v<S, q8>    ? 3e-2
+         : std::is_same_v<S, fp8>   ? 1e-1
                                     : 3e-1;
 }
 

@@ -43,6 +43,8 @@ void measure_layer(std::span<const Case> cases, int threads, int repetitions, Pr
       return forward(q4());
     case Type::mxfp4:
       return forward(mxfp4());
+    case Type::fp8:
+      return forward(fp8());
     default:
       return c.pass == Pass::train ? with_scalar(train) : with_scalar(forward);
   }

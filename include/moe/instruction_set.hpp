@@ -28,6 +28,8 @@
 #define MOE_INSTRUCTION_SET avx512_vnni
 #elif defined(__AVX512F__)
 #define MOE_INSTRUCTION_SET avx512
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__AVXVNNI__)
+#define MOE_INSTRUCTION_SET avx2_fma_vnni
 #elif defined(__AVX2__) && defined(__FMA__)
 #define MOE_INSTRUCTION_SET avx2_fma
 #elif defined(__AVX__)
@@ -36,6 +38,8 @@
 #define MOE_INSTRUCTION_SET sse4
 #elif defined(__SSE2__) || defined(_M_X64)
 #define MOE_INSTRUCTION_SET sse2
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
+#define MOE_INSTRUCTION_SET neon_dotprod
 #elif defined(__ARM_NEON)
 #define MOE_INSTRUCTION_SET neon
 #else

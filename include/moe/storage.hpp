@@ -6,6 +6,7 @@
 #include "storage/coded.hpp"
 #include "storage/coded_matrix.hpp"
 #include "storage/float.hpp"
+#include "storage/fp8.hpp"
 #include "storage/mxfp4.hpp"
 #include "storage/panels.hpp"
 #include "storage/q4.hpp"

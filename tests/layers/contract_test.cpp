@@ -100,6 +100,7 @@ TEST(Contract, ATokenHasTheSameBitsAloneAndInALargeBatchForAnyThreadCount) {
   expect_the_bits_of_a_large_batch_alone<float>(pack<q8>(layer));
   expect_the_bits_of_a_large_batch_alone<float>(pack<q4>(layer));
   expect_the_bits_of_a_large_batch_alone<float>(pack<mxfp4>(layer));
+  expect_the_bits_of_a_large_batch_alone<float>(pack<fp8>(layer));
 }
 
 TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {

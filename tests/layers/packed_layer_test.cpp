@@ -65,7 +65,7 @@ std::vector<MoEConfig> configs() {
 
 template <class S>
 class PackedLayerOf : public ::testing::Test {};
-using AllStorages = ::testing::Types<float, double, bf16, q8, q4, mxfp4>;
+using AllStorages = ::testing::Types<float, double, bf16, q8, q4, mxfp4, fp8>;
 TYPED_TEST_SUITE(PackedLayerOf, AllStorages);
 
 template <class S>
@@ -142,10 +142,22 @@ struct PanelStep {
   static constexpr Index cols = Tile::cols, step = Tile::step, bytes = cols * step * sizeof(S);
 };
 template <class S>
-requires(!Real<S>) struct PanelStep<S> {
+requires(!Real<S> &&
+         kernels::numbers_in < typename PackedMatrix<S>::Input >> 1) struct PanelStep<S> {
   using Block = typename PackedMatrix<S>::Weight;
   static constexpr Index cols = Block::cols, step = kernels::block_size, bytes = sizeof(Block);
 };
+
+template <>
+struct PanelStep<fp8> : PanelStep<PackedMatrix<fp8>::Weight> {
+  static constexpr Index bytes = cols * step;
+};
+
+/// Bytes of scales beside the panels: one for each matrix of a panel and 128 k.
+template <class S>
+Index scale_bytes(Index panels, Index matrices, Index width) {
+  return std::is_same_v<S, fp8> ? panels * matrices * ((width + 127) / 128) * 4 : 0;
+}
 
 TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   using S = TypeParam;
@@ -156,14 +168,17 @@ TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   const auto bytes = [](Index weights) { return weights / (cols * step) * PanelStep<S>::bytes; };
   // Three experts whose gate, up and down fill their panels take no more than the weights.
   const MoEConfig full{.d_model = 2 * cols, .d_ff = cols, .num_experts = 3, .top_k = 1};
-  EXPECT_EQ(bytes_of(full), bytes(3 * 3 * (2 * cols * cols)));
+  EXPECT_EQ(bytes_of(full), bytes(3 * 3 * (2 * cols * cols)) +
+                                3 * (scale_bytes<S>(2, 2, 2 * cols) + scale_bytes<S>(2, 1, cols)));
   // A weight of one element takes a step of one panel, and gate and up share theirs.
   MoEConfig least{.d_model = 1, .d_ff = 1, .num_experts = 3, .top_k = 1};
-  EXPECT_EQ(bytes_of(least), bytes(3 * 2 * (step * cols)));
+  const Index least_scales = 3 * (scale_bytes<S>(1, 2, 1) + scale_bytes<S>(1, 1, 1));
+  EXPECT_EQ(bytes_of(least), bytes(3 * 2 * (step * cols)) + least_scales);
   // A shared expert: gate and up begin a third panel of two weights, down has a step more.
   least.shared = SharedExpertConfig{.d_ff = cols + 1};
   const Index down = (cols + 1 + step - 1) / step * step;
-  EXPECT_EQ(bytes_of(least), bytes((3 * 2 * step + 3 * step + down) * cols));
+  EXPECT_EQ(bytes_of(least), bytes((3 * 2 * step + 3 * step + down) * cols) + least_scales +
+                                 scale_bytes<S>(3, 2, 1) + scale_bytes<S>(1, 1, cols + 1));
 }
 
 TEST(PackedLayer, RoundsWeightsAndRowsToBfloat16OnceEach) {

@@ -34,6 +34,9 @@ int main() {
 #ifdef MOE_UNIT_V3
   units.push_back(unit_of_v3());
 #endif
+#ifdef MOE_UNIT_V3_VNNI
+  units.push_back(unit_of_v3_vnni());
+#endif
 #ifdef MOE_UNIT_V4
   units.push_back(unit_of_v4());
 #endif

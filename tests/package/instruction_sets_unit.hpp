@@ -28,5 +28,6 @@ inline std::vector<float> unit_input() {
 
 Unit unit_of_baseline();
 Unit unit_of_v3();
+Unit unit_of_v3_vnni();
 Unit unit_of_v4();
 Unit unit_of_v4_bf16();

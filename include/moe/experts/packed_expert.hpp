@@ -11,6 +11,7 @@
 #include "../kernels/row_sums.hpp"
 #include "../storage/bfloat16.hpp"
 #include "../storage/float.hpp"
+#include "../storage/fp8.hpp"
 #include "../storage/mxfp4.hpp"
 #include "../storage/q4.hpp"
 #include "../storage/q8.hpp"

@@ -48,8 +48,9 @@ class PackedExperts {
   std::vector<Expert<W>> unpack() const;
 
   /// rows (S, d_out) =, bit for bit those of FfnExperts<S> for float and double; bf16 rounds
-  /// weights, x and hidden rows to bfloat16 once each, and storages in integers x and hidden rows
-  /// to 8 bits in blocks of 32; an output gate reads x so rounded. Throws as check_set_call says.
+  /// weights, x and hidden rows to bfloat16 once each, fp8 x and hidden rows where the machine
+  /// multiplies bfloat16, and storages in integers x and hidden rows to 8 bits in blocks of 32; an
+  /// output gate reads x so rounded. Throws as check_set_call says.
   void forward(const ExpertInput<W>& input, MatrixRef<W> rows, Scratch& scratch, int threads) const;
 
  private:

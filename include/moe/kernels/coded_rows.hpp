@@ -18,15 +18,37 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 /// Numbers in a block, of rows and of weights.
 inline constexpr Index block_size = 32;
 
+// Which dot product of bytes the machine has, each in a file of its own: of 64 or 32 bytes without
+// a sign and as many with one (VNNI), of 16 with a sign each (NEON), or sums of two products in 16
+// bits (AVX2). A unit that has none takes plain loops.
+#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define MOE_BYTE_DOTS_OF_64
+#elif defined(EIGEN_VECTORIZE_AVX2) && defined(__FMA__)
+#if (defined(__AVXVNNI__) && !defined(__AVX512F__)) || \
+    (defined(__AVX512VNNI__) && defined(__AVX512VL__))
+#define MOE_BYTE_DOTS_OF_32
+#else
+#define MOE_BYTE_DOTS_IN_HALVES
+#endif
+#elif defined(EIGEN_VECTORIZE_NEON) && defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#define MOE_BYTE_DOTS_WITH_SIGN
+#endif
+
 // Where the dot product of bytes takes a weight without a sign and sums in 32 bits, the code of a
 // weight is above its value by a bias, and the sums of a block begin with what this is too much.
 // Without that instruction sums are made in 16 bits, two for each column: of the k with k % 4 < 2,
 // and of the others.
-#if defined(EIGEN_VECTORIZE_AVX2) && defined(__FMA__) && \
-    !(defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__))
+#ifdef MOE_BYTE_DOTS_IN_HALVES
 inline constexpr bool sums_in_halves = true;
 #else
 inline constexpr bool sums_in_halves = false;
+#endif
+
+/// Whether a byte of a weight that has its bias is made a number with a sign where it is read.
+#ifdef MOE_BYTE_DOTS_WITH_SIGN
+inline constexpr bool bytes_have_signs = true;
+#else
+inline constexpr bool bytes_have_signs = false;
 #endif
 
 /// 32 numbers of a row. Its code is 0 where a number is not finite, and the scale NaN.

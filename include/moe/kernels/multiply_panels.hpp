@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <span>
 
 #include "../detail/part.hpp"
@@ -26,28 +27,67 @@ struct PanelMemory {
   typename P::Weight* buffer;
 };
 
-/// The k of a panel that all rows meet before the next, and the bytes that come after them.
+/// Whether weights have scales that their sums meet, P::scaled_depth k by so many: scales(panel, k)
+/// are one for each of the matrices side by side.
+template <class P>
+concept ScalesSums = requires(const P& weight, Index i) {
+  { P::scaled_depth } -> std::convertible_to<Index>;
+  { weight.scales(i, i) } -> std::same_as<const Wide<typename P::Input>*>;
+};
+
+/// The k of a panel that all rows meet before the next, the bytes that come after them, and the
+/// scales of their sums, for `share` columns each, if P has them.
+template <class P>
 struct PanelBlock {
   Index k, depth;
   std::span<const std::byte> after;
+  const Wide<typename P::Input>* scales = nullptr;
+  Index share = 0;
 };
+
+/// total (count, tile cols) = or += partial, times the scales of a block.
+template <class Tile, class P>
+void add_scaled(const typename Tile::Sum* partial, Index count, const PanelBlock<P>& block,
+                typename Tile::Sum* total) {
+  namespace ei = Eigen::internal;
+  using Packet = typename Tile::Packet;
+  for (Index col = 0; col < Tile::cols; col += Tile::packet_size) {
+    const auto scale = ei::pset1<Packet>(block.scales[col / block.share]);
+    for (Index at = col; at < count * Tile::cols; at += Tile::cols) {
+      const auto before =
+          block.k == 0 ? ei::pset1<Packet>(typename Tile::Sum(0)) : ei::ploadu<Packet>(total + at);
+      ei::pstoreu(total + at, ei::pmadd(scale, ei::ploadu<Packet>(partial + at), before));
+    }
+  }
+}
 
 /// sums (rows, tile cols), `sums_step` from one row to the next, = or += the block of rows * panel.
 /// done(row, count, left, sums) follows each tile.
-template <class In, class Weight, class Done>
-void multiply_block(std::span<const In* const> rows, const Weight* panel, const PanelBlock& block,
-                    Wide<In>* sums, Index sums_step, Done&& done) {
+template <class P, class Weight, class Done>
+void multiply_block(std::span<const typename P::Input* const> rows, const Weight* panel,
+                    const PanelBlock<P>& block, Wide<typename P::Input>* sums, Index sums_step,
+                    Done&& done) {
+  using In = typename P::Input;
   using Tile = RegisterTile<In, Weight>;
-  const NextPanel next = NextPanel::of_bytes(block.after, block.depth / Tile::step);
+  const NextPanel next =
+      NextPanel::of_bytes(block.after, block.depth / Tile::step * Tile::lines_ahead);
   for_tiles<Tile>(static_cast<Index>(rows.size()), [&](Index row, Index count, Index left) {
     const In* tile_rows[Tile::rows];
     for (Index r = 0; r < count; ++r) {
       tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + block.k / numbers_in<In>;
     }
     Wide<In>* tile_sums = sums + row * sums_step;
-    multiply_tile(count, RowPointers<In>{tile_rows, 1}, Panel<In, Weight>{panel}, block.depth,
-                  Sums<In>{tile_sums, Tile::cols, block.k == 0 ? Update::assign : Update::add},
-                  next.ahead_of<Tile>(left));
+    const auto multiply = [&](Wide<In>* to, Update update) {
+      multiply_tile(count, RowPointers<In>{tile_rows, 1}, Panel<In, Weight>{panel}, block.depth,
+                    Sums<In>{to, Tile::cols, update}, next.ahead_of<Tile>(left));
+    };
+    if constexpr (ScalesSums<P>) {
+      alignas(64) Wide<In> partial[Tile::rows * Tile::cols];
+      multiply(partial, Update::assign);
+      add_scaled<Tile>(partial, count, block, tile_sums);
+    } else {
+      multiply(tile_sums, block.k == 0 ? Update::assign : Update::add);
+    }
     done(row, count, left, tile_sums);
   });
 }
@@ -72,21 +112,31 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
   using In = typename P::Input;
   using Tile = RegisterTile<In, typename P::Weight>;
   // A block of k: 256 KiB of a panel stay in L2 while all rows meet it and the next is fetched.
-  constexpr Index most_depth = Tile::depth;
+  constexpr Index most_depth = [] {
+    if constexpr (ScalesSums<P>) {
+      return P::scaled_depth;
+    } else {
+      return Tile::depth;
+    }
+  }();
   const Index whole_depth = weight.depth(), end = part.end(weight.num_panels());
   const Index sums_step = whole_depth > most_depth ? Tile::cols : 0;  // else no tile waits for more
   for (Index panel = part.begin(weight.num_panels()); panel < end; ++panel) {
     for (Index k = 0; k == 0 || k < whole_depth; k += most_depth) {
       const Index depth = (std::min)(most_depth, whole_depth - k);
-      const PanelBlock block{k, depth, source_after(weight, panel, k, depth)};
+      PanelBlock<P> block{k, depth, source_after(weight, panel, k, depth)};
+      if constexpr (ScalesSums<P>) {
+        block.scales = weight.scales(panel, k);
+        block.share = weight.share();
+      }
       const auto multiply = [&](const auto* data) {
-        multiply_block(rows, data, block, memory.sums, sums_step,
-                       [&](Index row, Index count, Index left, const Wide<In>* sums) {
-                         if (k + depth == whole_depth) {
-                           finish(Finished<Wide<In>>{
-                               row, count, (std::min)(left, Index{Tile::rows}), panel, sums});
-                         }
-                       });
+        multiply_block<P>(rows, data, block, memory.sums, sums_step,
+                          [&](Index row, Index count, Index left, const Wide<In>* sums) {
+                            if (k + depth == whole_depth) {
+                              finish(Finished<Wide<In>>{
+                                  row, count, (std::min)(left, Index{Tile::rows}), panel, sums});
+                            }
+                          });
       };
       if constexpr (requires { P::rows_to_decode; }) {
         if (static_cast<Index>(rows.size()) < P::rows_to_decode) {

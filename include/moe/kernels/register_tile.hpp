@@ -31,6 +31,7 @@ struct RegisterTile {
   static constexpr Index depth = 262144 / (cols * Index{sizeof(Weight)});
   static constexpr Index line = 64 / Index{sizeof(Weight)};        ///< weights in a cache line
   static constexpr Index lines = (cols * step + line - 1) / line;  ///< of a step of a panel
+  static constexpr Index lines_ahead = 1;  ///< that a step asks for of what comes next
 
   /// k in whole steps, rounded up.
   static constexpr Index whole_steps(Index k) { return (k + step - 1) / step * step; }
@@ -88,8 +89,8 @@ void prefetch_rows(const T* first, Index rows, Index cols, Index stride) {
   }
 }
 
-/// What comes next from memory: a tile asks for one cache line at each of its steps, `stride` bytes
-/// apart. Any address will do.
+/// What comes next from memory: a tile asks for Tile::lines_ahead cache lines at each of its steps,
+/// `stride` bytes apart. Any address will do.
 struct Ahead {
   const void* data;
   Index stride = 64;
@@ -102,10 +103,10 @@ struct NextPanel {
   const void* first;
   Index stride, tile_stride, tiles;
 
-  /// Bytes that follow each other, for tiles of so many steps.
-  static NextPanel of_bytes(std::span<const std::byte> bytes, Index steps) {
-    const Index of_step = steps == 0 ? 0 : static_cast<Index>(bytes.size()) / steps;
-    return {bytes.data(), std::min<Index>(64, of_step), 64 * steps, (of_step + 63) / 64};
+  /// Bytes that follow each other, for tiles that ask for so many lines.
+  static NextPanel of_bytes(std::span<const std::byte> bytes, Index lines) {
+    const Index of_line = lines == 0 ? 0 : static_cast<Index>(bytes.size()) / lines;
+    return {bytes.data(), std::min<Index>(64, of_line), 64 * lines, (of_line + 63) / 64};
   }
 
   /// For a tile that so many rows come after.

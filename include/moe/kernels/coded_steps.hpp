@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the tiles for weights in integers share on every instruction set: their sizes, and how they
+// fetch what comes next.
+#pragma once
+
+#include <cstring>
+
+#include "coded_panel.hpp"
+#include "register_tile.hpp"
+
+// Accumulators stay in registers only where constants address them. A loop that is kept would have
+// GCC make all products first, to add them up in another order, and spill.
+#if defined(__GNUC__) && !defined(__clang__)
+#define MOE_UNROLL_LOOP _Pragma("GCC unroll 8")
+#define MOE_KEEP_LOOP _Pragma("GCC unroll 1")
+#else
+#define MOE_UNROLL_LOOP _Pragma("unroll")
+#define MOE_KEEP_LOOP _Pragma("nounroll")
+#endif
+
+namespace moe::inline MOE_INSTRUCTION_SET {
+
+template <>
+struct WideOf<kernels::CodedInput> {
+  using type = float;
+};
+
+namespace kernels {
+
+#ifdef MOE_BYTE_DOTS_OF_64
+inline constexpr int coded_rows = 6;
+#else
+inline constexpr int coded_rows = 4;
+#endif
+
+template <>
+inline constexpr Index numbers_in<CodedInput> = block_size;
+
+/// A step is a block of k. A panel is fetched by the last three or four tiles of the one before.
+template <class F>
+struct RegisterTile<CodedInput, CodedBlock<F>> {
+  using Sum = float;
+  static constexpr Index cols = CodedBlock<F>::cols, step = block_size;
+  static constexpr int rows = coded_rows;
+  static constexpr Index depth = 262144 / Index{sizeof(CodedBlock<F>)} * step;
+  static constexpr Index lines = Index{sizeof(CodedBlock<F>)} / 64;  ///< of a step of a panel
+  static constexpr Index lines_ahead = (lines / 3 + 1) / 2 * 2;
+
+  static constexpr Index whole_steps(Index k) { return (k + step - 1) / step * step; }
+};
+
+/// Four codes of a row, to be met by four of each column.
+inline std::int32_t four_codes(const std::int8_t* code) {
+  std::int32_t four;
+  std::memcpy(&four, code, sizeof four);
+  return four;
+}
+
+/// Asks for lines at each block of a tile: for what comes next or, where one or two rows wait for
+/// memory, for the panel's own, a page ahead. Bytes are read so evenly that the machine does this
+/// by itself, and requests would take more time than they save.
+template <class F, int Rows>
+class BlockFetch {
+  using Tile = RegisterTile<CodedInput, CodedBlock<F>>;
+
+ public:
+  explicit BlockFetch(Ahead ahead)
+      : next_(static_cast<const char*>(ahead.data)), stride_(ahead.stride) {}
+
+  void operator()(const CodedBlock<F>* block) {
+    if constexpr (Rows <= 2) {
+      const char* own = reinterpret_cast<const char*>(block) + 4096;
+      MOE_UNROLL_LOOP for (Index i = 0; i < (F::bits == 4 ? Tile::lines : 0); ++i) {
+        prefetch(own + 64 * i);
+      }
+    } else if (stride_ != 0) {
+      MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines_ahead; ++i) {
+        prefetch(next_);
+        next_ += stride_;
+      }
+    }
+  }
+
+ private:
+  const char* next_;
+  Index stride_;
+};
+
+}  // namespace kernels
+}  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// The register tile for weights in integers with registers of 32 bytes: by their dot product
+// (AVX-VNNI), or by sums of two products in 16 bits.
+#pragma once
+
+#include "coded_steps.hpp"
+
+#if defined(MOE_BYTE_DOTS_OF_32) || defined(MOE_BYTE_DOTS_IN_HALVES)
+#include <immintrin.h>
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+inline __m256 load_scales(const Eigen::half* from) { return load_step<__m256>(from); }
+/// 2^(e - 127): 0 is 2^-127, and 255 NaN.
+inline __m256 load_scales(const std::uint8_t* from) {
+  const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  const __m256i special = _mm256_or_si256(_mm256_cmpeq_epi32(e, _mm256_setzero_si256()),
+                                          _mm256_cmpeq_epi32(e, _mm256_set1_epi32(255)));
+  return _mm256_castsi256_ps(_mm256_or_si256(
+      _mm256_slli_epi32(e, 23), _mm256_and_si256(special, _mm256_set1_epi32(0x400000))));
+}
+
+/// Numbers of 4 k of 8 columns, from the low or the high halves of the bytes.
+template <class F>
+__m256i numbers_of(__m256i bytes, int half) {
+  const __m256i codes =
+      _mm256_and_si256(half == 0 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
+  if constexpr (HasTable<F>) {
+    const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(F::table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes);
+  } else {
+    return codes;
+  }
+}
+
+#ifdef MOE_BYTE_DOTS_OF_32
+/// sum + products of bytes of w without a sign and of x with one, four for each 32 bits.
+inline __m256i add_products(__m256i sum, __m256i w, __m256i x) {
+#ifdef __AVX512VNNI__
+  return _mm256_dpbusd_epi32(sum, w, x);
+#else
+  return _mm256_dpbusd_avx_epi32(sum, w, x);
+#endif
+}
+inline __m256i whole_sum(__m256i sum) { return sum; }
+#else
+/// Of 16 bits: a product of two bytes and its neighbour's fit, and so does what 16 k add up to,
+/// less their bias, whatever the sum of some of them is: it wraps round.
+inline __m256i add_products(__m256i sum, __m256i w, __m256i x) {
+  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+}
+inline __m256i whole_sum(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
+#endif
+
+/// The sums of a block for 8 columns from `col` on, times their scales, are added to those before.
+template <class F>
+void finish_block(__m256i dot, __m256 scale, const CodedInput& x, float* to, bool add) {
+  const __m256 before = add ? _mm256_loadu_ps(to) : _mm256_setzero_ps();
+  const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale * F::unit));
+  _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, before));
+}
+
+/// A block of 16 columns from `col` on.
+template <class F, int Rows>
+EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* rows,
+                                              const CodedBlock<F>& block, Index b, Index col,
+                                              float* sums, Index stride, bool add) {
+  using Block = CodedBlock<F>;
+  __m256i dot[Rows][2];
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    dot[r][0] = dot[r][1] = _mm256_set1_epi32(rows[r][b].correction);
+  }
+  const std::uint8_t* lines = block.code + col / Block::group * Block::lines * Block::line;
+  MOE_KEEP_LOOP for (Index i = 0; i < Block::lines; ++i) {
+    const auto* line = reinterpret_cast<const __m256i*>(lines + i * Block::line);
+    const __m256i first = _mm256_load_si256(line), second = _mm256_load_si256(line + 1);
+    const auto add_lines = [&](__m256i w0, __m256i w1, Index k) {
+      MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+        const __m256i x = _mm256_set1_epi32(four_codes(rows[r][b].code + k));
+        dot[r][0] = add_products(dot[r][0], w0, x);
+        dot[r][1] = add_products(dot[r][1], w1, x);
+      }
+    };
+    if constexpr (F::bits == 8) {
+      add_lines(first, second, 4 * i);
+    } else {
+      add_lines(numbers_of<F>(first, 0), numbers_of<F>(second, 0), 4 * i);
+      add_lines(numbers_of<F>(first, 1), numbers_of<F>(second, 1), 16 + 4 * i);
+    }
+  }
+  const __m256 scale0 = load_scales(block.scale + col), scale1 = load_scales(block.scale + col + 8);
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    float* to = sums + r * stride + col;
+    finish_block<F>(whole_sum(dot[r][0]), scale0, rows[r][b], to, add);
+    finish_block<F>(whole_sum(dot[r][1]), scale1, rows[r][b], to + 8, add);
+  }
+}
+
+#ifdef MOE_BYTE_DOTS_IN_HALVES
+/// Of 8 columns and 8 bits, whose halves are summed apart.
+template <class F, int Rows>
+EIGEN_ALWAYS_INLINE void multiply_block_of_8(const CodedInput* const* rows,
+                                             const CodedBlock<F>& block, Index b, Index col,
+                                             float* sums, Index stride, bool add) {
+  using Block = CodedBlock<F>;
+  __m256i low[Rows], high[Rows];
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    low[r] = _mm256_setzero_si256();
+    high[r] = _mm256_set1_epi32(rows[r][b].correction);
+  }
+  const std::uint8_t* lines =
+      block.code + col / Block::group * Block::lines * Block::line + col % Block::group * 4;
+  MOE_KEEP_LOOP for (Index i = 0; i < Block::lines; ++i) {
+    const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i*>(lines + i * 64));
+    const __m256i w_low = numbers_of<F>(bytes, 0), w_high = numbers_of<F>(bytes, 1);
+    MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+      const __m256i x = _mm256_set1_epi32(four_codes(rows[r][b].code + 4 * i));
+      low[r] = add_products(low[r], w_low, x);
+      high[r] = add_products(high[r], w_high, x);
+    }
+  }
+  const __m256 scale = load_scales(block.scale + col);
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    const __m256i sixteen = _mm256_madd_epi16(high[r], _mm256_set1_epi16(16));
+    finish_block<F>(_mm256_add_epi32(sixteen, whole_sum(low[r])), scale, rows[r][b],
+                    sums + r * stride + col, add);
+  }
+}
+#endif
+
+/// One block after the other in the order of memory, all of its columns; sums are in the caches.
+template <class F, int Rows>
+EIGEN_DONT_INLINE void multiply_coded(const CodedInput* const* rows, const CodedBlock<F>* panel,
+                                      Index blocks, Sums<CodedInput> sums, Ahead ahead) {
+  BlockFetch<F, Rows> fetch(ahead);
+  for (Index b = 0; b < blocks; ++b) {
+    const bool add = b > 0 || sums.update == Update::add;
+    fetch(panel + b);
+#ifdef MOE_BYTE_DOTS_IN_HALVES
+    if constexpr (F::bits == 8) {
+      for (Index col = 0; col < CodedBlock<F>::cols; col += 8) {
+        multiply_block_of_8<F, Rows>(rows, panel[b], b, col, sums.data, sums.stride, add);
+      }
+      continue;
+    }
+#endif
+    for (Index col = 0; col < CodedBlock<F>::cols; col += 16) {
+      multiply_block_of_16<F, Rows>(rows, panel[b], b, col, sums.data, sums.stride, add);
+    }
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
+#endif

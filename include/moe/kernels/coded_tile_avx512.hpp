@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// The register tile for weights in integers, by the dot product of 64 bytes.
+#pragma once
+
+#include "coded_steps.hpp"
+
+#ifdef MOE_BYTE_DOTS_OF_64
+#include <immintrin.h>
+
+namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+// With a mask, as GCC 12 takes what those without one leave undefined for a mistake of the user's.
+inline constexpr __mmask16 all = 0xffff;
+
+inline __m512 load_scales(const Eigen::half* from) {
+  return _mm512_maskz_cvtph_ps(all, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+/// 2^(e - 127): 0 is 2^-127, and 255 NaN.
+inline __m512 load_scales(const std::uint8_t* from) {
+  const __m512i e =
+      _mm512_maskz_cvtepu8_epi32(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  // 0 less 1 is the largest of all.
+  const __mmask16 special =
+      _mm512_cmpge_epu32_mask(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), _mm512_set1_epi32(254));
+  const __m512i bits = _mm512_maskz_slli_epi32(all, e, 23);
+  return _mm512_castsi512_ps(
+      _mm512_mask_or_epi32(bits, special, bits, _mm512_set1_epi32(0x400000)));
+}
+
+/// The numbers of 4 k of 16 columns; of 4 bits, from the low or the high half of the bytes.
+template <class F>
+__m512i numbers_of(const std::uint8_t* line, int half) {
+  const __m512i bytes = _mm512_load_si512(line);
+  if constexpr (F::bits == 8) {
+    return bytes;
+  } else {
+    const __m512i codes =
+        _mm512_and_si512(half == 0 ? bytes : _mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15));
+    if constexpr (HasTable<F>) {
+      const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(F::table));
+      return _mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(all, table), codes);
+    } else {
+      return codes;
+    }
+  }
+}
+
+/// Sums of float stay in registers from the first block to the last, so a tile of many rows takes
+/// the groups of columns two by two.
+template <class F, int Rows, int Groups>
+EIGEN_DONT_INLINE void multiply_coded_groups(const CodedInput* const* rows,
+                                             const CodedBlock<F>* panel, Index blocks,
+                                             Sums<CodedInput> sums, Index first, Ahead ahead) {
+  using Block = CodedBlock<F>;
+  BlockFetch<F, Rows> fetch(ahead);
+  const CodedInput* row[Rows];
+  __m512 total[Rows][Groups];
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    row[r] = rows[r];
+    MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
+      total[r][g] = sums.update == Update::add
+                        ? _mm512_loadu_ps(sums.data + r * sums.stride + (first + g) * Block::group)
+                        : _mm512_setzero_ps();
+    }
+  }
+  for (Index b = 0; b < blocks; ++b, ++panel) {
+    fetch(panel);
+    __m512i dot[Rows][Groups];
+    MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+      MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
+        dot[r][g] = _mm512_set1_epi32(row[r][b].correction);
+      }
+    }
+    const std::uint8_t* lines = panel->code + first * Block::lines * Block::line;
+    MOE_UNROLL_LOOP for (int i = 0; i < 8; ++i) {  // 4 k each
+      __m512i w[Groups];
+      MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
+        w[g] = numbers_of<F>(lines + (g * Block::lines + i % Block::lines) * Block::line, i / 4);
+      }
+      MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+        const __m512i x = _mm512_set1_epi32(four_codes(row[r][b].code + 4 * i));
+        MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
+          dot[r][g] = _mm512_dpbusd_epi32(dot[r][g], w[g], x);
+        }
+      }
+    }
+    MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
+      const __m512 scale = load_scales(panel->scale + (first + g) * Block::group);
+      MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+        const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(row[r][b].scale * F::unit));
+        total[r][g] = _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(all, dot[r][g]), both, total[r][g]);
+      }
+    }
+  }
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
+      _mm512_storeu_ps(sums.data + r * sums.stride + (first + g) * Block::group, total[r][g]);
+    }
+  }
+}
+
+template <class F, int Rows>
+void multiply_coded(const CodedInput* const* rows, const CodedBlock<F>* panel, Index blocks,
+                    Sums<CodedInput> sums, Ahead ahead) {
+  constexpr int at_once = Rows <= 3 ? 4 : 2;
+  for (Index first = 0; first < CodedBlock<F>::groups; first += at_once) {
+    multiply_coded_groups<F, Rows, at_once>(rows, panel, blocks, sums, first, ahead);
+    ahead.stride = 0;
+  }
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
+#endif
