@@ -3,54 +3,26 @@
 // MoELayer and measures how far every recorded tensor is off.
 #pragma once
 
-#include <moe/io/family_router.hpp>
-#include <moe/moe.hpp>
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "../support/family_experts.hpp"
 #include "golden_error.hpp"
-#include "golden_facts.hpp"
+#include "golden_layer.hpp"
 
 namespace moe::golden {
 
 /// One file in one scalar. Every tensor of the file must be used: see run().
 template <Real T, class RouterT>
-class Case {
+class Case : private Recorded<T, RouterT> {
  public:
-  using Layer = MoELayer<T, RouterT>;
+  using typename Recorded<T, RouterT>::Layer;
 
-  Case(const io::SafeTensors& file, const Facts& facts)
-      : file_(file), facts_(facts), layer_(make_layer(file, facts)) {
-    layer_.for_each_parameter([&](const std::string& name, auto& parameter) {
-      for (const io::PartPlace& part : facts_.parts(name, parameter)) {
-        read(part, parameter);
-      }
-    });
-    x_ = read<T>("input.x", facts_.tokens(), width());
-    expert_x_ = apart() ? read<T>("input.expert_x", facts_.tokens(), width()) : x_;
+  Case(const io::SafeTensors& file, const Facts& facts) : Recorded<T, RouterT>(file, facts) {
     r_ = read<T>("input.r", facts_.tokens(), width());
-    call_.num_threads = 1;  // some 20 tokens
-    call_.tokens.sequence_length = facts_.sequence();
-    if (facts_.config().router.selection.vocabulary > 0) {
-      used_.insert("weights.gate.tid2eid");  // read by facts_.table()
-      ids_ = read<std::int32_t>("input.token_ids", facts_.tokens() / facts_.sequence(),
-                                facts_.sequence());
-      call_.tokens.ids = {ids_.data(), static_cast<std::size_t>(ids_.size())};
-    }
-    if (facts_.config().second_experts > 0) {  // 0: text, 1 and 2: images
-      const auto types = read<std::uint8_t>("input.token_type_ids",
-                                            facts_.tokens() / facts_.sequence(), facts_.sequence());
-      second_.assign(types.data(), types.data() + types.size());
-      mask_ = io::mask_of_sets(facts_.config(), second_);
-      call_.expert_mask = &mask_;
-    }
   }
 
   std::vector<Error> run() {
@@ -74,31 +46,15 @@ class Case {
   }
 
  private:
+  using Base = Recorded<T, RouterT>;
+  using Base::call_, Base::used_, Base::input, Base::width, Base::apart;
+  using Base::file_, Base::facts_, Base::layer_, Base::x_, Base::expert_x_, Base::second_;
   using TensorView_ = io::TensorView;
   using Loss = RoutingLoss<T>;
 
-  static Layer make_layer(const io::SafeTensors& file, const Facts& facts) {
-    const io::LayerConfig& config = facts.config();
-    return Layer(io::FamilyRouter<RouterT>::make(config, facts.table(file)),
-                 FfnExperts<T>(io::testing::experts_of<T>(config, 0)), config.options(),
-                 make_shared_expert<T>(config, 0), make_extras<T>(config, 0));
-  }
-
-  Index width() const { return facts_.config().d_model; }
-  /// Whether the experts see other tokens than the router.
-  bool apart() const { return file_.contains("input.expert_x"); }
-  LayerInput<T> input() const { return {expert_x_, apart() ? x_ : expert_x_}; }
-
   template <class S>
   Matrix<S> read(const std::string& name, Index rows, Index cols) {
-    used_.insert(name);
-    return io::read_matrix<S>(file_, name, rows, cols);
-  }
-
-  template <class S>
-  void read(const io::PartPlace& part, Matrix<S>& to) {
-    used_.insert(part.place.tensor);
-    io::read_part<S>({file_.at(part.place.tensor), file_.file()}, part, to);
+    return Base::template read<S>(name, rows, cols);
   }
 
   /// The first of the experts that a token may have, and how many there are: those of its set.
@@ -324,7 +280,7 @@ class Case {
           for (std::size_t i = 0; i < here.size(); ++i) {
             const bool has_own = file_.contains(here[i].place.tensor);
             if (has_own || (!dy.isZero(0) && file_.contains(plain[i].place.tensor))) {
-              read(has_own ? here[i] : plain[i], want);
+              Base::read(has_own ? here[i] : plain[i], want);
               bound = bound_of<T>(Kind::gradient);
             }
           }
@@ -334,16 +290,8 @@ class Case {
         grads);
   }
 
-  const io::SafeTensors& file_;
-  const Facts& facts_;
-  Layer layer_;
-  Matrix<T> x_, expert_x_, r_, y_;  // the router sees x_
-  Matrix<std::int32_t> ids_;
-  std::vector<std::uint8_t> second_;  // whose experts are of the second set; empty without
-  ExpertMask mask_;
-  CallOptions call_;
+  Matrix<T> r_, y_;
   typename Layer::Tape tape_;
-  std::set<std::string> used_;
   std::vector<Error> errors_;
 };
 

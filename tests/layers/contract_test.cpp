@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// README's numerical contract, as a layer keeps it: the names of the tests are its promises.
+// README's numerical contract, as a layer keeps it: the names of the tests are its promises. Its
+// packed form does in packed_contract_test.cpp.
 #include <gtest/gtest.h>
 
 #include <thread>
 
+#include "../support/alone_in_batch.hpp"
 #include "../support/count_allocations.hpp"
 #include "../support/guarded.hpp"
 #include "../support/layer_step.hpp"
-#include "moe/layers/packed_layer.hpp"
 #include "moe/losses.hpp"
 
 #ifdef __SSE__
@@ -17,6 +18,7 @@
 namespace moe {
 namespace {
 
+using testing::expect_the_bits_of_a_large_batch_alone;
 using testing::make_layer;
 using testing::random_matrix;
 using testing::run_step;
@@ -71,36 +73,12 @@ TYPED_TEST(Contract, TheOutputRowOfATokenDependsOnlyOnItsInputRowAndTheWeights) 
   }
 }
 
-/// Of a layer or its packed form, whose tokens are in T.
-template <class T, class Layer>
-void expect_the_bits_of_a_large_batch_alone(const Layer& layer) {
-  const Matrix<T> x = random_matrix<T>(8192, layer.d_in(), 25);
-  Matrix<T> first(8192, layer.d_out()), y = first, alone(1, layer.d_out());
-  typename Layer::Scratch scratch;
-  layer.forward(x, first, scratch, {.num_threads = 1});
-  for (const int threads : {1, 2, 3, 8}) {
-    layer.forward(x, y, scratch, {.num_threads = threads});
-    for (const Index token : {0, 4095, 8191}) {
-      detail::with_team(threads, [&] { layer.forward(x.row(token), alone, scratch); });
-      EXPECT_TRUE(same_bits(alone, first.row(token))) << token << " alone, threads " << threads;
-      EXPECT_TRUE(same_bits(y.row(token), first.row(token))) << token << ", threads " << threads;
-    }
-  }
-}
-
 TEST(Contract, ATokenHasTheSameBitsAloneAndInALargeBatchForAnyThreadCount) {
   MoEConfig config = small_config();
   config.d_model = 11, config.d_ff = 13, config.shared->d_ff = 7;
-  const MoELayer<float> layer = make_layer<float>(config, 24);
-  expect_the_bits_of_a_large_batch_alone<float>(layer);
+  expect_the_bits_of_a_large_batch_alone<float>(make_layer<float>(config, 24));
   expect_the_bits_of_a_large_batch_alone<bf16>(make_layer<bf16>(config, 24));
   expect_the_bits_of_a_large_batch_alone<Eigen::half>(make_layer<Eigen::half>(config, 24));
-  expect_the_bits_of_a_large_batch_alone<float>(pack<float>(layer));
-  expect_the_bits_of_a_large_batch_alone<float>(pack<bf16>(layer));
-  expect_the_bits_of_a_large_batch_alone<float>(pack<q8>(layer));
-  expect_the_bits_of_a_large_batch_alone<float>(pack<q4>(layer));
-  expect_the_bits_of_a_large_batch_alone<float>(pack<mxfp4>(layer));
-  expect_the_bits_of_a_large_batch_alone<float>(pack<fp8>(layer));
 }
 
 TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {

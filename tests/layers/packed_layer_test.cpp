@@ -10,6 +10,7 @@
 #include "../support/count_allocations.hpp"
 #include "../support/guarded.hpp"
 #include "../support/layer_step.hpp"
+#include "../support/storages.hpp"
 #include "../support/throws.hpp"
 #include "moe/reference.hpp"
 
@@ -65,8 +66,7 @@ std::vector<MoEConfig> configs() {
 
 template <class S>
 class PackedLayerOf : public ::testing::Test {};
-using AllStorages = ::testing::Types<float, double, bf16, q8, q4, mxfp4, fp8>;
-TYPED_TEST_SUITE(PackedLayerOf, AllStorages);
+TYPED_TEST_SUITE(PackedLayerOf, testing::AllStorages);
 
 template <class S>
 class ExactPackedLayerOf : public ::testing::Test {};

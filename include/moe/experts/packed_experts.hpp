@@ -31,6 +31,7 @@ class PackedExperts {
   explicit PackedExperts(std::vector<PackedExpert<S>> experts);
 
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
+  const PackedExpert<S>& operator[](std::size_t expert) const { return experts_[expert]; }
   Index d_in() const { return experts_.front().up.width(); }
   Index d_out() const { return experts_.front().down.num_outputs(); }
   const PackedExpert<S>& expert(Index e) const { return experts_[static_cast<std::size_t>(e)]; }
