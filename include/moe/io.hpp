@@ -22,6 +22,7 @@
 #include "io/format_error.hpp"
 #include "io/gguf.hpp"
 #include "io/gguf_blocks.hpp"
+#include "io/gguf_codes.hpp"
 #include "io/gguf_config.hpp"
 #include "io/gguf_cursor.hpp"
 #include "io/gguf_header.hpp"

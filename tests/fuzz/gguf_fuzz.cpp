@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes as a whole *.gguf; and once more before as many zeros as its tensors claim, so that what
-// lies behind the last check of the header is reached more often. The tensors are decoded, and the
-// keys are taken for a model's.
+// lies behind the last check of the header is reached more often. The tensors are decoded, and a
+// model's first layer is loaded.
 #include "fuzz_target.hpp"
-#include "moe/io/families.hpp"
-#include "moe/io/family_config.hpp"
-#include "moe/io/gguf_blocks.hpp"
-#include "moe/io/gguf_config.hpp"
+#include "moe/io/load_layer.hpp"
+#include "moe/storage.hpp"
 
 namespace moe::fuzz {
 namespace {
@@ -40,24 +38,25 @@ void use(const io::Gguf& file, std::size_t num_bytes) {
   require(!succeeds([&] { file.at(" no such "); }) || file.contains(" no such "));
 }
 
-/// What its keys make of a layer, by its architecture.
-void use_as_model(io::Gguf file) {
-  std::vector<io::Gguf> parts;
-  parts.push_back(std::move(file));
-  io::TensorFiles files(std::move(parts));
+/// What its keys make of a layer, by its architecture; and the first layer, if there is one.
+void use_as_model(const std::vector<std::byte>& bytes) {
+  static const std::filesystem::path path = own_folder("moe-gguf-fuzz") / "m.gguf";
+  write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  io::TensorFiles files = io::TensorFiles::open(path);
   const io::ModelConfig config = io::gguf_config(files);
   const io::Family& family = io::family_of_gguf(config);
   for (const Index layer : {0, 1, 60}) {
     succeeds([&] { io::layer_config(family, config, layer).validate(); });
   }
+  const bool loaded = succeeds([&] { io::load_layer<float>(path, 0); });
+  const bool packed = succeeds([&] { io::load_packed<q4>(path, 0); });
+  require(loaded == packed);
 }
 
-void read_file(std::vector<std::byte> bytes) {
-  const std::size_t size = bytes.size();
+void read_file(const std::vector<std::byte>& bytes) {
   succeeds([&] {
-    io::Gguf file = io::Gguf::from_bytes(std::move(bytes));
-    use(file, size);
-    use_as_model(std::move(file));
+    use(io::Gguf::from_bytes(bytes), bytes.size());
+    use_as_model(bytes);
   });
 }
 
@@ -70,7 +69,7 @@ void read_header(std::vector<std::byte> bytes) {
   succeeds([&] { size = io::detail::GgufReader(longer, file, {}).read_tensors(); });
   if (size > 0 && size <= longer.size()) {
     longer.resize(static_cast<std::size_t>(size));
-    read_file(std::move(longer));
+    read_file(longer);
   }
 }
 

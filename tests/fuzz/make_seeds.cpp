@@ -80,6 +80,18 @@ void write_gguf(const fs::path& folder) {
                           {name + ".swiglu_clamp_exp", gguf_array(6, {raw(7.0f)})}},
                  .tensors = {gguf_floats("blk.0.ffn_gate_inp.weight", {4, 2})}});
   }
+  const auto expert = [](const char* tensor, std::uint32_t type, std::size_t bytes) {
+    return GgufTensor{tensor, {32, 32, 1}, type, GgufData(bytes, std::byte{0x21})};
+  };
+  write("model", {.keys = {{"general.architecture", gguf_text("qwen3moe")},
+                           {"qwen3moe.embedding_length", gguf_u32(32)},
+                           {"qwen3moe.expert_feed_forward_length", gguf_u32(32)},
+                           {"qwen3moe.expert_count", gguf_u32(1)},
+                           {"qwen3moe.expert_used_count", gguf_u32(1)}},
+                  .tensors = {gguf_floats("blk.0.ffn_gate_inp.weight", {32, 1}),
+                              expert("blk.0.ffn_gate_exps.weight", 2, 576),
+                              expert("blk.0.ffn_up_exps.weight", 39, 544),
+                              expert("blk.0.ffn_down_exps.weight", 2, 576)}});
   for (const auto& [number, dtype] : io::detail::gguf_elements) {
     const auto [elements, bytes] = io::block_size(dtype);
     write(std::string(name(dtype)),

@@ -16,6 +16,7 @@
 #include "checkpoint.hpp"
 #include "coded_weight.hpp"
 #include "family_router.hpp"
+#include "gguf_codes.hpp"
 #include "place.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
@@ -213,8 +214,10 @@ std::optional<CodedExpert<F>> LayerReader::coded_expert(std::optional<Index> num
       return;
     }
     if constexpr (std::same_as<M, CodedMatrix<F>>) {
-      const auto encoded = encoded_place(model_->files(), names_.place(name, shape));
-      std::optional<M> coded = encoded ? coded_weight<F>(*encoded, shape) : std::nullopt;
+      const Place at = names_.place(name, shape);
+      const auto encoded = encoded_place(model_->files(), at);
+      std::optional<M> coded = encoded ? coded_weight<F>(*encoded, shape)
+                                       : coded_blocks<F>(model_->files().at(at.tensor), at, shape);
       whole = coded.has_value();
       to = whole ? std::move(*coded) : M();
     } else {

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// GGUF's blocks -> CodedMatrix of the storage that is exactly them: Q8_0 of q8, Q4_0 of q4, MXFP4
+// of mxfp4. Nothing is decoded, and nothing rounded.
+#pragma once
+
+#include <concepts>
+#include <cstring>
+#include <optional>
+
+#include "../storage/mxfp4.hpp"
+#include "../storage/q4.hpp"
+#include "../storage/q8.hpp"
+#include "place.hpp"
+
+namespace moe::inline MOE_INSTRUCTION_SET::io {
+
+namespace detail {
+
+/// Whose blocks are those of format F.
+template <class F>
+inline constexpr DType block_of = std::same_as<F, Mxfp4Format> ? DType::MXFP4
+                                  : F::bits == 4               ? DType::Q4_0
+                                                               : DType::Q8_0;
+
+/// A block's scale, and behind it its codes: of 4 bits those of the first 16 elements in the low
+/// halves of bytes; of 8 bits integers, which the storage has above 128.
+template <class F>
+void copy_codes(BlockBytes from, typename CodedMatrix<F>::Block& to) {
+  constexpr int bytes = sizeof to.scale;
+  std::memcpy(static_cast<void*>(&to.scale), from.data, sizeof to.scale);
+  const auto set = [&](int k, int code) {
+    to.code[static_cast<std::size_t>(k)] = static_cast<std::uint8_t>(code);
+  };
+  if constexpr (F::bits == 8) {
+    for (int k = 0; k < 32; ++k) {
+      set(k, from.signed_at(bytes + k) + F::bias);
+    }
+  } else {
+    for (int k = 0; k < 16; ++k) {
+      set(k, from.at(bytes + k) & 15);
+      set(k + 16, from.at(bytes + k) >> 4);
+    }
+  }
+}
+
+}  // namespace detail
+
+/// The weight (rows, cols) at a place, or nothing where the tensor is no blocks of format F. Throws
+/// as check_place().
+template <class F>
+std::optional<CodedMatrix<F>> coded_blocks(const FileTensor& tensor, const Place& place,
+                                           Shape shape) {
+  if (tensor.view.dtype != detail::block_of<F>) {
+    return std::nullopt;
+  }
+  check_place(tensor, place);
+  const Index bytes = block_size(tensor.view.dtype).bytes;
+  CodedMatrix<F> coded(shape.rows, shape.cols);
+  for (Index row = 0; row < shape.rows; ++row) {
+    const Index first = (place.first + row * place.row_step) / coded.block_size;
+    for (Index number = 0; number < coded.blocks_of_row(); ++number) {
+      detail::copy_codes<F>({tensor.view.data.data() + (first + number) * bytes},
+                            coded.block(row, number));
+    }
+  }
+  return coded;
+}
+
+}  // namespace moe::inline MOE_INSTRUCTION_SET::io
