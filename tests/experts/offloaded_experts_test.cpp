@@ -85,7 +85,7 @@ TYPED_TEST(OffloadedExpertsOf, HaveTheBitsOfResidentOnesInAnyOrderOfArrival) {
   Matrix<float> want(40, packed.d_out());
   typename PackedLayer<TypeParam>::Scratch scratch;
   packed.forward(x, want, scratch, {.tokens = {.padding = padding}});
-  for (const std::size_t at_once : {1, 2, 7}) {
+  for (const std::size_t at_once : {1U, 2U, 7U}) {
     const auto layer = offload(packed, on_shelf(packed.experts(), at_once));
     typename std::remove_cvref_t<decltype(layer)>::Scratch own;
     for (const int threads : {1, 3}) {
