@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packets of bfloat16: rounding to it, and products of pairs summed in float. This file, half.hpp
-// and mask.hpp are the only ones with intrinsics.
+// Packets of bfloat16: rounding to it, and products of pairs summed in float. Intrinsics are in
+// this file, half.hpp, mask.hpp, decode_e4m3.hpp and the tiles of integers alone.
 //
 // A packet of floats stands for as many pairs (k, k + 1), the lower half of each 32 bits first.
 // With AVX512_BF16 one instruction adds both products of a pair, and takes denormals for zero.

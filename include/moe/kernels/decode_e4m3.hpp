@@ -15,7 +15,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// to (size) = the values of the codes. The memory behind them is asked for, a page ahead.
+/// to (size) = the values of the codes.
 template <class To>
 void decode_e4m3_plainly(const std::uint8_t* codes, Index size, To* to) {
   for (Index i = 0; i < size; ++i) {
@@ -43,7 +43,7 @@ constexpr std::array<std::uint8_t, 128> bytes_of_bfloat16(int shift) {
   return bytes;
 }
 
-/// 64 codes at once.
+/// 64 codes at once; those a page ahead are asked for.
 inline void decode_e4m3(const std::uint8_t* codes, Index size, bf16* to) {
   alignas(64) static constexpr auto low_bytes = bytes_of_bfloat16(0),
                                     high_bytes = bytes_of_bfloat16(8);
@@ -78,7 +78,8 @@ inline void decode_e4m3(const std::uint8_t* codes, Index size, bf16* to) {
 
 #if defined(EIGEN_VECTORIZE_AVX2) && defined(__F16C__)
 
-/// 16 codes at once, read as halves, which have an exponent with a bias of 15 for 7.
+/// 16 codes at once, read as halves, which have an exponent with a bias of 15 for 7; those a page
+/// ahead are asked for.
 inline void decode_e4m3(const std::uint8_t* codes, Index size, float* to) {
   const __m256i no_bit_14 = _mm256_set1_epi16(static_cast<short>(0xbfff)),
                 sign = _mm256_set1_epi16(static_cast<short>(0x8000)),
