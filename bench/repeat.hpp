@@ -26,29 +26,31 @@ struct Repetition {
 
 /// How often, and with which probes.
 struct Repeat {
-  int least;       ///< of repetitions that count; of a short body up to ten times as many
-  double seconds;  ///< that the body is worth; to wait for steady ones, up to 20 times as many
-  bool read;       ///< probes memory, too, which clears the caches
+  int least, most;  ///< repetitions that count: as many as fit into
+  double seconds;   ///< of the body alone
+  double patience;  ///< seconds, with the probes, after which no steadier ones are waited for
+  bool read;        ///< probes memory, too, which clears the caches
 
   int count(double body_seconds) const {
-    return std::max(least, static_cast<int>(std::min(10.0 * least, seconds / body_seconds)));
+    return std::max(least, static_cast<int>(std::min<double>(most, seconds / body_seconds)));
   }
 };
 
 /// Calls body(number), body(0) without counting it: it grows the scratch. Goes on until enough
 /// repetitions are steady, and at most four times as long; returns the steadiest. A probe takes
-/// half as long as the body, so that what disturbs the machine for a moment disturbs both.
+/// half as long as the body, so that what disturbs the machine for a moment disturbs both; of more
+/// than a quarter of a second it would say no more.
 template <class S, class Body>
 std::vector<Repetition> repeat(Probes& probes, const Repeat& how, Body&& body) {
   constexpr double steady_drift = 0.03;
   const double first_seconds = seconds_of([&] { body(0); });
-  const double probe_seconds = 0.5 * first_seconds;
+  const double probe_seconds = std::min(0.5 * first_seconds, 0.25);
   const int count = how.count(first_seconds);
   const Stopwatch watch;
   std::vector<Repetition> made;
   Probe before = probes.probe<S>(how.read, probe_seconds);
   for (int number = 1, steady = 0; steady < count && number <= 4 * count; ++number) {
-    if (number > count && watch.seconds() > 20 * how.seconds) {
+    if (number > count && watch.seconds() > how.patience) {
       break;
     }
     const double seconds = seconds_of([&] { body(number); });

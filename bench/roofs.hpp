@@ -69,7 +69,11 @@ class Roofs {
       rows[row] = &x.coeffRef(row, 0);
     }
     const Index pieces = pieces_per_thread * threads_;
-    const Index calls = (std::max<Index>)(1, steps_ * 24 / depth / 2);
+    // As long as the probe of multiply-adds: a machine that sums bytes does four times as many.
+    constexpr Index lanes = sizeof(Packet<float>) / sizeof(float);
+    constexpr Index as_many = kernels::numbers_in < In >> 1 ? 4 : 1;
+    const Index calls =
+        (std::max<Index>)(1, as_many * steps_ * chains * lanes / (Tile::rows * Tile::cols * depth));
     const Stopwatch watch;
     detail::parallel_for(pieces, threads_, [&](Index, int worker) {
       alignas(64) Wide<S> sums[Tile::rows * Tile::cols];

@@ -10,6 +10,7 @@ set(tested_by
   "version.hpp                 package/check.cmake"
   "compiled/boundary.hpp       compiled/moe_layer_test.cpp"
   "compiled/call_memory.hpp    compiled/moe_layer_test.cpp"
+  "compiled/storages.hpp       compiled/packed_layer_test.cpp"
   "experts/activation_rows.hpp experts/expert_test.cpp"
   "experts/dense.hpp           experts/dense_ffn_test.cpp"
   "experts/each_expert.hpp     experts/sets_test.cpp"

@@ -13,7 +13,9 @@
 namespace moe::bench {
 
 struct Comparison {
-  std::string peer, shape;
+  std::string peer;
+  Type type;
+  std::string shape;
   bool train;
   Index tokens;
   InTurn times = {};  ///< ours, then the peer's
@@ -21,12 +23,14 @@ struct Comparison {
 
   std::string pass() const { return train ? "train" : "forward"; }
   std::string name() const {
-    return peer + '/' + pass() + '/' + shape + '/' + std::to_string(tokens);
+    return peer + '/' + bench::name(type) + '/' + pass() + '/' + shape + '/' +
+           std::to_string(tokens);
   }
 };
 
 inline nlohmann::ordered_json to_json(const Comparison& c) {
   return {{"peer", c.peer},
+          {"type", name(c.type)},
           {"pass", c.pass()},
           {"shape", c.shape},
           {"tokens", c.tokens},
@@ -36,6 +40,11 @@ inline nlohmann::ordered_json to_json(const Comparison& c) {
           {"ratio", c.times.ratio}};
 }
 
+/// How far two layers may be apart that round the same weights, each in its own way.
+inline float tolerance(Type type) {
+  return type == Type::f32 ? 1e-4F : type == Type::q8 ? 0.03F : 0.3F;
+}
+
 /// Nearly every row agrees: where two logits are all but equal, a peer that routes by itself may
 /// choose the other expert.
 inline void expect_equal(const Matrix<float>& ours, const Matrix<float>& peers, const Comparison& c,
@@ -43,7 +52,7 @@ inline void expect_equal(const Matrix<float>& ours, const Matrix<float>& peers, 
   Index different = 0;
   for (Index row = 0; row < ours.rows(); ++row) {
     const float error = (ours.row(row) - peers.row(row)).norm();
-    different += error <= 1e-4F * ours.row(row).norm() ? 0 : 1;
+    different += error <= tolerance(c.type) * ours.row(row).norm() ? 0 : 1;
   }
   if (ours.rows() != peers.rows() || 500 * different > ours.rows()) {
     throw std::runtime_error("moe_peers: " + c.name() + ": " + what + " differs in " +
@@ -68,17 +77,20 @@ class Subject {
     if (c.train) {
       compare_train(peer, repetitions, c);
     } else {
-      compare_forward(peer, repetitions, c);
+      with_storage(c.type, [&]<Storage S>(S) {
+        if constexpr (std::same_as<Wide<S>, float>) {
+          compare_forward<S>(peer, repetitions, c);
+        }
+      });
     }
   }
 
  private:
+  template <Storage S>
   void compare_forward(Peer& peer, int repetitions, Comparison& c) {
-    if (!packed_) {
-      packed_.emplace(pack<float>(layer_));
-    }
-    PackedLayer<float>::Scratch scratch;
-    const auto ours = [&] { packed_->forward(x_, y_, scratch, call_); };
+    const PackedLayer<S> packed = pack<S>(layer_);
+    typename PackedLayer<S>::Scratch scratch;
+    const auto ours = [&] { packed.forward(x_, y_, scratch, call_); };
     const auto theirs = [&] { peer.forward(x_, peer_y_); };
     peer_y_.resize(y_.rows(), y_.cols());
     ours();
@@ -114,7 +126,6 @@ class Subject {
   MoEConfig config_;
   CallOptions call_;
   MoELayer<float> layer_;
-  std::optional<PackedLayer<float>> packed_;
   Matrix<float> x_, y_, peer_y_;
 };
 

@@ -17,7 +17,7 @@ class EigenPeer : public ProductLoopPeer {
 };
 
 [[maybe_unused]] const bool added =
-    add_peer({"Eigen", false, [](const MoELayer<float>& layer, int threads) {
+    add_peer({"Eigen", Type::f32, false, [](const MoELayer<float>& layer, int threads) {
                 return std::make_unique<EigenPeer>(layer, threads);
               }});
 

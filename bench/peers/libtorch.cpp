@@ -83,7 +83,7 @@ class TorchPeer : public Peer {
 };
 
 [[maybe_unused]] const bool added =
-    add_peer({"LibTorch", true, [](const MoELayer<float>& layer, int threads) {
+    add_peer({"LibTorch", Type::f32, true, [](const MoELayer<float>& layer, int threads) {
                 return std::make_unique<TorchPeer>(layer, threads);
               }});
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// moe_peers: how many times longer other libraries take for the same layer, float32. Ours is the
-// packed layer, or MoELayer in training; LibTorch routes by itself, the others take our routing.
+// moe_peers: how many times longer other libraries take for the same layer, in float32 or in the
+// type of as many bits. Ours is the packed layer, or MoELayer in training; LibTorch routes by
+// itself, the others take our routing.
 #include <cstdio>
 #include <iostream>
 #include <regex>
@@ -27,9 +28,10 @@ std::vector<PeerCase> peer_cases() {
 }
 
 void print(const Comparison& c) {
-  std::printf("%-13s %-8s %-20s %6td %9.2f %9.2f %9.1f %8.2f\n", c.peer.c_str(), c.pass().c_str(),
-              c.shape.c_str(), c.tokens, 1e3 * c.times.second_seconds, 1e3 * c.times.first_seconds,
-              c.our_gflops, c.times.ratio);
+  std::printf("%-13s %-5s %-8s %-20s %6td %9.2f %9.2f %9.1f %8.2f\n", c.peer.c_str(),
+              name(c.type).c_str(), c.pass().c_str(), c.shape.c_str(), c.tokens,
+              1e3 * c.times.second_seconds, 1e3 * c.times.first_seconds, c.our_gflops,
+              c.times.ratio);
   std::fflush(stdout);
 }
 
@@ -41,6 +43,7 @@ void compare_peer(const PeerKind& kind, const RunOptions& options, int threads,
   std::string shape;
   for (const PeerCase& peer_case : peer_cases()) {
     Comparison c{.peer = kind.name,
+                 .type = kind.type,
                  .shape = shape_name(peer_case.config),
                  .train = peer_case.train,
                  .tokens = peer_case.tokens};
@@ -65,15 +68,15 @@ int main(int argc, char** argv) {
   using namespace moe::bench;
   RunOptions options;
   CLI::App app("Other libraries' time for the same layer, over ours.");
-  options.add_to(app, "peer/pass/shape/tokens");
+  options.add_to(app, "peer/type/pass/shape/tokens");
   CLI11_PARSE(app, argc, argv);
   try {
     const int threads = moe::detail::num_threads(options.threads);
 #ifdef _OPENMP
     omp_set_num_threads(threads);  // of the peers
 #endif
-    std::printf("%-13s %-8s %-20s %6s %9s %9s %9s %8s\n", "peer", "pass", "shape", "tokens",
-                "peer ms", "our ms", "GFLOP/s", "ratio");
+    std::printf("%-13s %-5s %-8s %-20s %6s %9s %9s %9s %8s\n", "peer", "type", "pass", "shape",
+                "tokens", "peer ms", "our ms", "GFLOP/s", "ratio");
     std::vector<Comparison> rows;
     for (const PeerKind& kind : peer_kinds()) {
       compare_peer(kind, options, threads, rows);

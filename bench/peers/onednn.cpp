@@ -132,7 +132,7 @@ class OneDnnPeer : public ProductPeer {
 };
 
 bool add(const char* name, bool packed) {
-  return add_peer({name, false, [packed](const MoELayer<float>& layer, int threads) {
+  return add_peer({name, Type::f32, false, [packed](const MoELayer<float>& layer, int threads) {
                      return std::make_unique<OneDnnPeer>(layer, threads, packed);
                    }});
 }

@@ -29,7 +29,7 @@ class OpenBlasPeer : public ProductLoopPeer {
 };
 
 [[maybe_unused]] const bool added =
-    add_peer({"OpenBLAS", false, [](const MoELayer<float>& layer, int threads) {
+    add_peer({"OpenBLAS", Type::f32, false, [](const MoELayer<float>& layer, int threads) {
                 return std::make_unique<OpenBlasPeer>(layer, threads);
               }});
 

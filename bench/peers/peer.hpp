@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "../types.hpp"
+
 namespace moe::bench {
 
 class Peer {
@@ -29,6 +31,7 @@ class Peer {
 
 struct PeerKind {
   std::string name;
+  Type type;  ///< of its weights, and of ours beside it
   bool trains;
   /// The layer, which the peer may refer to, and the number of threads.
   std::function<std::unique_ptr<Peer>(const MoELayer<float>&, int)> make;

@@ -50,8 +50,13 @@ class Measurement {
  private:
   static constexpr Index inputs = 8;
 
-  /// On a slow or busy machine the later cases get no more than three goes.
-  Repeat how() const { return {3, watch_.seconds() < 120.0 ? grid_.seconds_per_case : 0.0, true}; }
+  Repeat how() const {
+    return {.least = 3,
+            .most = 10,
+            .seconds = grid_.seconds_per_case,
+            .patience = 2 * grid_.seconds_per_case,
+            .read = true};
+  }
 
   ConstMatrixRef<float> input(Index tokens, int repetition) const {
     return x_.middleRows(repetition % inputs * tokens, tokens);
@@ -59,13 +64,14 @@ class Measurement {
 
   void measure(const MoEConfig& c, const std::string& name, bool dense,
                const PackedLayer<float>& packed) {
-    PackedLayer<float>::Scratch scratch;
+    TimedLayer timed(packed);
     for (const Index tokens : grid_.tokens) {
       Matrix<float> y(tokens, c.d_model);
       std::vector<Work> work;
+      std::vector<Stages> steps;
       const auto repetitions = repeat<float>(probes_, how(), [&](int repetition) {
-        packed.forward(input(tokens, repetition), y, scratch, call_);
-        work.push_back(executed_work(scratch.plan));
+        steps.push_back(timed.forward(input(tokens, repetition), y, call_));
+        work.push_back(timed.work());
       });
       Measured m{.layer = name, .d_ff = c.d_ff, .tokens = tokens};
       m.seconds = median_of(repetitions, &Repetition::seconds);
@@ -75,11 +81,22 @@ class Measurement {
       if (!dense) {
         m.experts = c.num_experts;
         m.top_k = c.top_k;
-        m.stages = stages(packed, tokens);
+        m.stages = medians(repetitions, steps);
       }
       compare(total_width(c), m);
       measured_.push_back(m);
     }
+  }
+
+  /// Of each step, over the repetitions that count.
+  static Stages medians(const std::vector<Repetition>& repetitions,
+                        const std::vector<Stages>& steps) {
+    const auto of = [&](double Stages::*step) {
+      return median_of(repetitions, [&](const Repetition& r) {
+        return steps[static_cast<std::size_t>(r.number)].*step;
+      });
+    };
+    return {of(&Stages::route), of(&Stages::plan), of(&Stages::experts), of(&Stages::combine)};
   }
 
   /// Parameters, FLOPs and bytes: the mean of the repetitions, whose routing differs.
@@ -98,15 +115,6 @@ class Measurement {
     }
   }
 
-  /// The steps of the packed layer.
-  Stages stages(const PackedLayer<float>& packed, Index tokens) {
-    TimedLayer timed(packed);
-    Matrix<float> y(tokens, packed.d_out());
-    const auto rest = [&] { probes_.probe<float>(true); };
-    return repeat_stages(
-        5, rest, [&](int number) { return timed.forward(input(tokens, number), y, call_); });
-  }
-
   /// To the dense layer of equal total size, which was measured before.
   void compare(Index total_width, Measured& m) const {
     m.flop_ratio = m.speedup = 1.0;
@@ -122,7 +130,6 @@ class Measurement {
   CallOptions call_;
   Probes& probes_;
   Matrix<float> x_;
-  Stopwatch watch_;
   std::vector<Measured> measured_;
 };
 

@@ -60,7 +60,9 @@ struct Measured {
 /// that the library has.
 struct Pair {
   std::string form;
+  double bytes = 0, bits = 0;  ///< of the MoE layer's experts; bits of one weight, scales included
   Index tokens = 0;
+  double error = 0;  ///< |y - y of the unpacked float32 layer| / |that y|, over all tokens
   double moe_seconds = 0, dense_seconds = 0, moe_gflops = 0, dense_gflops = 0;
   double ratio = 0;  ///< dense seconds / MoE seconds, median of pairs measured in turn
 };

@@ -83,6 +83,19 @@ std::string by_tokens(const Grid& grid, const std::vector<Row>& rows, int width,
   return text + '\n';
 }
 
+/// What each form takes and costs in accuracy; the error is that at the most tokens.
+inline std::string form_summary(const std::vector<Pair>& pairs) {
+  std::string text = pad("form", -20) + "         MB  bits a weight   error of y\n";
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const Pair& p = pairs[i];
+    if (i + 1 == pairs.size() || pairs[i + 1].form != p.form) {
+      text += pad(p.form, -20) + pad(fixed(1e-6 * p.bytes, 1), 11) + pad(fixed(p.bits, 2), 15) +
+              pad(fixed(p.error, 4), 13) + '\n';
+    }
+  }
+  return text;
+}
+
 inline std::string summary(const Report& report) {
   const auto time = [](const Measured& m) {
     const std::string ms = milliseconds(m.seconds);
@@ -102,8 +115,8 @@ inline std::string summary(const Report& report) {
          ": GFLOP/s of the MoE layer, and time of the dense layer of equal active FLOPs / its "
          "time\n" +
          by_tokens(report.grid, report.yardstick.pairs, 20, &Pair::form, speed) + '\n' +
-         std::to_string(exact) + " of " + std::to_string(report.counted.size()) +
-         " counted cases are exactly as predicted\n";
+         form_summary(report.yardstick.pairs) + '\n' + std::to_string(exact) + " of " +
+         std::to_string(report.counted.size()) + " counted cases are exactly as predicted\n";
 }
 
 }  // namespace moe::report

@@ -77,7 +77,10 @@ inline Json to_json(const Pair& p) {
           {"dense_seconds", p.dense_seconds},
           {"moe_gflops", p.moe_gflops},
           {"dense_gflops", p.dense_gflops},
-          {"ratio", p.ratio}};
+          {"ratio", p.ratio},
+          {"bytes", p.bytes},
+          {"bits_per_weight", p.bits},
+          {"error", p.error}};
 }
 
 inline Json to_json(const Yardstick& y) {

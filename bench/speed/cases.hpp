@@ -8,13 +8,11 @@
 #include <string>
 
 #include "../shapes.hpp"
+#include "../types.hpp"
 
 namespace moe::bench {
 
-/// Of the weights. Forward takes the packed form, training the layer itself.
-enum class Type { f32, bf16, f64, q8, q4, mxfp4, fp8 };
-inline constexpr const char* type_names[] = {"f32", "bf16", "f64", "q8", "q4", "mxfp4", "fp8"};
-
+/// Forward takes the packed form, training the layer itself.
 enum class Pass { forward, train };
 
 /// Even; with loads that fall as in Zipf's law; or every token to the same top_k experts.
@@ -27,9 +25,8 @@ struct Case {
   Routing routing;
   Index tokens;
 
-  std::string type_name() const { return type_names[static_cast<std::size_t>(type)]; }
-  /// Weights are codes with scales, which are packed and not trained.
-  bool coded() const { return type >= Type::q8; }
+  std::string type_name() const { return bench::name(type); }
+  bool coded() const { return bench::coded(type); }
   std::string pass_name() const { return pass == Pass::forward ? "forward" : "train"; }
   std::string routing_name() const {
     return routing == Routing::uniform ? "uniform" : routing == Routing::zipf ? "zipf" : "one";

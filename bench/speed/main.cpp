@@ -33,21 +33,12 @@ void measure_layer(std::span<const Case> cases, int threads, int repetitions, Pr
     Train<T> subject(c, layer_of<T>(c), threads);
     measure_all(subject, cases, repetitions, probes, rows);
   };
-  const auto with_scalar = [&](auto&& run) {
-    return c.type == Type::f64 ? run(double()) : c.type == Type::bf16 ? run(bf16()) : run(float());
-  };
-  switch (c.type) {
-    case Type::q8:
-      return forward(q8());
-    case Type::q4:
-      return forward(q4());
-    case Type::mxfp4:
-      return forward(mxfp4());
-    case Type::fp8:
-      return forward(fp8());
-    default:
-      return c.pass == Pass::train ? with_scalar(train) : with_scalar(forward);
+  if (c.pass == Pass::forward) {
+    return with_storage(c.type, forward);
   }
+  return c.type == Type::f64    ? train(double())
+         : c.type == Type::bf16 ? train(bf16())
+                                : train(float());
 }
 
 std::vector<Row> measure_selection(const RunOptions& options) {

@@ -48,7 +48,11 @@ Row measure(Subject& subject, const Case& c, int repetitions, Probes& probes) {
       static_cast<double>(parameters(c.config).expert) * bytes_of_weight<S>();
   subject.prepare(c);
   std::vector<Work> work;
-  const Repeat how{repetitions, 0.5, c.may_wait_for_memory()};
+  const Repeat how{.least = repetitions,
+                   .most = 10 * repetitions,
+                   .seconds = 0.5,
+                   .patience = 10.0,
+                   .read = c.may_wait_for_memory()};
   const auto made = repeat<S>(probes, how, [&](int number) {
     subject.run(number);
     work.push_back(subject.work());

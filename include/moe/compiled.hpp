@@ -8,3 +8,4 @@
 #include "compiled/instruction_sets.hpp"
 #include "compiled/moe_layer.hpp"
 #include "compiled/packed_layer.hpp"
+#include "compiled/storages.hpp"

@@ -283,7 +283,7 @@ TEST(GgufHeader, RefusesDataThatIsCutOrFollowed) {
     }
     for (const std::size_t more : {1U, 11U, 13U, 32U, 64U}) {
       GgufData longer = whole;
-      longer.resize(whole.size() + more);
+      append(longer, GgufData(more));
       expect_no_gguf(longer, {"bytes behind the last tensor, expected none or 12 of padding"});
     }
   }

@@ -115,8 +115,8 @@ class Layer : public Inference<T> {
   /// Null, and what another kind of layer made, is refused.
   virtual void backward(const BackwardRows<T>& rows, CallMemory<W>* tape,
                         Grads<W>* grads) const = 0;
-  virtual std::unique_ptr<Inference<float>> pack_float() const = 0;
-  virtual std::unique_ptr<Inference<float>> pack_bfloat16() const = 0;
+  /// In the storage at a place of compiled::Storages.
+  virtual std::unique_ptr<Inference<float>> pack(Size storage) const = 0;
 };
 
 template <class T>

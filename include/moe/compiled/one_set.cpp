@@ -9,6 +9,7 @@
 
 #include "../layers.hpp"
 #include "boundary.hpp"
+#include "storages.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 namespace {
@@ -188,11 +189,11 @@ class LayerOf final : public boundary::Layer<T> {
                     own_grads->grads, own_tape->losses);
   }
 
-  std::unique_ptr<boundary::Inference<float>> pack_float() const override {
-    return std::make_unique<PackedOf<float>>(pack<float>(layer_));
-  }
-  std::unique_ptr<boundary::Inference<float>> pack_bfloat16() const override {
-    return std::make_unique<PackedOf<bf16>>(pack<bf16>(layer_));
+  std::unique_ptr<boundary::Inference<float>> pack(boundary::Size storage) const override {
+    return compiled::Storages::make_of<boundary::Inference<float>>(
+        storage, [&]<class S>(std::type_identity<S>) {
+          return std::make_unique<PackedOf<S>>(moe::pack<S>(layer_));
+        });
   }
 
  private:

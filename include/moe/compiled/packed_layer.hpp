@@ -8,14 +8,14 @@
 #include <utility>
 
 #include "moe_layer.hpp"
+#include "storages.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::compiled {
 
-/// Weights stored as S, float or bf16; tokens are float. It is immutable: copies share it, and so
-/// may threads, each with its own scratch.
+/// Weights stored as S, one of the list Storages; tokens are float. It is immutable: copies share
+/// it, and so may threads, each with its own scratch.
 template <class S>
-requires std::same_as<S, float> || std::same_as<S, bf16>
-class PackedLayer {
+requires(Storages::has<S>) class PackedLayer {
  public:
   struct Scratch : CallMemory<float> {};
 
@@ -49,11 +49,7 @@ class PackedLayer {
 /// The inference form of a layer, in the same instruction set.
 template <class S, Scalar T>
 PackedLayer<S> pack(const MoELayer<T>& layer) {
-  if constexpr (std::same_as<S, bf16>) {
-    return PackedLayer<S>(layer.layer().pack_bfloat16());
-  } else {
-    return PackedLayer<S>(layer.layer().pack_float());
-  }
+  return PackedLayer<S>(layer.layer().pack(Storages::place_of<S>()));
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::compiled
