@@ -9,8 +9,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
-inline constexpr WeightConfig gguf_weight{.epsilon = 0x1p-14,
-                                          .epsilon_rule = EpsilonRule::least};
+inline constexpr WeightConfig gguf_weight{.epsilon = 0x1p-14, .epsilon_rule = EpsilonRule::least};
 inline constexpr RouterConfig gguf_softmax{.selection = {.groups = GroupLimit{}},
                                            .weight = gguf_weight};
 inline constexpr RouterConfig gguf_sigmoid{

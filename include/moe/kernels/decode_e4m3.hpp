@@ -58,7 +58,8 @@ inline void decode_e4m3(const std::uint8_t* codes, Index size, bf16* to) {
   Index i = 0;
   for (; i + 64 <= size; i += 64) {
     prefetch(codes + i + 4096);
-    const __m512i code = _mm512_maskz_permutexvar_epi64(every, order, _mm512_loadu_si512(codes + i));
+    const __m512i code =
+        _mm512_maskz_permutexvar_epi64(every, order, _mm512_loadu_si512(codes + i));
     const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
     const __m512i magnitude = _mm512_permutex2var_epi8(high0, code, high1);
     const __m512i high = _mm512_or_si512(magnitude, _mm512_and_si512(code, sign));
