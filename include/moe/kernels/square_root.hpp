@@ -13,8 +13,6 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-namespace detail {
-
 void root_of();  // declared, so that the name is there without any of the following
 
 #if defined(EIGEN_VECTORIZE_AVX512)
@@ -32,12 +30,10 @@ inline float32x4_t root_of(float32x4_t packet) { return vsqrtq_f32(packet); }
 inline float64x2_t root_of(float64x2_t packet) { return vsqrtq_f64(packet); }
 #endif
 
-}  // namespace detail
-
 template <class T>
 Lanes<T> square_root(const Lanes<T>& value) {
-  if constexpr (requires { detail::root_of(value.packet); } && Lanes<T>::size > 1) {
-    return Lanes<T>::of(detail::root_of(value.packet));
+  if constexpr (requires { root_of(value.packet); } && Lanes<T>::size > 1) {
+    return Lanes<T>::of(root_of(value.packet));
   } else {
     T each[Lanes<T>::size];
     value.store(each);
