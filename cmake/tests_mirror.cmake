@@ -22,6 +22,7 @@ set(tested_by
   "experts/packed_experts.hpp  experts/sets_test.cpp"
   "experts/projection.hpp      experts/expert_test.cpp"
   "io/byte_source.hpp          io/safetensors_test.cpp"
+  "io/exact_file.hpp           io/training_state_test.cpp"
   "io/family_config.hpp        io/family_test.cpp"
   "io/family_router.hpp        io/save_layer_test.cpp"
   "io/family_rows.hpp          io/families_test.cpp"
