@@ -31,6 +31,7 @@ set(tested_by
   "io/encoded_place.hpp        io/load_encoded_test.cpp"
   "io/encoded_values.hpp       io/encoded_weight_test.cpp"
   "io/encodings.hpp            io/encoded_weight_test.cpp"
+  "io/exact_file.hpp           io/training_state_test.cpp"
   "io/family_config.hpp        io/family_test.cpp"
   "io/family_router.hpp        io/save_layer_test.cpp"
   "io/family_rows.hpp          io/families_test.cpp"

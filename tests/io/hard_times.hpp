@@ -5,12 +5,15 @@
 #if !defined(_WIN32)
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
+#include <string>
 #include <thread>
+#include <tuple>
 
 namespace moe::io::testing {
 
@@ -35,9 +38,9 @@ class FileSizeLimit {
   rlimit before_{};
 };
 
-/// A process that acts for ever, killed after so long.
-template <class Act>
-void kill_while(Act&& act, std::chrono::microseconds after) {
+/// A process that acts for ever, killed when wait() returns.
+template <class Act, class Wait>
+void kill_after(Act&& act, Wait&& wait) {
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
@@ -49,12 +52,43 @@ void kill_while(Act&& act, std::chrono::microseconds after) {
       ::_exit(1);
     }
   }
-  std::this_thread::sleep_for(after);
+  wait();
   ASSERT_EQ(::kill(child, SIGKILL), 0);
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFSIGNALED(status)) << "it ended by itself, with " << WEXITSTATUS(status);
 }
+
+/// A process that acts for ever, killed after so long.
+template <class Act>
+void kill_while(Act&& act, std::chrono::microseconds after) {
+  kill_after(act, [&] { std::this_thread::sleep_for(after); });
+}
+
+/// Returns when another file stands at the path than did before; false if none comes in a minute.
+class FileChange {
+ public:
+  explicit FileChange(const char* path) : path_(path), before_(look()) {}
+  bool wait() const {
+    for (int i = 0; i < 60'000 && look() == before_; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return look() != before_;
+  }
+
+ private:
+  // Of two files that take each other's place each has an inode of its own.
+  std::tuple<ino_t, time_t, long> look() const {
+    struct stat status = {};
+    return ::stat(path_.c_str(), &status) != 0
+               ? std::tuple<ino_t, time_t, long>{}
+               : std::tuple<ino_t, time_t, long>{status.st_ino, status.st_mtim.tv_sec,
+                                                 status.st_mtim.tv_nsec};
+  }
+
+  std::string path_;
+  std::tuple<ino_t, time_t, long> before_;
+};
 
 }  // namespace moe::io::testing
 #endif

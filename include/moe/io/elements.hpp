@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -31,6 +32,14 @@ concept Readable =
 
 namespace detail {
 
+/// Of integers in the order of their widths.
+template <class T>
+inline constexpr DType integer_dtype = [] {
+  constexpr DType facts[2][4] = {{DType::U8, DType::U16, DType::U32, DType::U64},
+                                 {DType::I8, DType::I16, DType::I32, DType::I64}};
+  return facts[std::is_signed_v<T> ? 1 : 0][std::bit_width(sizeof(T)) - 1];
+}();
+
 /// Integers become floats, but floats never integers. Only floats of 16 and 32 bits become floats
 /// of 16: integers and F64 are not what half-precision weights are kept in.
 template <class From, class T>
@@ -38,6 +47,14 @@ inline constexpr bool converts =
     Integer<T>           ? Integer<From>
     : SixteenBitFloat<T> ? SixteenBitFloat<From> || std::same_as<From, float>
                          : true;
+
+/// What a C++ number is in a file.
+template <Readable T>
+inline constexpr DType dtype_of = std::same_as<T, double>        ? DType::F64
+                                  : std::same_as<T, float>       ? DType::F32
+                                  : std::same_as<T, Eigen::half> ? DType::F16
+                                  : std::same_as<T, bf16>        ? DType::BF16
+                                                                 : integer_dtype<T>;
 
 /// Calls visit(std::type_identity<C++ type>) for the dtypes that have one; false for the others.
 template <class Visit>

@@ -29,12 +29,6 @@ struct SaveOptions {
 
 namespace detail {
 
-template <class T>
-inline constexpr DType dtype_of = std::same_as<T, double>        ? DType::F64
-                                  : std::same_as<T, float>       ? DType::F32
-                                  : std::same_as<T, Eigen::half> ? DType::F16
-                                                                 : DType::BF16;
-
 /// Data of the tensor at the place = parameter, rounded once.
 template <class To, class T>
 void fill_place(ConstMatrixRef<T> parameter, const Place& place, std::byte* data) {

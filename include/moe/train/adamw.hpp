@@ -31,6 +31,7 @@ struct AdamWConfig {
 template <Real W>
 struct AdamWRule {
   using Config = AdamWConfig;
+  static constexpr std::string_view name = "AdamW";
   static constexpr std::size_t num_moments = 2;
 
   struct Constants {

@@ -36,10 +36,10 @@ struct StepResult {
   bool applied = true;
 };
 
-/// A Rule has a Config with validate(), num_moments, and prepare(config, number of the step, rate,
-/// decay factor) for the constants of a step, whose update<W>(n, value, gradient, scale, moments)
-/// changes n values and their moments. State, for each parameter: num_moments W, and one more where
-/// the parameter has 16 bits. No allocation but in the first step.
+/// A Rule has a name, a Config with validate(), num_moments, and prepare(config, number of the
+/// step, rate, decay factor) for the constants of a step, whose update<W>(n, value, gradient,
+/// scale, moments) changes n values and their moments. State, for each parameter: num_moments W,
+/// and one more where the parameter has 16 bits. No allocation but in the first step.
 template <Real W, class Rule>
 class Optimiser {
  public:

@@ -24,6 +24,7 @@ struct SgdConfig {
 template <Real W>
 struct SgdRule {
   using Config = SgdConfig;
+  static constexpr std::string_view name = "Sgd";
   static constexpr std::size_t num_moments = 1;
 
   struct Constants {
