@@ -24,7 +24,7 @@ TEST(Checksum, IsTheSameEverywhere) {
 }
 
 TEST(Checksum, ChangesWithEveryBit) {
-  std::vector<std::byte> bytes = some_bytes(192);
+  std::vector<std::byte> bytes = some_bytes(192 + 13);  // the last words are not whole
   std::set<std::uint64_t> sums{checksum(bytes)};
   for (std::byte& byte : bytes) {
     for (int bit = 0; bit < 8; ++bit) {
@@ -33,7 +33,7 @@ TEST(Checksum, ChangesWithEveryBit) {
       byte ^= std::byte{1} << bit;
     }
   }
-  EXPECT_EQ(sums.size(), 192U * 8 + 1);
+  EXPECT_EQ(sums.size(), (192U + 13) * 8 + 1);
 }
 
 TEST(Checksum, ChangesWithTwoBitsOfWordsThatMeetInOneSum) {
@@ -54,10 +54,10 @@ TEST(Checksum, ChangesWithTwoBitsOfWordsThatMeetInOneSum) {
 
 TEST(Checksum, TellsZerosOfDifferentLengthsApart) {
   std::set<std::uint64_t> sums;
-  for (std::size_t size = 0; size < 64 * 20; size += 64) {
+  for (std::size_t size = 0; size < 64 * 20; size += 16) {
     sums.insert(checksum(std::vector<std::byte>(size)));
   }
-  EXPECT_EQ(sums.size(), 20U);
+  EXPECT_EQ(sums.size(), 80U);
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The checksum of packed files: finds what disks and copies damage, not who means harm. It costs
-// less than reading the bytes from memory.
+// The checksum of files of our own: finds what disks and copies damage, not who means harm. It
+// costs less than reading the bytes from memory.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -13,9 +14,9 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
-/// Of a multiple of 64 bytes. Each step is one to one in the number and in the sum, as in FNV-1a
-/// (Fowler, Noll and Vo 1991), so that damage within 8 bytes always changes it. Both are
-/// multiplied, so that what two numbers lack in few bits does not cancel out.
+/// Zeros stand for what the last 64 bytes lack. Each step is one to one in the number and in the
+/// sum, as in FNV-1a (Fowler, Noll and Vo 1991), so that damage within 8 bytes always changes it.
+/// Both are multiplied, so that what two numbers lack in few bits does not cancel out.
 inline std::uint64_t checksum(std::span<const std::byte> bytes) {
   constexpr std::size_t lanes = 8, word = sizeof(std::uint64_t);
   const auto add = [](std::uint64_t sum, std::uint64_t number) {
@@ -23,8 +24,8 @@ inline std::uint64_t checksum(std::span<const std::byte> bytes) {
   };
   std::uint64_t sums[lanes] = {1, 2, 3, 4, 5, 6, 7, 8};
   for (std::size_t at = 0; at < bytes.size(); at += lanes * word) {
-    std::uint64_t numbers[lanes];
-    std::memcpy(numbers, bytes.data() + at, sizeof(numbers));
+    std::uint64_t numbers[lanes] = {};
+    std::memcpy(numbers, bytes.data() + at, (std::min)(sizeof(numbers), bytes.size() - at));
     for (std::size_t lane = 0; lane < lanes; ++lane) {
       sums[lane] = add(sums[lane], numbers[lane]);
     }

@@ -9,25 +9,13 @@
 #include <cstring>
 #include <map>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
-#include "../detail/random.hpp"
+#include "checksum.hpp"
 #include "safetensors.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
-
-/// Tells any change within eight bytes, and of others all but one in 2^64.
-inline std::uint64_t checksum(std::span<const std::byte> data) {
-  std::uint64_t sum = data.size();
-  for (; !data.empty(); data = data.subspan((std::min)(data.size(), sizeof sum))) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, data.data(), (std::min)(data.size(), sizeof word));
-    sum = moe::detail::mix((sum ^ word) + 0x9e3779b97f4a7c15ULL);
-  }
-  return sum;
-}
 
 inline void check_metadata(const SafeTensors& file,
                            const std::map<std::string, std::string>& metadata) {
