@@ -11,7 +11,7 @@ namespace {
 class GgufFiles : public ModelFolder {
  protected:
   fs::path part(int number, int count) const {
-    return folder() / ("m" + io::detail::end_of_part(number, count));
+    return folder() / joined("m", io::detail::end_of_part(number, count));
   }
   fs::path write_part(int number, int count, std::vector<GgufTensor> tensors, int total) const {
     const fs::path path = part(number, count);
