@@ -6,6 +6,7 @@
 #include "train/adamw.hpp"
 #include "train/balance_bias.hpp"
 #include "train/expert_load.hpp"
+#include "train/merge.hpp"
 #include "train/optimiser.hpp"
 #include "train/prune.hpp"
 #include "train/schedule.hpp"

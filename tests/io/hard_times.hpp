@@ -11,9 +11,10 @@
 
 #include <chrono>
 #include <csignal>
-#include <string>
+#include <filesystem>
+#include <system_error>
 #include <thread>
-#include <tuple>
+#include <utility>
 
 namespace moe::io::testing {
 
@@ -68,7 +69,7 @@ void kill_while(Act&& act, std::chrono::microseconds after) {
 /// Returns when another file stands at the path than did before; false if none comes in a minute.
 class FileChange {
  public:
-  explicit FileChange(const char* path) : path_(path), before_(look()) {}
+  explicit FileChange(const std::filesystem::path& path) : path_(path), before_(look()) {}
   bool wait() const {
     for (int i = 0; i < 60'000 && look() == before_; ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -77,17 +78,18 @@ class FileChange {
   }
 
  private:
+  using Look = std::pair<ino_t, std::filesystem::file_time_type>;
+
   // Of two files that take each other's place each has an inode of its own.
-  std::tuple<ino_t, time_t, long> look() const {
+  Look look() const {
     struct stat status = {};
-    return ::stat(path_.c_str(), &status) != 0
-               ? std::tuple<ino_t, time_t, long>{}
-               : std::tuple<ino_t, time_t, long>{status.st_ino, status.st_mtim.tv_sec,
-                                                 status.st_mtim.tv_nsec};
+    std::error_code unknown;
+    const auto time = std::filesystem::last_write_time(path_, unknown);
+    return ::stat(path_.c_str(), &status) != 0 ? Look{} : Look{status.st_ino, time};
   }
 
-  std::string path_;
-  std::tuple<ino_t, time_t, long> before_;
+  std::filesystem::path path_;
+  Look before_;
 };
 
 }  // namespace moe::io::testing

@@ -38,7 +38,7 @@ TYPED_TEST(Killed, GoesOnAsIfItHadNotBeen) {
             before.save(path);
           }
         },
-        [&, change = FileChange(path.c_str())] {
+        [&, change = FileChange(path)] {
           EXPECT_TRUE(change.wait());
           std::this_thread::sleep_for(std::chrono::microseconds(moments() % 3000));
         });

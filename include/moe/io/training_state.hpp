@@ -183,13 +183,13 @@ void TrainingState::add(const std::string& name, Optimiser<W, Rule>& optimiser, 
   using Steps = Optimiser<W, Rule>;
   // A file that is refused leaves no trace in the optimiser: it is read into a copy.
   const auto own = loads_ ? std::make_shared<Steps>(optimiser) : nullptr;
-  Steps& to = loads_ ? *own : optimiser;
-  to.prepare(walk);
+  Steps& held = loads_ ? *own : optimiser;
+  held.prepare(walk);
   walk([&](const auto& tensor, auto& parameter, const auto&) {
     add_data(moe::detail::text_of(tensor), {parameter.outerSize(), parameter.innerSize()},
              parameter.data(), parameter.size());
   });
-  to.for_each_state([&](const std::string& tensor, auto& state) {
+  held.for_each_state([&](const std::string& tensor, auto& state) {
     add(detail::joined(name, ".", tensor), state);
   });
   const Index steps = optimiser.steps();

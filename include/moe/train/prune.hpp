@@ -72,10 +72,28 @@ class ExpertSaliency {
 
 namespace detail {
 
+/// Throws std::invalid_argument unless every expert of a router is chosen by its score, so that it
+/// has its own part of the router's tensors and nothing else.
+template <class RouterT>
+void check_selects_by_scores(const RouterT& router, const char* what) {
+  const SelectionConfig& selection = router.config().selection;
+  throw_unless(router.rule().table().size() == 0 && !selection.groups, what,
+               ": the router selects by a table or by groups, expected neither");
+  throw_unless(selection.always == 0, what, ": the router selects ", selection.always,
+               " experts always, expected none");
+}
+
+/// Whether a router's tensor has a row, or of a vector a column, for each expert.
+template <class W>
+bool is_of_experts(const Matrix<W>& tensor, Index num_experts) {
+  return num_experts > 1 && (tensor.rows() == 1 ? tensor.cols() : tensor.rows()) == num_experts;
+}
+
 /// The experts' part of a router's tensor: rows of a matrix, columns of a vector.
 template <class W>
-Matrix<W> part_of_experts(const Matrix<W>& tensor, std::span<const ExpertId> kept) {
-  if (tensor.size() == 0) {
+Matrix<W> part_of_experts(const Matrix<W>& tensor, Index num_experts,
+                          std::span<const ExpertId> kept) {
+  if (!is_of_experts(tensor, num_experts)) {
     return tensor;
   }
   const Index count = std::ssize(kept);
@@ -98,7 +116,7 @@ Matrix<W> part_of_experts(const Matrix<W>& tensor, std::span<const ExpertId> kep
 /// it computes is what it computed for tokens that chose none of the others, where weights do not
 /// depend on the scores of experts that were not chosen (those that are renormalised do not).
 /// Throws std::invalid_argument if they are not different experts of the layer, at least top_k, or
-/// the router selects by a table or by groups.
+/// the router selects by a table, by groups, or some experts always.
 template <Real T>
 MoELayer<T> keep_experts(const MoELayer<T>& layer, std::span<const ExpertId> kept) {
   layer.check_params({});
@@ -106,9 +124,7 @@ MoELayer<T> keep_experts(const MoELayer<T>& layer, std::span<const ExpertId> kep
   const Router<T>& router = layer.router();
   detail::throw_unless(std::ssize(kept) >= router.top_k(), "keep_experts: there are ", kept.size(),
                        ", expected at least top_k = ", router.top_k());
-  detail::throw_unless(
-      router.rule().table().size() == 0 && !router.config().selection.groups,
-      "keep_experts: the router selects by a table or by groups, expected neither");
+  detail::check_selects_by_scores(router, "keep_experts");
   std::vector<std::uint8_t> seen(static_cast<std::size_t>(num_experts), 0);
   for (const ExpertId e : kept) {
     detail::throw_unless(e >= 0 && e < num_experts, "keep_experts: expert ", e,
@@ -118,7 +134,9 @@ MoELayer<T> keep_experts(const MoELayer<T>& layer, std::span<const ExpertId> kep
   }
   RouterParams<Wide<T>> params = router.params();
   RouterParams<Wide<T>>::for_each(
-      [&](std::string_view, auto& tensor) { tensor = detail::part_of_experts(tensor, kept); },
+      [&](std::string_view, auto& tensor) {
+        tensor = detail::part_of_experts(tensor, num_experts, kept);
+      },
       params);
   std::vector<Expert<T>> experts;
   experts.reserve(kept.size());
