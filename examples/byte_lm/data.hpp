@@ -102,12 +102,13 @@ class Corpus {
     }
     const Index begin = num_bytes(), length = static_cast<Index>(text.size());
     bytes_.insert(bytes_.end(), text.begin(), text.end());
+    // Behind the end of the line that has the last byte of the share.
     const auto line_end = [&](double share) {
-      auto i = static_cast<std::size_t>(share * static_cast<double>(length));
-      while (i < text.size() && text[i] != '\n') {
+      Index i = static_cast<Index>(share * static_cast<double>(length));
+      while (i > 0 && i < length && text[static_cast<std::size_t>(i - 1)] != '\n') {
         ++i;
       }
-      return begin + static_cast<Index>(i);
+      return begin + i;
     };
     sources_.push_back(
         {path.stem().string(), {begin, line_end(0.9), line_end(0.95), begin + length}});

@@ -61,12 +61,15 @@ text_of() {
     *) folders="root/usr/share/man/$1/man*" ;;
   esac
   # shellcheck disable=SC2086  # a pattern of several folders
-  find $folders -type f -name '*.gz' 2> /dev/null | shuffled | while read -r file; do
-    gzip -dc "$file" | strip_roff
-  done
-  find "root/usr/share/doc/debian-handbook/html" "root/usr/share/gimp" -type f -name '*.html' \
-    2> /dev/null | grep -E "/$1(-[A-Z]+)?/" | shuffled | while read -r file; do
-    strip_html < "$file"
+  {
+    find $folders -type f -name '*.gz' 2> /dev/null || true
+    find root/usr/share/doc/debian-handbook/html root/usr/share/gimp -type f -name '*.html' |
+      grep -E "/$1(-[A-Z]+)?/" || true
+  } | shuffled | while read -r file; do
+    case $file in
+      *.gz) gzip -dc "$file" | strip_roff ;;
+      *) strip_html < "$file" ;;
+    esac
   done
 }
 

@@ -24,6 +24,7 @@ class Model {
         norm_(config.feed_forward.d_model),
         out_(config.feed_forward.d_model, 256, 64 * seed + 2),
         context_(config.context) {
+    Eigen::setNbThreads(1);  // of the program: rows are shared out here, and Eigen would allocate
     for (Index b = 0; b < config.blocks; ++b) {
       blocks_.emplace_back(config, b, 64 * seed + 3 + static_cast<std::uint64_t>(b));
     }
