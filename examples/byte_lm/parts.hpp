@@ -37,11 +37,18 @@ void fill_normal(Rows<T>& tensor, double deviation, std::uint64_t seed) {
 template <class F>
 void for_blocks(Index n, Index block, int threads, F&& f) {
   const Index count = (n + block - 1) / block;
+  const auto run = [&](Index i) { f(i * block, (std::min)(block, n - i * block)); };
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) if (threads > 1)
+  if (threads > 1) {  // a region of one thread would allocate
+#pragma omp parallel for num_threads(threads)
+    for (Index i = 0; i < count; ++i) {
+      run(i);
+    }
+    return;
+  }
 #endif
   for (Index i = 0; i < count; ++i) {
-    f(i * block, (std::min)(block, n - i * block));
+    run(i);
   }
   static_cast<void>(threads);
 }

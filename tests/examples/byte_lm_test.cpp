@@ -4,6 +4,7 @@
 
 #include "../../examples/byte_lm/data.hpp"
 #include "../../examples/byte_lm/model.hpp"
+#include "../../examples/byte_lm/specialisation.hpp"
 #include "../support/count_allocations.hpp"
 #include "../support/finite_difference.hpp"
 
@@ -122,6 +123,19 @@ TEST(ByteLm, TheTwentyLinesOfItsReadmeTrainAnUpcycledLayer) {
     first = step == 1 ? loss : first;
   }
   EXPECT_LT(loss, 0.1F * first);
+}
+
+TEST(ByteLm, ExpertsOfOneSourceEachShareItsBitsAndShuffledOnesNone) {
+  moe::RoutingTable<float> table;
+  table.expert.resize(1000, 1);
+  Specialisation seen(4, 4);
+  for (const moe::Index source : {0, 1, 2, 3}) {
+    table.expert.setConstant(static_cast<moe::ExpertId>(3 - source));
+    seen.add(table, std::vector<Index>(1000, source));
+  }
+  EXPECT_NEAR(seen.bits(), 2.0, 1e-9);
+  EXPECT_LT(seen.shuffled_bits(), 0.01);
+  EXPECT_NEAR(seen.counts()(3, 0), 1000.0, 0.0);
 }
 
 /// Two files of lines "aaaa", "bbbb" whose letters say the file.
