@@ -59,7 +59,7 @@ ModelConfig config_of(const std::string& model, const Options& options) {
   ModelConfig config = options.model;
   config.feed_forward.selection_bias = options.train.balance == Balance::bias;
   if (model == "dense") {
-    config.feed_forward = dense_of_equal_flops(options.model.feed_forward);
+    config.feed_forward = dense_of_equal_flops(config.feed_forward);
     config.feed_forward.d_ff =
         options.dense_d_ff > 0 ? options.dense_d_ff : config.feed_forward.d_ff;
   }
