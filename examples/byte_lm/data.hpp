@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text: files of bytes, a language or a source each. The end of each file is kept from training:
+// 5 % for validation and 5 % for the test, cut at the end of a line.
+//
+// The bytes of a split stand in a line, those of one file behind those of another; a place in it is
+// a byte to predict that has all of its context in its own file and split.
+#pragma once
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+#include "parts.hpp"
+
+namespace byte_lm {
+
+enum class Split { train, validation, test };
+
+class Corpus {
+ public:
+  /// Files, or folders of which every *.txt is taken, in the order of their names. Throws
+  /// std::invalid_argument if one cannot be read or is too short.
+  Corpus(const std::vector<std::string>& paths, Index context) : context_(context) {
+    namespace fs = std::filesystem;
+    std::vector<fs::path> files;
+    for (const std::string& path : paths) {
+      if (fs::is_directory(path)) {
+        const auto first = static_cast<std::ptrdiff_t>(files.size());
+        for (const auto& entry : fs::directory_iterator(path)) {
+          if (entry.path().extension() == ".txt") {
+            files.push_back(entry.path());
+          }
+        }
+        std::sort(files.begin() + first, files.end());
+      } else {
+        files.emplace_back(path);
+      }
+    }
+    for (const fs::path& file : files) {
+      add(file);
+    }
+    if (sources_.empty()) {
+      throw std::invalid_argument("no text, expected files or folders of *.txt");
+    }
+  }
+
+  Index num_sources() const { return static_cast<Index>(sources_.size()); }
+  const std::string& name(Index source) const { return at(source).name; }
+  Index context() const { return context_; }
+  Index num_bytes() const { return static_cast<Index>(bytes_.size()); }
+  /// Places of a split.
+  Index size(Split split) const {
+    return std::accumulate(
+        sources_.begin(), sources_.end(), Index{0},
+        [&](Index sum, const Source& source) { return sum + places(source, split); });
+  }
+
+  /// n places of the training split, drawn by the seed and the number of the step alone.
+  void draw(std::uint64_t seed, Index step, Index n, Batch& batch) const {
+    std::seed_seq words{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(step)};
+    std::mt19937_64 random(words);
+    const auto count = static_cast<std::uint64_t>(size(Split::train));
+    resize(n, batch);
+    for (Index row = 0; row < n; ++row) {
+      copy(Split::train, static_cast<Index>(random() % count), row, batch);
+    }
+  }
+  /// Places first, first + 1, ... of `all` that are spread evenly over a split, at most n; and the
+  /// source of each.
+  void spread(Split split, Index all, Index first, Index n, Batch& batch,
+              std::vector<Index>& source) const {
+    const double stride = static_cast<double>(size(split)) / static_cast<double>(all);
+    n = (std::min)(n, all - first);
+    resize(n, batch);
+    source.resize(static_cast<std::size_t>(n));
+    for (Index row = 0; row < n; ++row) {
+      const Index place = static_cast<Index>(static_cast<double>(first + row) * stride);
+      source[static_cast<std::size_t>(row)] = copy(split, place, row, batch);
+    }
+  }
+
+ private:
+  struct Source {
+    std::string name;
+    std::array<Index, 4> cut;  // the splits are between neighbours
+  };
+
+  const Source& at(Index source) const { return sources_[static_cast<std::size_t>(source)]; }
+  Index places(const Source& source, Split split) const {
+    const auto i = static_cast<std::size_t>(split);
+    return source.cut[i + 1] - source.cut[i] - context_;
+  }
+
+  void add(const std::filesystem::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    const std::vector<std::uint8_t> text{std::istreambuf_iterator<char>(file), {}};
+    if (!file.is_open() || file.bad()) {
+      throw std::invalid_argument("cannot read " + path.string());
+    }
+    const Index begin = num_bytes(), length = static_cast<Index>(text.size());
+    bytes_.insert(bytes_.end(), text.begin(), text.end());
+    // Behind the end of the line that has the last byte of the share.
+    const auto line_end = [&](double share) {
+      Index i = static_cast<Index>(share * static_cast<double>(length));
+      while (i > 0 && i < length && text[static_cast<std::size_t>(i - 1)] != '\n') {
+        ++i;
+      }
+      return begin + i;
+    };
+    sources_.push_back(
+        {path.stem().string(), {begin, line_end(0.9), line_end(0.95), begin + length}});
+    for (const Split split : {Split::train, Split::validation, Split::test}) {
+      if (places(sources_.back(), split) < 1) {
+        throw std::invalid_argument(path.string() + " is too short, expected text with more than " +
+                                    std::to_string(context_) + " bytes in its last twentieth");
+      }
+    }
+  }
+
+  void resize(Index n, Batch& batch) const {
+    batch.context.resize(static_cast<std::size_t>(n * context_));
+    batch.target.resize(static_cast<std::size_t>(n));
+  }
+  /// Returns the source.
+  Index copy(Split split, Index place, Index row, Batch& batch) const {
+    Index source = 0;
+    while (place >= places(at(source), split)) {
+      place -= places(at(source++), split);
+    }
+    const Index begin = at(source).cut[static_cast<std::size_t>(split)] + place;
+    const auto from = bytes_.begin() + begin;
+    std::copy_n(from, context_, batch.context.begin() + row * context_);
+    batch.target[static_cast<std::size_t>(row)] = from[context_];
+    return source;
+  }
+
+  Index context_;
+  std::vector<std::uint8_t> bytes_;
+  std::vector<Source> sources_;
+};
+
+}  // namespace byte_lm

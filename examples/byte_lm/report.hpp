@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is left of a comparison: records.jsonl as they came, CSV files for gnuplot with its pictures
+// if it is installed, results.json, and all of it as one page. Scripts and page lie beside this
+// file; the scripts are copied, so that whoever wants another look edits and runs them there.
+#pragma once
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <sstream>
+
+namespace byte_lm {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+inline const fs::path report_sources = MOE_BYTE_LM_SOURCES;
+
+inline void write_text(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  if (!(file << text).flush()) {
+    throw std::runtime_error("cannot write " + path.string());
+  }
+}
+
+class Report {
+ public:
+  /// Makes the folder.
+  explicit Report(fs::path out) : out_(std::move(out)) {
+    fs::create_directories(out_);
+    lines_.open(out_ / "records.jsonl");
+    if (!lines_) {
+      throw std::runtime_error("cannot write " + (out_ / "records.jsonl").string());
+    }
+  }
+
+  void add(Json record) {
+    lines_ << record.dump() << std::endl;  // a run that is killed leaves what it had
+    records_.push_back(std::move(record));
+  }
+
+  /// The test's bits of each model and seed that was trained to its end, and the margin of the MoE;
+  /// `settings` as they are. Returns the results.
+  Json write(const Json& settings) {
+    Json results{{"settings", settings}, {"runs", Json::array()}};
+    std::map<std::uint64_t, std::map<std::string, double>> test;
+    std::ostringstream curve, load;
+    curve << "model,seed,tokens,seconds,training_flops,validation_bits\n";
+    load << "model,seed,block,tokens,largest_over_mean,idle\n";
+    for (const Json& r : records_) {
+      const std::string run = text(r, "model") + ',' + r["seed"].dump() + ',';
+      if (text(r, "event") == "end") {
+        results["runs"].push_back(r);
+        if (r["complete"].get<bool>()) {
+          test[r["seed"].get<std::uint64_t>()][text(r, "model")] = r["test_bits"].get<double>();
+        }
+        continue;
+      }
+      curve << run << r["tokens"] << ',' << r["seconds"] << ',' << r["training_flops"] << ','
+            << r["validation_bits"] << '\n';
+      if (r.contains("load")) {
+        for (std::size_t block = 0; block < r["load"].size(); ++block) {
+          const Json& of = r["load"][block];
+          load << run << block << ',' << r["tokens"] << ',' << of["largest_over_mean"] << ','
+               << of["idle"] << '\n';
+        }
+      }
+    }
+    results["margins"] = Json::array();
+    for (const auto& [seed, bits] : test) {
+      if (bits.contains("dense") && bits.contains("moe")) {
+        results["margins"].push_back({{"seed", seed}, {"bits", bits.at("dense") - bits.at("moe")}});
+      }
+    }
+    write_text(out_ / "curve.csv", curve.str());
+    write_text(out_ / "load.csv", load.str());
+    const bool any_moe = write_maps(settings["sources"]);
+    results["pictures"] = any_moe && draw();
+    results["records"] = records_;
+    write_text(out_ / "results.json", results.dump(1));
+    write_page(results);
+    return results;
+  }
+
+ private:
+  static std::string text(const Json& record, const char* key) {
+    return record.value(key, std::string());
+  }
+
+  /// Of the last MoE that ended, for each block: which share of a source's choices each expert has,
+  /// experts by the source that they prefer; and, in the same order, the load over time.
+  bool write_maps(const Json& sources) const {
+    const auto last = std::find_if(records_.rbegin(), records_.rend(),
+                                   [](const Json& r) { return r.contains("specialisation"); });
+    if (last == records_.rend()) {
+      return false;
+    }
+    for (std::size_t b = 0; b < (*last)["specialisation"].size(); ++b) {
+      const auto counts =
+          (*last)["specialisation"][b]["counts"].get<std::vector<std::vector<double>>>();
+      const std::vector<std::size_t> order = order_of(counts);
+      std::ostringstream heat, time;
+      for (const Json& name : sources) {
+        heat << ',' << name.get<std::string>();
+      }
+      for (std::size_t i = 0; i < order.size(); ++i) {
+        heat << '\n' << i;
+        for (std::size_t s = 0; s < counts[0].size(); ++s) {
+          const double all = std::accumulate(
+              counts.begin(), counts.end(), 0.0,
+              [&](double sum, const std::vector<double>& row) { return sum + row[s]; });
+          heat << ',' << counts[order[i]][s] / std::max(all, 1.0);
+        }
+      }
+      time << "tokens,expert,load\n";
+      for (const Json& r : records_) {
+        if (r.contains("load") && r["seed"] == (*last)["seed"]) {
+          const auto choices = r["load"][b]["choices"].get<std::vector<double>>();
+          const double mean = std::accumulate(choices.begin(), choices.end(), 0.0) /
+                              static_cast<double>(choices.size());
+          for (std::size_t i = 0; i < order.size(); ++i) {
+            time << r["tokens"] << ',' << i << ',' << choices[order[i]] / std::max(mean, 1.0)
+                 << '\n';
+          }
+        }
+      }
+      write_text(out_ / ("heat" + std::to_string(b) + ".csv"), heat.str() + "\n");
+      write_text(out_ / ("time" + std::to_string(b) + ".csv"), time.str());
+    }
+    return true;
+  }
+  static std::vector<std::size_t> order_of(const std::vector<std::vector<double>>& counts) {
+    std::vector<std::size_t> order(counts.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    const auto preferred = [&](std::size_t e) {
+      return std::max_element(counts[e].begin(), counts[e].end()) - counts[e].begin();
+    };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return preferred(a) < preferred(b); });
+    return order;
+  }
+
+  /// Each picture as SVG and as PNG; false without gnuplot, or if it fails.
+  bool draw() const {
+    if (std::system("gnuplot --version > /dev/null 2>&1") != 0) {
+      return false;
+    }
+    using enum fs::copy_options;
+    fs::copy(report_sources / "plots", out_, recursive | overwrite_existing);
+    bool drawn = true;
+    for (const std::string script : {"curve.gp", "load.gp", "heat.gp"}) {
+      for (const std::string kind : {"svg", "png"}) {
+        const std::string command = "cd '" + out_.string() + "' && gnuplot -e \"kind = '" + kind +
+                                    "'\" " + script + " > gnuplot.log 2>&1";
+        drawn = drawn && std::system(command.c_str()) == 0;
+      }
+    }
+    return drawn;
+  }
+
+  void write_page(const Json& results) const {
+    const std::string place = "@RESULTS@", escaped_less_than = "\\u003c";
+    std::ostringstream text;
+    text << std::ifstream(report_sources / "page.html").rdbuf();
+    std::string page = text.str(), data;
+    for (const char c : results.dump()) {
+      data += c == '<' ? escaped_less_than : std::string(1, c);  // else </script> could end it
+    }
+    const std::size_t begin = page.find(place);
+    if (begin == std::string::npos) {
+      throw std::runtime_error("no " + place + " in " + (report_sources / "page.html").string());
+    }
+    write_text(out_ / "index.html", page.replace(begin, place.size(), data));
+  }
+
+  fs::path out_;
+  std::ofstream lines_;
+  std::vector<Json> records_;
+};
+
+}  // namespace byte_lm
