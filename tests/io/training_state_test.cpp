@@ -145,7 +145,7 @@ TEST_F(TrainingStates, OfAnotherRunAreRefusedAndChangeNothing) {
   };
   refuse([&](TrainingState& state) { state.add("more", more); }, "more",
          {"no tensor of this name, expected F32 [2, 2]"});
-  refuse([](TrainingState& state) { state.require("data", "b"); }, "",
+  refuse([](TrainingState& state) { state.expect("data", "b"); }, "",
          {"__metadata__: \"data\" is not there, expected \"b\""});
   const auto refuse_saved = [&](auto&& saved_with, auto&& read_with, std::string_view tensor,
                                 std::initializer_list<std::string_view> facts) {
@@ -157,10 +157,10 @@ TEST_F(TrainingStates, OfAnotherRunAreRefusedAndChangeNothing) {
   refuse_saved([&](TrainingState& state) { state.add("more", loss); },
                [&](TrainingState& state) { state.add("more", more); }, "more",
                {"F64 [], expected F32 [2, 2]"});
-  refuse_saved([](TrainingState& state) { state.require("data", "a"); },
-               [](TrainingState& state) { state.require("data", "b"); }, "",
+  refuse_saved([](TrainingState& state) { state.expect("data", "a"); },
+               [](TrainingState& state) { state.expect("data", "b"); }, "",
                {"__metadata__: \"data\" is \"a\", expected \"b\""});
-  refuse_saved([](TrainingState& state) { state.require("data", "a"); }, [](TrainingState&) {}, "",
+  refuse_saved([](TrainingState& state) { state.expect("data", "a"); }, [](TrainingState&) {}, "",
                {"__metadata__: \"data\" is \"a\", expected not there"});
 }
 
@@ -291,8 +291,8 @@ TEST_F(TrainingStates, RefuseANameTwice) {
             }),
             "training state: a twice, expected once");
   EXPECT_EQ(message([](TrainingState& state) {
-              state.require("a", "1");
-              state.require("a", "1");
+              state.expect("a", "1");
+              state.expect("a", "1");
             }),
             "training state: a twice, expected once");
   EXPECT_EQ(num_files(), 0U);

@@ -52,8 +52,8 @@ struct PackedExpert {
   }
 
   /// Of codes and scales in the format of S, as they are. Throws likewise.
-  template <class F>
-  requires std::same_as<typename PackedMatrix<S>::Format, F>
+  template <class F, class P = PackedMatrix<S>>
+  requires std::same_as<typename P::Format, F>
   explicit PackedExpert(const CodedExpert<F>& expert)
       : config(expert.config),
         gate_bias(expert.params.gate_bias),

@@ -194,10 +194,10 @@ inline void EncodedWeight::take_second_scale(TensorFiles& files, const std::stri
 
 /// What only integers may have.
 inline void EncodedWeight::take_integers(TensorFiles& files, const std::string& weight) {
-  const auto take = [&](std::string_view end, auto&& check) {
+  const auto take = [&](std::string_view end, auto&& read) {
     const std::string name = detail::partner_of(weight, end);
     if (!end.empty() && files.contains(name)) {
-      check(use(files, name));
+      read(use(files, name));
     }
   };
   take(encoding_->shape, [&](const FileTensor& tensor) {

@@ -6,7 +6,7 @@
 //     state.add("adam", adam, walk);      // parameters, moments, main weights, number of steps
 //     state.add("tokens", tokens);        // a number or a matrix
 //     state.add("shuffle", generator);    // of <random>
-//     state.require("config", text);      // what another run has not
+//     state.expect("config", text);       // what another run has not
 //   };
 //   moe::io::save_training_state("run/last.safetensors", run);
 //   moe::io::load_training_state("run/last.safetensors", run);
@@ -78,7 +78,7 @@ inline void remove_parts(const std::filesystem::path& path) {
 }  // namespace detail
 
 /// What makes up a run, by name: references, for the length of one save or load, which hands it to
-/// the caller's description. Every add() and require() throws std::invalid_argument for a name that
+/// the caller's description. Every add() and expect() throws std::invalid_argument for a name that
 /// was there before.
 class TrainingState {
  public:
@@ -103,7 +103,7 @@ class TrainingState {
   template <RandomState G>
   void add(const std::string& name, G& random);
   /// Text that must be the same when the run goes on, as what its config says.
-  void require(const std::string& name, const std::string& text) {
+  void expect(const std::string& name, const std::string& text) {
     moe::detail::throw_unless(metadata_.emplace(name, text).second, "training state: ", name,
                               " twice, expected once");
   }
@@ -148,7 +148,7 @@ class TrainingState {
 
   void save(const std::filesystem::path& path) const;
   void load(const SafeTensors& file) const;
-  void check(const SafeTensors& file) const;
+  void check_file(const SafeTensors& file) const;
 
   bool loads_;
   std::map<std::string, Entry> entries_;
@@ -207,7 +207,7 @@ void TrainingState::add(const std::string& name, Optimiser<W, Rule>& optimiser, 
                own->set_steps(number);
                return [own, &optimiser] { optimiser = std::move(*own); };
              }});
-  require(detail::joined(name, ".rule"), std::string(Rule::name));
+  expect(detail::joined(name, ".rule"), std::string(Rule::name));
 }
 
 template <RandomState G>
@@ -253,7 +253,7 @@ inline void TrainingState::save(const std::filesystem::path& path) const {
 }
 
 inline void TrainingState::load(const SafeTensors& file) const {
-  check(file);
+  check_file(file);
   std::vector<Change> changes;
   for (const auto& [name, entry] : entries_) {
     changes.push_back(entry.read(file.at(name), file.file()));
@@ -263,7 +263,7 @@ inline void TrainingState::load(const SafeTensors& file) const {
   }
 }
 
-inline void TrainingState::check(const SafeTensors& file) const {
+inline void TrainingState::check_file(const SafeTensors& file) const {
   detail::check_metadata(file, metadata_);
   for (const auto& [name, entry] : entries_) {
     detail::check_tensor(file, name, entry.dtype, entry.shape, entry.any_length);

@@ -86,7 +86,7 @@ class TrainedTensors {
     std::vector<Tensor> made;
     std::size_t number = 0;
     walk([&](const auto& name, auto& parameter, const auto& gradient) {
-      check(name, parameter, gradient);
+      check_tensor(name, parameter, gradient);
       if (first) {
         made.push_back(make(name, parameter));
       } else {
@@ -139,7 +139,7 @@ class TrainedTensors {
   static constexpr Index chunk_size = Index{1} << 14;
 
   template <class Name, class P, class G>
-  static void check(const Name& name, const P& parameter, const G& gradient) {
+  static void check_tensor(const Name& name, const P& parameter, const G& gradient) {
     using T = typename P::Scalar;
     static_assert(std::same_as<Wide<T>, W> && std::same_as<typename G::Scalar, W>,
                   "an optimiser of W takes parameters in W, or in 16 bits if W is float, and "
