@@ -80,7 +80,7 @@ struct TrainingRun {
       state.add("normal", normal);
       state.add("steps", steps);
       state.add("loss", loss);
-      state.require("top_k", std::to_string(layer.router().top_k()));
+      state.expect("top_k", std::to_string(layer.router().top_k()));
     };
   }
   void save(const std::filesystem::path& path) { save_training_state(path, description()); }
