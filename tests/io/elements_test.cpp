@@ -124,11 +124,30 @@ TEST(ReadMatrix, ReadsIntegersAndRefusesThoseThatDoNotFit) {
 }
 
 TEST(ReadMatrix, RefusesDtypesWithoutAConversion) {
-  for (const std::string_view dtype : {"BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"}) {
+  const SafeTensors truth = tensor_file("BOOL", "[1]", std::vector<std::uint8_t>{1});
+  expect_refused_matrix([&] { read_matrix<float>(truth, "w", 1, 1); },
+                        {"dtype BOOL", "floats of 32 bits"});
+  for (const std::string_view dtype : {"F8_E4M3", "F8_E5M2", "F8_E8M0"}) {
     const SafeTensors file = tensor_file(dtype, "[1]", std::vector<std::uint8_t>{1});
-    expect_refused_matrix([&] { read_matrix<float>(file, "w", 1, 1); },
-                          {joined("dtype ", dtype), "floats of 32 bits"});
+    expect_refused_matrix([&] { read_matrix<std::int32_t>(file, "w", 1, 1); },
+                          {joined("dtype ", dtype), "integers of 32 bits"});
+    expect_refused_matrix([&] { read_matrix<bf16>(file, "w", 1, 1); },
+                          {joined("dtype ", dtype), "floats of 16 bits"});
   }
+}
+
+TEST(ReadMatrix, TakesFloatsOf8BitsAsTheyAreWithoutAScale) {
+  const SafeTensors e4m3 =
+      tensor_file("F8_E4M3", "[4]", std::vector<std::uint8_t>{0x38, 0x3C, 0xB8, 0x7E});
+  Matrix<float> want(1, 4);
+  want << 1.0F, 1.5F, -1.0F, 448.0F;
+  EXPECT_EQ(read_matrix<float>(e4m3, "w", 1, 4), want);
+  const SafeTensors e5m2 = tensor_file("F8_E5M2", "[2]", std::vector<std::uint8_t>{0x3D, 0x7C});
+  EXPECT_EQ(read_matrix<double>(e5m2, "w", 1, 2)(0, 0), 1.25);
+  EXPECT_TRUE(std::isinf(read_matrix<double>(e5m2, "w", 1, 2)(0, 1)));
+  const SafeTensors e8m0 = tensor_file("F8_E8M0", "[2]", std::vector<std::uint8_t>{128, 0});
+  EXPECT_EQ(read_matrix<double>(e8m0, "w", 1, 2)(0, 0), 2.0);
+  EXPECT_EQ(read_matrix<double>(e8m0, "w", 1, 2)(0, 1), 0x1p-127);
 }
 
 TEST(ReadMatrix, TakesLeadingDimensionsTogetherAsRows) {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "../kernels/convert.hpp"
+#include "../kernels/eight_bit_floats.hpp"
 #include "dtype.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
@@ -84,6 +85,12 @@ bool visit_element_type(DType dtype, Visit&& visit) {
       return visit(std::type_identity<std::int8_t>{});
     case DType::U8:
       return visit(std::type_identity<std::uint8_t>{});
+    case DType::F8_E4M3:
+      return visit(std::type_identity<kernels::e4m3>{});
+    case DType::F8_E5M2:
+      return visit(std::type_identity<kernels::e5m2>{});
+    case DType::F8_E8M0:
+      return visit(std::type_identity<kernels::e8m0>{});
     default:
       return false;
   }

@@ -26,14 +26,16 @@ inline std::vector<Index> without_ones(std::vector<Index> shape) {
   return shape;
 }
 
-/// visit(std::type_identity<C++ type>) for the floats that weights are kept in; false for others.
+/// visit(std::type_identity<C++ type>) for the floats that weights are kept in without scales;
+/// false for others.
 template <class Visit>
 bool visit_weight_type(DType dtype, Visit&& visit) {
   return visit_element_type(dtype, [&]<class From>(std::type_identity<From> type) {
-    if constexpr (!Integer<From>) {
+    constexpr bool is_weight = !Integer<From> && !kernels::EightBitFloat<From>;
+    if constexpr (is_weight) {
       visit(type);
     }
-    return !Integer<From>;
+    return is_weight;
   });
 }
 

@@ -64,7 +64,8 @@ class SafeTensors : public OpenTensors {
 
 /// Copies a tensor into a row-major matrix and converts its elements:
 ///   to float, double         from F64, F32, F16, BF16, I8 ... U64: exact where T can hold it, else
-///                            rounded to nearest (Inf beyond the range of float)
+///                            rounded to nearest (Inf beyond the range of float); from F8_E4M3,
+///                            F8_E5M2, F8_E8M0: exact, without the scale that another tensor has
 ///   to Eigen::half, bfloat16 from F32, F16, BF16: the same
 ///   to an integer            from I8 ... U64: exact; throws where a value does not fit
 /// The last dimension is cols, all before it together are rows: [cols] is one row, [a, b, cols] has
