@@ -20,7 +20,7 @@ TYPED_TEST_SUITE(Killed, Runs);
 // All of it with one thread: a child has none of those that OpenMP keeps.
 TYPED_TEST(Killed, GoesOnAsIfItHadNotBeen) {
   constexpr Index all_steps = 1000;
-  constexpr int kills = 40;
+  constexpr int kills = 15;
   const fs::path path = this->folder() / "last.safetensors";
   const auto resume = [&](TypeParam& run) {
     if (fs::exists(path)) {
