@@ -5,6 +5,7 @@
 #pragma once
 
 #include <concepts>
+#include <iterator>
 #include <memory>
 #include <type_traits>
 
@@ -26,8 +27,11 @@ struct StorageList {
 
   template <class T>
   static constexpr boundary::Size place_of() {
+    constexpr bool is_it[] = {std::same_as<T, S>...};
     boundary::Size place = 0;
-    (void)((std::same_as<T, S> || (++place, false)) || ...);
+    while (place < std::ssize(is_it) && !is_it[place]) {
+      ++place;
+    }
     return place;
   }
 
@@ -35,7 +39,12 @@ struct StorageList {
   template <class Made, class Make>
   static std::unique_ptr<Made> make_of(boundary::Size place, Make&& make) {
     std::unique_ptr<Made> made;
-    (void)((place_of<S>() == place && (made = make(std::type_identity<S>()), true)) || ...);
+    const auto make_if_it = [&]<class T>(std::type_identity<T> storage) {
+      if (place_of<T>() == place) {
+        made = make(storage);
+      }
+    };
+    (make_if_it(std::type_identity<S>()), ...);
     return made;
   }
 };

@@ -6,7 +6,6 @@
 #include "coded_steps.hpp"
 
 #ifdef MOE_BYTE_DOTS_WITH_SIGN
-#include <arm_neon.h>
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
