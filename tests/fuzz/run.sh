@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs every fuzz target for so many seconds, two at a time:
+# Runs every fuzz target for so many seconds, all at a time:
 #   cmake --preset fuzz && cmake --build --preset fuzz && sh tests/fuzz/run.sh 1800
 # What a run learns stays in build/fuzz/corpus; the bytes of a finding go to build/fuzz/found, and
 # `build/fuzz/tests/fuzz/fuzz_<name> <file>` shows it again.
@@ -19,7 +19,7 @@ run_one='
     "build/fuzz/corpus/$1" "$2/seeds/$1" >"build/fuzz/log/$1" 2>&1 || touch "$TMPDIR/failed"
   tail -n 40 "build/fuzz/log/$1" | sed "s/^/$1: /"'
 printf '%s\n' safetensors index config gguf |
-  TMPDIR=$scratch xargs -P 2 -I '{}' sh -c "$run_one" run_one '{}' "$programs" "$seconds"
+  TMPDIR=$scratch xargs -P 4 -I '{}' sh -c "$run_one" run_one '{}' "$programs" "$seconds"
 if [ -e "$scratch/failed" ]; then
   echo "tests/fuzz/run.sh: a finding, see build/fuzz/found" >&2
   exit 1
