@@ -29,9 +29,9 @@ struct PackError {
 /// Of a matrix of weights, and of what it is stored as. Throws std::invalid_argument if their
 /// shapes differ.
 template <Real T, Real W>
-PackError pack_error(std::string tensor, const Matrix<T>& weight, const Matrix<W>& stored) {
+PackError pack_error(const std::string& tensor, const Matrix<T>& weight, const Matrix<W>& stored) {
   detail::check_shape(stored, weight.rows(), weight.cols(), tensor.c_str());
-  PackError error{.tensor = std::move(tensor), .size = weight.size()};
+  PackError error{.tensor = tensor, .size = weight.size()};
   double squares = 0.0, weight_squares = 0.0;
   for (Index i = 0; i < weight.size(); ++i) {
     const double was = static_cast<double>(weight.data()[i]);
