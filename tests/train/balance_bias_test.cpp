@@ -97,6 +97,20 @@ TEST(SelectionBias, IsThereInFewStepsByQuantiles) {
   EXPECT_NEAR(router.params().selection_bias.mean(), 0.0F, 1e-6);
 }
 
+TEST(SelectionBias, OfAQuantileDoesNotSeeTokensWithANan) {
+  Router<float> router = uneven_router();
+  Router<float>::Table table;
+  router.route(tokens, {}, table);
+  Matrix<float> bias = router.params().selection_bias, want = bias;
+  table.padding.assign(static_cast<std::size_t>(tokens.rows()), 0);
+  table.padding[7] = 1;
+  balance_by_quantile(table, 1.0, want);
+  table.padding.clear();
+  table.probs(7, 3) = std::nanf("");
+  balance_by_quantile(table, 1.0, bias);
+  EXPECT_TRUE(matrix_near(bias, want, 0.0));
+}
+
 TEST(SelectionBias, OfAQuantileIsLeftWhereEveryExpertIsChosenOrNoToken) {
   RoutingTable<double> table;
   table.probs.resize(0, 3);

@@ -61,6 +61,20 @@ TEST(ExpertSaliency, IsTheMeanOfWeightTimesTheNormOfAnOutput) {
   EXPECT_EQ(saliency.best(3), (std::vector<ExpertId>{0, 2, 3}));
 }
 
+TEST(ExpertSaliency, OfNanRanksBelowEveryNumber) {
+  const auto layer = layer_with_a_dead_expert();
+  Matrix<double> x = random_matrix<double>(20, 6, 2), y(20, 6);
+  MoELayer<double>::Scratch scratch;
+  layer.forward(x, y, scratch);
+  const ExpertId bad = scratch.routing.expert(0, 0);
+  scratch.rows.row(scratch.plan.groups().begin(bad)).setConstant(std::nan(""));
+  ExpertSaliency saliency(4);
+  saliency.add(scratch);
+  EXPECT_TRUE(std::isnan(saliency.values()[static_cast<std::size_t>(bad)]));
+  const std::vector<ExpertId> best = saliency.best(3);
+  EXPECT_EQ(std::count(best.begin(), best.end(), bad), 0);
+}
+
 TEST(KeepExperts, ChangesNothingButTheSizeWithoutADeadOne) {
   const auto layer = layer_with_a_dead_expert();
   const std::array<ExpertId, 3> kept{0, 2, 3};

@@ -80,9 +80,9 @@ void update_selection_bias(Matrix<W>& bias, const ExpertLoad& load, const BiasUp
 /// Moves bias (1, E) by `rate`, in [0, 1], towards the one that gives every expert K N / E of the
 /// table's tokens: a token's threshold is its (K + 1)-th best score and bias, and an expert's bias
 /// what takes so many of its scores above the thresholds; its mean is taken off. Scores are
-/// table.probs, as a router with Score::sigmoid selects by. Padding has no say. Throws
-/// std::invalid_argument on another shape or rate, and nothing happens if K is E or there are no
-/// tokens.
+/// table.probs, as a router with Score::sigmoid selects by. Padding has no say, nor
+/// has a token with a NaN. Throws std::invalid_argument on another shape or rate, and nothing
+/// happens if K is E or there are no tokens. Allocates.
 template <Real W>
 void balance_by_quantile(const RoutingTable<W>& table, double rate, Matrix<W>& bias) {
   const Index num_experts = table.probs.cols(), top_k = table.top_k();
@@ -91,7 +91,7 @@ void balance_by_quantile(const RoutingTable<W>& table, double rate, Matrix<W>& b
                        ", expected in [0, 1]");
   std::vector<Index> tokens;
   for (Index t = 0; t < table.num_tokens(); ++t) {
-    if (!table.is_padding(t)) {
+    if (!table.is_padding(t) && !table.probs.row(t).hasNaN()) {
       tokens.push_back(t);
     }
   }

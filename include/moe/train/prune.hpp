@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "../kernels/topk.hpp"
 #include "../layers/moe_layer.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -50,7 +51,7 @@ class ExpertSaliency {
     }
     return mean;
   }
-  /// The `count` experts of the largest saliency, by number. Ties: the lowest.
+  /// The `count` experts of the largest saliency, by number. Ties: the lowest; NaN: the last.
   std::vector<ExpertId> best(Index count) const {
     detail::throw_unless(count >= 1 && count <= std::ssize(sum_), "ExpertSaliency: count = ", count,
                          ", expected in [1, ", sum_.size(), "]");
@@ -58,7 +59,8 @@ class ExpertSaliency {
     std::vector<ExpertId> all(value.size());
     std::iota(all.begin(), all.end(), ExpertId{0});
     std::stable_sort(all.begin(), all.end(), [&](ExpertId a, ExpertId b) {
-      return value[static_cast<std::size_t>(a)] > value[static_cast<std::size_t>(b)];
+      return kernels::ranks_above(value[static_cast<std::size_t>(a)],
+                                  value[static_cast<std::size_t>(b)]);
     });
     all.resize(static_cast<std::size_t>(count));
     std::sort(all.begin(), all.end());
