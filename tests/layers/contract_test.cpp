@@ -7,13 +7,10 @@
 
 #include "../support/alone_in_batch.hpp"
 #include "../support/count_allocations.hpp"
+#include "../support/global_state.hpp"
 #include "../support/guarded.hpp"
 #include "../support/layer_step.hpp"
 #include "moe/losses.hpp"
-
-#ifdef __SSE__
-#include <xmmintrin.h>
-#endif
 
 namespace moe {
 namespace {
@@ -293,21 +290,10 @@ TYPED_TEST(Contract, ACallTouchesNoMemoryOutsideItsInputsAndOutputs) {
 }
 
 TEST(Contract, ACallLeavesNoGlobalStateBehind) {
-  const auto state = [] {
-    int threads = 1;
-#ifdef _OPENMP
-    threads = omp_get_max_threads();
-#endif
-    unsigned control = 0;
-#ifdef __SSE__
-    control = _mm_getcsr() & ~0x3fU;  // all but the sticky exception flags
-#endif
-    return std::tuple(threads, Eigen::nbThreads(), control);
-  };
-  const auto before = state();
+  const auto before = testing::global_state();
   const MoELayer<float> layer = make_layer<float>(small_config(), 19);
   run_step(layer, random_matrix<float>(50, 19, 20), {.num_threads = 3, .noise_seed = 1});
-  EXPECT_EQ(state(), before);
+  EXPECT_EQ(testing::global_state(), before);
 }
 
 TEST(Contract, ALayerMayBeSharedByThreadsWithTheirOwnScratch) {

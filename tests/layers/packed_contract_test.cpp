@@ -4,13 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "../support/alone_in_batch.hpp"
+#include "../support/global_state.hpp"
 #include "../support/layer_step.hpp"
 #include "../support/storages.hpp"
 #include "moe/layers/packed_layer.hpp"
-
-#ifdef __SSE__
-#include <xmmintrin.h>
-#endif
 
 namespace moe {
 namespace {
@@ -239,21 +236,10 @@ TYPED_TEST(PackedContract, TiesGoToTheLowestExpertIndex) {
 }
 
 TYPED_TEST(PackedContract, ACallLeavesNoGlobalStateBehind) {
-  const auto state = [] {
-    int threads = 1;
-#ifdef _OPENMP
-    threads = omp_get_max_threads();
-#endif
-    unsigned control = 0;
-#ifdef __SSE__
-    control = _mm_getcsr() & ~0x3fU;  // all but the sticky exception flags
-#endif
-    return std::tuple(threads, Eigen::nbThreads(), control);
-  };
-  const auto before = state();
+  const auto before = testing::global_state();
   const auto layer = this->packed_of(small_config(), 19);
   this->forward(layer, random_matrix<Wide<TypeParam>>(50, layer.d_in(), 20), {.num_threads = 3});
-  EXPECT_EQ(state(), before);
+  EXPECT_EQ(testing::global_state(), before);
 }
 
 #ifdef _OPENMP

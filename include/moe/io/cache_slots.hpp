@@ -37,8 +37,6 @@ class CacheSlots {
 
   /// A call that wants each of them once.
   void begin(std::span<const ExpertId> wanted);
-  /// Of the call's experts, to be computed.
-  std::size_t left() const { return left_; }
   bool any_ready() const { return !ready_.empty(); }
   /// ready = the call's experts that are there, and were not taken before.
   void take_ready(std::vector<ExpertArrival>& ready) {

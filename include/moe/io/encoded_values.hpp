@@ -18,19 +18,16 @@ inline Index quotient_up(Index a, Index b) { return a / b + (a % b != 0 ? 1 : 0)
 /// Elements [first, first + count) of a tensor of floats of any width.
 inline void read_floats(const TensorView& view, Index first, Index count, double* to) {
   const auto copy = [&]<class From>(std::type_identity<From>) {
-    for (Index i = 0; i < count; ++i) {
-      From value{};
-      std::memcpy(static_cast<void*>(&value),
-                  view.data.data() + (first + i) * static_cast<Index>(sizeof(From)), sizeof(From));
-      to[i] = kernels::convert<double>(value);
-    }
+    constexpr std::size_t size = sizeof(From);
+    copy_elements<From>(view.data.subspan(static_cast<std::size_t>(first) * size,
+                                          static_cast<std::size_t>(count) * size),
+                        to);
+    return true;
   };
-  if (view.dtype == DType::F8_E4M3) {
-    copy(std::type_identity<kernels::e4m3>{});
-  } else if (view.dtype == DType::F8_E8M0 || view.dtype == DType::U8) {
+  if (view.dtype == DType::U8) {  // what compressed-tensors keeps E8M0 as
     copy(std::type_identity<kernels::e8m0>{});
   } else {
-    visit_weight_type(view.dtype, copy);
+    visit_element_type(view.dtype, copy);
   }
 }
 

@@ -18,6 +18,25 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
+/// What follows the path in the name of a file that is not finished, before a number.
+inline constexpr const char* part_end = ".part";
+
+/// Removes what writers of the path left behind who were killed.
+inline void remove_parts(const std::filesystem::path& path) {
+  const std::string begin = path.filename().string() + part_end;
+  const std::filesystem::path folder = path.parent_path();
+  std::error_code error;
+  std::filesystem::directory_iterator file(folder.empty() ? "." : folder, error), end;
+  for (; !error && file != end; file.increment(error)) {
+    const std::string name = file->path().filename().string();
+    if (name.starts_with(begin) && name.size() > begin.size() &&
+        name.find_first_not_of("0123456789", begin.size()) == std::string::npos) {
+      std::error_code unknown;
+      std::filesystem::remove(file->path(), unknown);
+    }
+  }
+}
+
 /// Every failure throws FormatError naming the path, and leaves nothing behind.
 class OutputFile {
  public:
@@ -25,7 +44,7 @@ class OutputFile {
     // Of several writers each has a name of its own, also beside what killed ones left behind.
     for (int attempt = 0; fd_ < 0; ++attempt) {
       part_ = path;
-      part_ += joined(".part", std::random_device()());
+      part_ += joined(part_end, std::random_device()());
       fd_ = open_new(part_);
       if (fd_ < 0 && (errno != EEXIST || attempt == most_attempts)) {
         fail("cannot make");

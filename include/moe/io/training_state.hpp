@@ -59,22 +59,6 @@ std::string text_of_state(const G& state) {
 
 inline constexpr std::string_view checksums_name = "training_state.checksums";
 
-/// Removes what writers of the path left behind who were killed.
-inline void remove_parts(const std::filesystem::path& path) {
-  const std::string begin = path.filename().string() + ".part";
-  const std::filesystem::path folder = path.parent_path();
-  std::error_code error;
-  std::filesystem::directory_iterator file(folder.empty() ? "." : folder, error), end;
-  for (; !error && file != end; file.increment(error)) {
-    const std::string name = file->path().filename().string();
-    if (name.starts_with(begin) && name.size() > begin.size() &&
-        name.find_first_not_of("0123456789", begin.size()) == std::string::npos) {
-      std::error_code unknown;
-      std::filesystem::remove(file->path(), unknown);
-    }
-  }
-}
-
 }  // namespace detail
 
 /// What makes up a run, by name: references, for the length of one save or load, which hands it to

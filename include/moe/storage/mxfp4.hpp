@@ -3,6 +3,7 @@
 // Compute Project 2023, Microscaling Formats), as gpt-oss is published.
 #pragma once
 
+#include "../kernels/eight_bit_floats.hpp"
 #include "q8.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -29,10 +30,7 @@ struct Mxfp4Format {
                                              12, 11, 10, 9,  8,  6,  4,  0};
 
   static constexpr std::int32_t number(unsigned code) { return table[code]; }
-  static float scale_of(Scale scale) {
-    const std::uint32_t special = scale == 0 || scale == 255 ? 0x400000u : 0u;
-    return std::bit_cast<float>(static_cast<std::uint32_t>(scale) << 23 | special);
-  }
+  static float scale_of(Scale scale) { return kernels::widen(kernels::e8m0{scale}); }
 
   /// The exponent of the largest weight less 2, as the format's paper has it, or one more, which
   /// clips nothing: whichever errs less.

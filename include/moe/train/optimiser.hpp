@@ -68,7 +68,7 @@ class Optimiser {
     detail::throw_unless(options.clip > 0.0, "optimiser: clip = ", options.clip,
                          ", expected positive");
     const int threads = detail::num_threads(options.num_threads);
-    gather(walk);
+    prepare(walk);
     StepResult result;
     W scale(1);
     if (std::isfinite(options.clip)) {
@@ -97,10 +97,16 @@ class Optimiser {
     return result;
   }
 
-  /// Makes the state of the walk's tensors, without a step: to be read from a file, say.
+  /// Makes the state of the walk's tensors, without a step: to be read from a file, say. Throws as
+  /// TrainedTensors::gather() says.
   template <class Walk>
   void prepare(Walk&& walk) {
-    gather(walk);
+    tensors_.gather(walk);
+    if (groups_.empty()) {
+      for (const Tensor& tensor : tensors_.tensors()) {
+        groups_.push_back(group_of_ ? group_of_(tensor.name) : ParameterGroup{});
+      }
+    }
   }
   /// visit(name, matrix) for all of the state: "<tensor>.moment.0", ..., "<tensor>.main".
   template <class Visit>
@@ -122,16 +128,6 @@ class Optimiser {
   }
 
  private:
-  template <class Walk>
-  void gather(Walk&& walk) {
-    tensors_.gather(walk);
-    if (groups_.empty()) {
-      for (const Tensor& tensor : tensors_.tensors()) {
-        groups_.push_back(group_of_ ? group_of_(tensor.name) : ParameterGroup{});
-      }
-    }
-  }
-
   Config config_;
   GroupOf group_of_;
   TrainedTensors<W> tensors_;

@@ -72,10 +72,8 @@ class TrainedTensors {
 
   explicit TrainedTensors(std::size_t num_moments) : num_moments_(num_moments) {}
 
-  bool empty() const { return tensors_.empty(); }
   std::vector<Tensor>& tensors() { return tensors_; }
   const std::vector<Tensor>& tensors() const { return tensors_; }
-  const std::vector<Chunk>& chunks() const { return chunks_; }
 
   /// Looks the tensors up, and makes their memory the first time. Throws std::invalid_argument,
   /// before anything is changed, if there is none, if a gradient has not the shape of its
