@@ -12,6 +12,7 @@
 #include "reference/gate.hpp"
 #include "reference/latent.hpp"
 #include "reference/layer.hpp"
+#include "reference/output_norm.hpp"
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"

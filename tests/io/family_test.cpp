@@ -222,6 +222,22 @@ TEST(Family, KimiK3HasSituExpertsInsideOfALatentNorm) {
                {"activation_situ_linear_beta", "no such key"});
 }
 
+TEST(Family, AXK1IsDeepSeekV3WithANormOfItsOutput) {
+  const MoEConfig config = config_of("axk1", R"({"hidden_size": 64, "n_routed_experts": 8,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_shared_experts": 1, "n_group": 4,
+      "topk_group": 2, "rms_norm_eps": 1e-5})");
+  ASSERT_TRUE(config.output_norm);
+  EXPECT_EQ(config.output_norm->eps, 1e-5);
+  EXPECT_EQ(config.router.score, Score::sigmoid);
+  EXPECT_EQ(config.router.weight.scale, 2.5);
+  EXPECT_EQ(config.router.selection.groups->num_groups, 4);
+  EXPECT_EQ(config.router.selection.groups->others, OtherGroups::minus_infinity);
+  EXPECT_EQ(config.shared->d_ff, 24);
+  EXPECT_FALSE(config_of("deepseek_v3", R"({"hidden_size": 64, "n_routed_experts": 8,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 1})")
+                   .output_norm);
+}
+
 TEST(Family, LongCatRoutesToExpertsThatComputeNothing) {
   constexpr std::string_view text = R"("hidden_size": 8, "n_routed_experts": 4, "moe_topk": 3,
       "expert_ffn_hidden_size": 6, "zero_expert_num": 2)";

@@ -167,6 +167,7 @@ struct Family {
   AlwaysChosen always_chosen = {};
   SecondSet second = {};
   LatentNames latent = {};
+  std::string_view output_norm = {};  ///< the scale of an RMSNorm of the block's output
 
   Setting d_model = {"hidden_size d_model"};
   Setting d_ff = {"moe_intermediate_size"};
@@ -183,8 +184,8 @@ struct Family {
   Setting near_jitter = always(0.01);  ///< of a SparseMixer: half of its threshold
   Setting groups = {keys::groups, 1}, kept_groups = {"topk_group", 1};  ///< if the rule has any
   Setting vocabulary = {"vocab_size"};                                  ///< if it has a table
-  Setting norm_epsilon = {"rms_norm_eps", 1e-6};     ///< of a norm_router or a latent norm
-  Setting limit = always(0), alpha = always(1.702);  ///< of experts; 0: none
+  Setting norm_epsilon = {"rms_norm_eps", 1e-6};                        ///< of every norm there is
+  Setting limit = always(0), alpha = always(1.702);                     ///< of experts; 0: none
   Setting gate_bound = {"activation_situ_beta"}, up_bound = {"activation_situ_linear_beta"};
   Setting capacity = always(-1);           ///< rows; negative: dropless
   Setting capacity_share = always(0);      ///< not 0: of all tokens, in its place; from 1: dropless

@@ -191,6 +191,14 @@ inline std::optional<LatentConfig> latent_config(const Family& family, const Mod
                       .eps = family.norm_epsilon.of(config, layer)};
 }
 
+inline std::optional<OutputNormConfig> output_norm_config(const Family& family,
+                                                          const ModelConfig& config, Index layer) {
+  if (family.output_norm.empty()) {
+    return std::nullopt;
+  }
+  return OutputNormConfig{.eps = family.norm_epsilon.of(config, layer)};
+}
+
 /// Throws std::invalid_argument if no expert has parameters, or the elements of all of them have no
 /// number: some families keep them in one tensor, gate and up together.
 inline void check_experts(const LayerConfig& config) {
@@ -250,6 +258,7 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
        .router = router,
        .shared = detail::shared_config(family, config, item),
        .latent = detail::latent_config(family, config, layer),
+       .output_norm = detail::output_norm_config(family, config, layer),
        .weight_on = family.weight_on,
        .routed_scale = family.routed_scale.of(config, layer)}};
   made.zero = zero;

@@ -311,6 +311,13 @@ inline constexpr Family families[] = {
     {.model_types = "deepseek_v3 deepseek_v32 kimi_k2 kimi_k25", .proven_by = "deepseek_v3",
      .router = v3_router, .shared = shared(1), .renormalise = renormalised,
      .scale = {keys::scale, 2.5}, .groups = eight_groups, .kept_groups = four_kept, .rule = v3},
+    // The norm of the block's output stands beside the block.
+    {.model_types = "axk1", .blocks = "",
+     .router = {.weight = "mlp.gate.weight", .selection_bias = "mlp.gate.e_score_correction_bias"},
+     .experts = {"mlp.experts.*.", &layouts::projections},
+     .shared = shared(1, "mlp.shared_experts."), .output_norm = "post_mlp_layernorm.weight",
+     .renormalise = renormalised, .scale = {keys::scale, 2.5}, .groups = eight_groups,
+     .kept_groups = four_kept, .rule = v3},
     {.model_types = "axk2", .router = v3_router, .shared = shared(1), .renormalise = renormalised,
      .scale = {keys::scale},
      .rule = {.score = Score::sigmoid, .selection = {.groups = two_best_else_zero}}},
@@ -366,7 +373,6 @@ struct UnsupportedFamily {
   std::string_view model_types, needs;
 };
 inline constexpr UnsupportedFamily unsupported_families[] = {
-    {"axk1", "an RMSNorm of the block's output"},
     {"doge", "experts of rank one that are found by product keys"},
     {"grove_moe", "small experts that groups of experts share"},
 };

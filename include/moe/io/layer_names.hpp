@@ -64,7 +64,7 @@ class LayerNames {
 
   std::string block_;
   ExpertCounts counts_;
-  std::string family_, output_gate_, coefficients_;
+  std::string family_, output_gate_, coefficients_, output_norm_;
   Router router_;
   Latent latent_;
   State state_;
@@ -91,6 +91,7 @@ inline LayerNames::LayerNames(const Family& family, std::string block, const Exp
       counts_(counts),
       family_(family.name()),
       coefficients_(family.shared.coefficients),
+      output_norm_(family.output_norm),
       always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names} {
   const RouterNames& router = family.router;
   router_ = {first_of(router.weight, exists),         first_of(router.bias, exists),
@@ -206,6 +207,9 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
   }
   if (parameter.starts_with("coefficients.")) {
     return place_of({}, full_name(coefficients_, parameter) + tensor, shape, tensor == "bias");
+  }
+  if (parameter == "output_norm.scale") {
+    return place_of({}, full_name(output_norm_, parameter), shape, true);
   }
   if (parameter == "shared.output_gate") {
     return place_of({}, full_name(output_gate_, parameter), shape, false);

@@ -73,6 +73,9 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
     detail::for_each_tensor(
         "latent", latent_shapes(*config.latent, config.d_model, config.output_width()), visit);
   }
+  if (config.output_norm) {
+    detail::for_each_tensor("output_norm", output_norm_shapes(config.output_width()), visit);
+  }
 }
 
 class LayerReader {
@@ -135,6 +138,11 @@ class LayerReader {
     if (config_.shared && config_.shared->coefficients) {
       made.coefficients.emplace(read_params<typename Coefficients<T>::Params>(
           "coefficients", coefficient_shapes(config_.d_model)));
+    }
+    if (config_.output_norm) {
+      made.output_norm.emplace(read_params<typename OutputNorm<T>::Params>(
+                                   "output_norm", output_norm_shapes(config_.output_width())),
+                               *config_.output_norm);
     }
     return made;
   }
