@@ -2,6 +2,7 @@
 // A layer in plain loops, in double: the specification.
 #pragma once
 
+#include "reference/adjugate.hpp"
 #include "reference/balanced_assignment.hpp"
 #include "reference/capacity.hpp"
 #include "reference/coefficients.hpp"

@@ -60,6 +60,11 @@ class ZeroExperts;
 template <Real T, ExpertSet<T> Set>
 struct SharedOf<T, ZeroExperts<T, Set>> : SharedOf<T, Set> {};
 
+template <Real T, ExpertSet<T> Set>
+class AdjugateExperts;
+template <Real T, ExpertSet<T> Set>
+struct SharedOf<T, AdjugateExperts<T, Set>> : SharedOf<T, Set> {};
+
 /// What a layer may have beside router, experts and shared expert: projections around the experts,
 /// or coefficients of the routed and the shared output, not both; and a norm of the output.
 template <Real T>
