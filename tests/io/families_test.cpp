@@ -33,10 +33,11 @@ TEST(Families, ListTheKnownOnesForAnUnknownOne) {
 }
 
 TEST(Families, SayWhatAKnownOneNeedsThatIsNotSupported) {
-  expect_fault([] { family_of_text(R"({"model_type": "grove_moe"})"); }, "config.json", "",
-               {"model_type",
-                "\"grove_moe\", which needs small experts that groups of experts share, expected",
-                "mixtral, qwen2_moe"});
+  expect_fault(
+      [] { family_of_text(R"({"model_type": "doge"})"); }, "config.json", "",
+      {"model_type",
+       "\"doge\", which needs experts of rank one that are found by product keys, expected",
+       "mixtral, qwen2_moe"});
   expect_fault(
       [] { family_of_text(R"({"model_type": "v", "text_config": {"model_type": "doge"}})"); },
       "config.json", "", {"\"v\" in \"doge\", which needs experts of rank one"});

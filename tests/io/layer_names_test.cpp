@@ -136,6 +136,15 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
       {"hy_v3", "router.selection_bias", "mlp.expert_bias", {E}},
       {"hy_v3", "shared.gate", "mlp.shared_mlp.gate_proj.weight", {F, D}},
       {"hy_v4", "router.selection_bias", "mlp.gate.e_score_correction_bias", {E}},
+      {"grove_moe", "router.weight", "mlp.gate.weight", {E, D}},
+      {"grove_moe", "experts.3.up", "mlp.experts.3.up_proj.weight", {F, D}},
+      {"grove_moe", "adjugates.1.down", "mlp.chunk_experts.1.down_proj.weight", {D, F}},
+      {"PanguProMoE", "router.expert_scale", "mlp.router_scale", {E}},
+      {"PanguProMoE", "shared.up", "mlp.shared_expert.up_proj.weight", {F, D}},
+      {"sarvam_mla", "router.selection_bias", "mlp.gate.expert_bias", {E}},
+      {"sarvam_moe", "shared.down", "mlp.shared_experts.down_proj.weight", {D, F}},
+      {"param2moe", "experts.0.gate", "mlp.experts.0.gate_proj.weight", {F, D}},
+      {"param2moe", "router.selection_bias", "mlp.gate.expert_bias", {E}},
       {"axk1", "router.weight", "mlp.gate.weight", {E, D}},
       {"axk1", "router.selection_bias", "mlp.gate.e_score_correction_bias", {E}},
       {"axk1", "experts.3.down", "mlp.experts.3.down_proj.weight", {D, F}},
@@ -168,7 +177,7 @@ TEST(LayerNames, OfWhatAFamilyHasNotAreRefused) {
   for (const char* parameter :
        {"router.bias", "router.selection_bias", "router.norm_scale", "shared.up",
         "shared.output_gate", "experts.0.up_bias", "latent.norm", "coefficients.bias",
-        "output_norm.scale", "experts.4.up"}) {
+        "adjugates.0.up", "output_norm.scale", "experts.4.up"}) {
     EXPECT_THROW(names.place(parameter, shape_of(parameter)), std::invalid_argument) << parameter;
   }
   EXPECT_THROW(names.table(), std::invalid_argument);

@@ -68,7 +68,7 @@ class LayerNames {
   Router router_;
   Latent latent_;
   State state_;
-  Ffn experts_, second_, always_, shared_;
+  Ffn experts_, second_, always_, adjugates_, shared_;
   std::string second_router_, second_bias_;  // empty without a second set
   bool fused_sets_ = false;
 };
@@ -92,7 +92,8 @@ inline LayerNames::LayerNames(const Family& family, std::string block, const Exp
       family_(family.name()),
       coefficients_(family.shared.coefficients),
       output_norm_(family.output_norm),
-      always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names} {
+      always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names},
+      adjugates_{std::string(family.adjugates.layout.prefix), family.adjugates.layout.names} {
   const RouterNames& router = family.router;
   router_ = {first_of(router.weight, exists),         first_of(router.bias, exists),
              first_of(router.selection_bias, exists), first_of(router.norm_scale, exists),
@@ -216,6 +217,10 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
   }
   if (parameter.starts_with("shared.")) {
     return place_in(shared_, parameter, tensor, shape, std::nullopt);
+  }
+  if (parameter.starts_with("adjugates.")) {
+    const Index number = std::stoll(parameter.substr(10));
+    return place_in(adjugates_, parameter, tensor, shape, OneOf{number, counts_.adjugates});
   }
   if (!parameter.starts_with("experts.")) {
     return place_of({}, full_name("", parameter), shape, false);
