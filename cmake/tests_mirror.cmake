@@ -36,7 +36,6 @@ set(tested_by
   "io/family_router.hpp        io/save_layer_test.cpp"
   "io/family_rows.hpp          io/families_test.cpp"
   "io/gguf_config.hpp          io/gguf_model_test.cpp"
-  "io/gguf_rows.hpp            io/gguf_model_test.cpp"
   "io/gguf_cursor.hpp          io/gguf_header_test.cpp"
   "io/gguf_types.hpp           io/gguf_header_test.cpp"
   "io/header.hpp               io/header_json_test.cpp"

@@ -219,9 +219,9 @@ TEST_F(GgufModels, OfEveryRowHaveAConfig) {
   for (const Family& family : io::detail::gguf_families) {
     for (const std::string_view type : io::detail::words(family.model_types)) {
       GgufFile file = model(std::string(type), experts("blk.0."));
-      for (const std::string_view key :
-           io::detail::words(joined(family.adjugates.each.keys, " ", family.adjugates.width.keys,
-                                    " ", family.adjugates.scale.keys))) {
+      const std::string keys = joined(family.adjugates.each.keys, " ", family.adjugates.width.keys,
+                                      " ", family.adjugates.scale.keys);
+      for (const std::string_view key : io::detail::words(keys)) {
         file.keys.push_back({joined(type, ".", key), gguf_u32(2)});
       }
       const LayerConfig config = config_of(file);
