@@ -80,7 +80,8 @@ Json sizes_of(const io::LayerConfig& config) {
           {"latent_width", config.latent ? config.latent->width : 0},
           {"latent_norm", config.latent && config.latent->norm},
           {"shared_d_ff", config.shared ? config.shared->d_ff : 0},
-          {"output_coefficients", config.shared && config.shared->coefficients}};
+          {"output_coefficients", config.shared && config.shared->coefficients},
+          {"output_norm", config.output_norm.has_value()}};
 }
 
 Json groups_of(const std::optional<moe::GroupLimit>& groups) {

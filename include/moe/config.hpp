@@ -150,6 +150,16 @@ struct LatentConfig {
   }
 };
 
+/// An RMSNorm of a layer's output, shared expert and scales included (A.X-K1).
+struct OutputNormConfig {
+  double eps = 1e-6;
+
+  void validate() const {
+    detail::throw_unless(std::isfinite(eps) && eps >= 0.0, "OutputNormConfig: eps = ", eps,
+                         ", expected finite and at least 0");
+  }
+};
+
 struct MoEConfig {
   Index d_model = 0;
   Index d_ff = 0;
@@ -162,6 +172,7 @@ struct MoEConfig {
   Capacity capacity = {};
   std::optional<SharedExpertConfig> shared = std::nullopt;
   std::optional<LatentConfig> latent = std::nullopt;
+  std::optional<OutputNormConfig> output_norm = std::nullopt;
   WeightOn weight_on = WeightOn::output;
   /// Multiplies the sum of the routed outputs; RouterConfig's scale is on the weights themselves.
   double routed_scale = 1.0;
@@ -205,6 +216,9 @@ inline void MoEConfig::validate() const {
                        (std::numeric_limits<ExpertId>::max)());
   detail::throw_unless(top_k >= 1 && top_k <= num_experts, "MoEConfig: top_k = ", top_k,
                        ", expected in [1, num_experts = ", num_experts, "]");
+  if (output_norm) {
+    output_norm->validate();
+  }
   if (latent) {
     latent->validate();
     fits(latent->width, d_ff, "latent.width", "d_ff");

@@ -4,6 +4,7 @@
 
 #include "experts/activation.hpp"
 #include "experts/activation_rows.hpp"
+#include "experts/adjugate.hpp"
 #include "experts/dense.hpp"
 #include "experts/dense_ffn.hpp"
 #include "experts/each_expert.hpp"

@@ -10,6 +10,7 @@
 #include "layers/layer_tape.hpp"
 #include "layers/moe_layer.hpp"
 #include "layers/moe_layer_backward.hpp"
+#include "layers/output_norm.hpp"
 #include "layers/pack_error.hpp"
 #include "layers/packed_layer.hpp"
 #include "layers/padding.hpp"

@@ -2,6 +2,7 @@
 // A layer in plain loops, in double: the specification.
 #pragma once
 
+#include "reference/adjugate.hpp"
 #include "reference/balanced_assignment.hpp"
 #include "reference/capacity.hpp"
 #include "reference/coefficients.hpp"
@@ -12,6 +13,7 @@
 #include "reference/gate.hpp"
 #include "reference/latent.hpp"
 #include "reference/layer.hpp"
+#include "reference/output_norm.hpp"
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"

@@ -64,8 +64,10 @@ TEST(Parameters, AreThoseThatALayerHas) {
         .expert = {.gated = (bits & 1) != 0, .bias = (bits & 2) != 0},
         .router = {.logits = {.bias = (bits & 4) != 0, .noisy = (bits & 8) != 0},
                    .selection = {.bias = (bits & 16) != 0}},
-        .shared = SharedExpertConfig{
-            .d_ff = 6, .output_gate = (bits & 4) != 0, .coefficients = (bits & 8) != 0}};
+        .shared =
+            SharedExpertConfig{
+                .d_ff = 6, .output_gate = (bits & 4) != 0, .coefficients = (bits & 8) != 0},
+        .output_norm = (bits & 1) != 0 ? std::optional(OutputNormConfig{}) : std::nullopt};
     MoELayer<float> layer(config, 1);
     Index size = 0;
     layer.for_each_parameter([&](const std::string&, auto& tensor) { size += tensor.size(); });
@@ -242,6 +244,23 @@ TEST(Flops, AreExactForCoefficientsOfTheRoutedAndTheSharedOutput) {
     config.weight_on = weight_on;
     config.shared = SharedExpertConfig{.d_ff = 6, .coefficients = true};
     SCOPED_TRACE(::testing::Message() << "weight on " << static_cast<int>(weight_on));
+    expect_exact_flops(config, 6);
+  }
+}
+
+TEST(Flops, AreExactForANormOfTheOutput) {
+  for (int bits = 0; bits < 8; ++bits) {
+    MoEConfig config = small();
+    config.d_out = 6;
+    config.output_norm = OutputNormConfig{};
+    config.routed_scale = (bits & 1) != 0 ? 2.5 : 1.0;
+    if ((bits & 2) != 0) {
+      config.shared = SharedExpertConfig{.d_ff = 6};
+    }
+    if ((bits & 4) != 0) {
+      config.latent = LatentConfig{.width = 4, .norm = true};
+    }
+    SCOPED_TRACE(::testing::Message() << "bits " << bits);
     expect_exact_flops(config, 6);
   }
 }

@@ -51,11 +51,14 @@ TapeBytes allocated_tape_bytes(const MoEConfig& config, Index num_tokens) {
 
 // Rows of 48 and 80 floats are not padded.
 TEST(TapeBytes, AreThoseThatATapeAllocates) {
-  for (int bits = 0; bits < 8; ++bits) {
+  for (int bits = 0; bits < 16; ++bits) {
     MoEConfig config{.d_model = 48, .d_ff = 80, .num_experts = 6, .top_k = 2};
     config.expert = {.gated = (bits & 1) != 0, .output_gate = (bits & 2) != 0};
     if ((bits & 4) != 0) {
       config.shared = SharedExpertConfig{.d_ff = 112, .output_gate = true};
+    }
+    if ((bits & 8) != 0) {
+      config.output_norm = OutputNormConfig{};
     }
     const TapeBytes expected = tape_bytes(config, predicted_work(config, 500), sizeof(float));
     const TapeBytes bytes = allocated_tape_bytes(config, 500);

@@ -34,8 +34,9 @@ TEST(Families, ListTheKnownOnesForAnUnknownOne) {
 
 TEST(Families, SayWhatAKnownOneNeedsThatIsNotSupported) {
   expect_fault(
-      [] { family_of_text(R"({"model_type": "axk1"})"); }, "config.json", "",
-      {"model_type", "\"axk1\", which needs an RMSNorm of the block's output, expected one of",
+      [] { family_of_text(R"({"model_type": "doge"})"); }, "config.json", "",
+      {"model_type",
+       "\"doge\", which needs experts of rank one that are found by product keys, expected",
        "mixtral, qwen2_moe"});
   expect_fault(
       [] { family_of_text(R"({"model_type": "v", "text_config": {"model_type": "doge"}})"); },

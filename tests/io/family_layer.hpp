@@ -21,6 +21,11 @@ void visit_layer_types(const Family& family, Visit&& visit) {
         return visit(r, std::type_identity<ZeroExperts<float>>{});
       }
     }
+    if constexpr (std::same_as<RouterT, Router<float>>) {
+      if (family.adjugates.layout.names != nullptr) {
+        return visit(r, std::type_identity<AdjugateExperts<float>>{});
+      }
+    }
     visit(r, std::type_identity<Expert<float>>{});
   });
 }
@@ -30,8 +35,8 @@ MoELayer<T, RouterT, E> random_layer(const LayerConfig& config) {
   return {
       FamilyRouter<RouterT>::make(config, random_expert_table(config.router.selection.vocabulary,
                                                               config.num_experts, config.top_k, 3)),
-      detail::with_zero_experts<typename MoELayer<T, RouterT, E>::Set>(
-          FfnExperts<T>(experts_of<T>(config, 1)), config),
+      detail::set_of<typename MoELayer<T, RouterT, E>::Set, FfnExperts<T>>(experts_of<T>(config, 1),
+                                                                           config),
       config.options(), make_shared_expert<T>(config, 1), make_extras<T>(config, 1)};
 }
 

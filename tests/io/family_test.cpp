@@ -222,6 +222,70 @@ TEST(Family, KimiK3HasSituExpertsInsideOfALatentNorm) {
                {"activation_situ_linear_beta", "no such key"});
 }
 
+TEST(Family, AXK1IsDeepSeekV3WithANormOfItsOutput) {
+  const MoEConfig config = config_of("axk1", R"({"hidden_size": 64, "n_routed_experts": 8,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_shared_experts": 1, "n_group": 4,
+      "topk_group": 2, "rms_norm_eps": 1e-5})");
+  ASSERT_TRUE(config.output_norm);
+  EXPECT_EQ(config.output_norm->eps, 1e-5);
+  EXPECT_EQ(config.router.score, Score::sigmoid);
+  EXPECT_EQ(config.router.weight.scale, 2.5);
+  EXPECT_EQ(config.router.selection.groups->num_groups, 4);
+  EXPECT_EQ(config.router.selection.groups->others, OtherGroups::minus_infinity);
+  EXPECT_EQ(config.shared->d_ff, 24);
+  EXPECT_FALSE(config_of("deepseek_v3", R"({"hidden_size": 64, "n_routed_experts": 8,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 1})")
+                   .output_norm);
+}
+
+TEST(Family, GroveHasASmallExpertForEachTwoOthersAndASoftmaxOfTheChosen) {
+  const Family& family = *find_family("grove_moe");
+  const auto config = [&](int experts) {
+    return layer_config(
+        family,
+        ModelConfig::parse(joined(R"({"hidden_size": 8, "num_experts": )", experts,
+                                  R"(, "num_experts_per_tok": 2, "moe_intermediate_size": 6})"),
+                           "config.json"),
+        0);
+  };
+  const LayerConfig grove = config(6);
+  EXPECT_EQ(grove.adjugate.count, 3);
+  EXPECT_EQ(grove.adjugate.d_ff, 128);
+  EXPECT_EQ(grove.adjugate.scale, 0.05);
+  EXPECT_EQ(grove.counts().adjugates, 3);
+  EXPECT_EQ(grove.num_experts, 6);
+  EXPECT_EQ(grove.router.weight.source, WeightSource::softmax_of_chosen);
+  expect_fault([&] { config(5); }, "config.json", "", {"of 5 experts each 2 share one"});
+}
+
+TEST(Family, PanguProTakesTheBestOfAsManyGroupsAsATokenHasExperts) {
+  const MoEConfig config = config_of("PanguProMoE", R"({"hidden_size": 8, "num_experts": 16,
+      "num_experts_per_tok": 4, "moe_intermediate_size": 6, "shared_expert_intermediate_size": 5})");
+  EXPECT_EQ(config.router.score, Score::softmax);
+  EXPECT_EQ(config.router.weight.renormalise, false);
+  EXPECT_EQ(config.router.weight.expert_scale, ExpertScale::learned);
+  ASSERT_TRUE(config.router.selection.groups);
+  EXPECT_EQ(config.router.selection.groups->num_groups, 4);
+  EXPECT_EQ(config.router.selection.groups->rule, GroupRule::equal_quota);
+  EXPECT_EQ(config.shared->d_ff, 5);
+}
+
+TEST(Family, TheWidthOfSharedExpertsIsThatOfEachOrOfAllByTheirKeyAndFamily) {
+  constexpr std::string_view text = R"({"hidden_size": 8, "num_experts": 4,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 6, "num_shared_experts": 2,
+      "moe_shared_expert_intermediate_size": 10})";
+  const MoEConfig sarvam = config_of("sarvam_mla", text), param = config_of("param2moe", text);
+  EXPECT_EQ(sarvam.shared->d_ff, 20);
+  EXPECT_EQ(sarvam.router.weight.scale, 2.5);
+  EXPECT_EQ(param.shared->d_ff, 10);
+  EXPECT_EQ(param.router.weight.scale, 1.0);
+  for (const MoEConfig& config : {sarvam, param}) {
+    EXPECT_EQ(config.router.score, Score::sigmoid);
+    EXPECT_TRUE(config.router.selection.bias);
+    EXPECT_EQ(config.router.weight.renormalise, true);
+  }
+}
+
 TEST(Family, LongCatRoutesToExpertsThatComputeNothing) {
   constexpr std::string_view text = R"("hidden_size": 8, "n_routed_experts": 4, "moe_topk": 3,
       "expert_ffn_hidden_size": 6, "zero_expert_num": 2)";

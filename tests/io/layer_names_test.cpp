@@ -29,6 +29,9 @@ Shape shape_of(std::string_view parameter) {
   if (routes && (tensor == "state_scale" || tensor == "norm" || tensor.ends_with("t_bias"))) {
     return {1, L};
   }
+  if (parameter == "output_norm.scale") {
+    return {1, D};
+  }
   if (parameter.starts_with("coefficients.")) {
     return tensor == "weight" ? Shape{2, D} : Shape{1, 2};
   }
@@ -133,6 +136,20 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
       {"hy_v3", "router.selection_bias", "mlp.expert_bias", {E}},
       {"hy_v3", "shared.gate", "mlp.shared_mlp.gate_proj.weight", {F, D}},
       {"hy_v4", "router.selection_bias", "mlp.gate.e_score_correction_bias", {E}},
+      {"grove_moe", "router.weight", "mlp.gate.weight", {E, D}},
+      {"grove_moe", "experts.3.up", "mlp.experts.3.up_proj.weight", {F, D}},
+      {"grove_moe", "adjugates.1.down", "mlp.chunk_experts.1.down_proj.weight", {D, F}},
+      {"PanguProMoE", "router.expert_scale", "mlp.router_scale", {E}},
+      {"PanguProMoE", "shared.up", "mlp.shared_expert.up_proj.weight", {F, D}},
+      {"sarvam_mla", "router.selection_bias", "mlp.gate.expert_bias", {E}},
+      {"sarvam_moe", "shared.down", "mlp.shared_experts.down_proj.weight", {D, F}},
+      {"param2moe", "experts.0.gate", "mlp.experts.0.gate_proj.weight", {F, D}},
+      {"param2moe", "router.selection_bias", "mlp.gate.expert_bias", {E}},
+      {"axk1", "router.weight", "mlp.gate.weight", {E, D}},
+      {"axk1", "router.selection_bias", "mlp.gate.e_score_correction_bias", {E}},
+      {"axk1", "experts.3.down", "mlp.experts.3.down_proj.weight", {D, F}},
+      {"axk1", "shared.up", "mlp.shared_experts.up_proj.weight", {F, D}},
+      {"axk1", "output_norm.scale", "post_mlp_layernorm.weight", {D}},
       {"axk2", "shared.up", "mlp.shared_experts.up_proj.weight", {F, D}},
       {"dots1", "router.selection_bias", "mlp.gate.e_score_correction_bias", {E}},
       {"mimo_v2_flash", "experts.2.gate", "mlp.experts.2.gate_proj.weight", {F, D}},
@@ -157,9 +174,10 @@ TEST(LayerNames, AreThoseThatAreOnDisk) {
 
 TEST(LayerNames, OfWhatAFamilyHasNotAreRefused) {
   const LayerNames names = names_of(*find_family("mixtral"));
-  for (const char* parameter : {"router.bias", "router.selection_bias", "router.norm_scale",
-                                "shared.up", "shared.output_gate", "experts.0.up_bias",
-                                "latent.norm", "coefficients.bias", "experts.4.up"}) {
+  for (const char* parameter :
+       {"router.bias", "router.selection_bias", "router.norm_scale", "shared.up",
+        "shared.output_gate", "experts.0.up_bias", "latent.norm", "coefficients.bias",
+        "adjugates.0.up", "output_norm.scale", "experts.4.up"}) {
     EXPECT_THROW(names.place(parameter, shape_of(parameter)), std::invalid_argument) << parameter;
   }
   EXPECT_THROW(names.table(), std::invalid_argument);

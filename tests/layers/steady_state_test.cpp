@@ -72,12 +72,14 @@ TEST(SteadyState, ALayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
   latent.latent = LatentConfig{.width = 13, .norm = true};
   MoEConfig weighed = small_config();
   weighed.shared->coefficients = true;
+  MoEConfig normed = small_config();
+  normed.output_norm = OutputNormConfig{};
   for (const int threads : {1, 2}) {
     for (const MoEConfig& config :
-         {small_config(), noisy, dropping, on_input, on_hidden, latent, weighed}) {
+         {small_config(), noisy, dropping, on_input, on_hidden, latent, weighed, normed}) {
       EXPECT_EQ(layer_allocations<float>(config, threads), 0) << threads;
     }
-    for (const MoEConfig& config : {small_config(), on_hidden, latent, weighed}) {
+    for (const MoEConfig& config : {small_config(), on_hidden, latent, weighed, normed}) {
       EXPECT_EQ(layer_allocations<bf16>(config, threads), 0) << threads;
     }
     EXPECT_EQ(layer_allocations<Eigen::half>(small_config(), threads), 0) << threads;

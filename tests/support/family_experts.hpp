@@ -9,6 +9,7 @@
 
 namespace moe::io::testing {
 
+/// Behind those of the layer are the small ones that they share.
 template <Real T>
 std::vector<Expert<T>> experts_of(const LayerConfig& config, std::uint64_t seed) {
   std::vector<Expert<T>> experts;
@@ -16,6 +17,11 @@ std::vector<Expert<T>> experts_of(const LayerConfig& config, std::uint64_t seed)
     experts.emplace_back(
         typename Expert<T>::Sizes{config.expert_d_in(), config.d_ff_of(e), config.expert_d_out()},
         config.expert, seed + static_cast<std::uint64_t>(e));
+  }
+  for (Index e = 0; e < config.adjugate.count; ++e) {
+    experts.emplace_back(typename Expert<T>::Sizes{config.expert_d_in(), config.adjugate.d_ff,
+                                                   config.expert_d_out()},
+                         config.expert, seed + 1000 + static_cast<std::uint64_t>(e));
   }
   return experts;
 }

@@ -30,6 +30,9 @@ MoELayer<T> make_layer(const MoEConfig& config, std::uint64_t seed) {
   if (layer.coefficients()) {
     randomise(layer.coefficients()->params(), seed + 300);
   }
+  if (layer.output_norm()) {
+    randomise(layer.output_norm()->params(), seed + 400);
+  }
   return layer;
 }
 

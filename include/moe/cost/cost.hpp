@@ -22,8 +22,9 @@ struct ParameterCount {
   Index expert = 0;  ///< one of them
   Index shared = 0;  ///< with the coefficients of both outputs
   Index latent = 0;
+  Index output_norm = 0;
   Index total = 0;
-  Index active = 0;  ///< used for one token: router, top_k experts, shared, latent
+  Index active = 0;  ///< used for one token: of the experts top_k, and all of the other parts
 };
 
 /// What a call has to do: given by a plan, or predicted from a config.
@@ -35,9 +36,10 @@ struct Work {
 
 struct LayerFlops {
   Flops router, experts, shared, combine;
-  Flops latent = {};  ///< the projections around the experts, and their norm
+  Flops latent = {};       ///< the projections around the experts, and their norm
+  Flops output_norm = {};  ///< of the sum of the routed and the shared output
 
-  Flops sum() const { return router + experts + shared + combine + latent; }
+  Flops sum() const { return router + experts + shared + combine + latent + output_norm; }
   double total() const { return sum().total(); }
 };
 
@@ -73,7 +75,8 @@ inline ParameterCount parameters(const MoEConfig& c) {
     const Index width = c.latent->width;
     count.latent = width * (c.d_model + c.output_width() + (c.latent->norm ? 1 : 0));
   }
-  const Index always = count.router + count.shared + count.latent;
+  count.output_norm = c.output_norm ? c.output_width() : 0;
+  const Index always = count.router + count.shared + count.latent + count.output_norm;
   count.total = always + c.num_experts * count.expert;
   count.active = always + c.top_k * count.expert;
   return count;
@@ -126,6 +129,9 @@ inline LayerFlops forward_flops(const MoEConfig& c, const Work& work) {
       (c.shared || !detail::equals(c.routed_scale, 1.0))) {  // the sum is read once more
     flops.combine += work.tokens * detail::flops_of_one(0, d_out);
   }
+  if (c.output_norm) {
+    flops.output_norm = work.tokens * detail::flops_of_one(0, kernels::rms_norm_flops(d_out, true));
+  }
   return flops;
 }
 
@@ -161,6 +167,10 @@ inline LayerFlops backward_flops(const MoEConfig& c, const Work& work) {
         work.tokens *
             detail::flops_of_one(0, coefficient_backward_flops(d) + 2 * d_out + 2 * d_out);
   }
+  if (c.output_norm) {
+    flops.output_norm =
+        work.tokens * detail::flops_of_one(0, kernels::rms_norm_backward_flops(d_out, true));
+  }
   for (const double scale : {c.routed_scale, c.options().shared_scale}) {
     flops.combine += work.tokens * detail::flops_of_one(0, detail::equals(scale, 1.0) ? 0 : d_out);
   }
@@ -173,14 +183,16 @@ inline LayerBytes forward_bytes(const MoEConfig& c, const Work& work, Index scal
   const ParameterCount count = parameters(c);
   const double size = static_cast<double>(scalar_size);
   LayerBytes bytes;
-  bytes.weights = size * (static_cast<double>(count.router + count.shared + count.latent) +
+  const Index always = count.router + count.shared + count.latent + count.output_norm;
+  bytes.weights = size * (static_cast<double>(always) +
                           work.distinct_experts * static_cast<double>(count.expert));
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
   bytes.activations =
       size *
       (tokens * static_cast<double>(c.d_model + c.output_width()) +
        rows * static_cast<double>(c.expert_d_in() + 2 * c.expert_d_out()) +
-       tokens * static_cast<double>(c.latent ? (c.latent->norm ? 6 : 4) * c.latent->width : 0));
+       tokens * static_cast<double>(c.latent ? (c.latent->norm ? 6 : 4) * c.latent->width : 0) +
+       tokens * static_cast<double>(c.output_norm ? 2 * c.output_width() : 0));
   return bytes;
 }
 

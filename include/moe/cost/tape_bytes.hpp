@@ -35,8 +35,9 @@ inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_s
                        (detail::equals(c.options().shared_scale, 1.0) ? 0 : d_out);
   // The coefficients with gradients, and dy times each.
   const Index weighed = c.shared && c.shared->coefficients ? 4 + 2 * d_out : 0;
-  const Index shared =
-      (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled + latent + weighed;
+  const Index normed = c.output_norm ? 2 * d_out + 1 : 0;  // the sum with its gradient, the inverse
+  const Index shared = (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled +
+                       latent + weighed + normed;
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
   const double choices = tokens * static_cast<double>(c.top_k);
   const double scalar_bytes = static_cast<double>(scalar_size);

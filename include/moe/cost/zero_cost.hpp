@@ -77,7 +77,7 @@ inline double active_parameters(const MoEConfig& c, const ZeroComputation& zero,
   const double used =
       work.set * static_cast<double>(count.expert) +
       work.constants * static_cast<double>(constant_expert_parameters(c.expert_d_in()));
-  return static_cast<double>(count.router + count.shared + count.latent) +
+  return static_cast<double>(count.router + count.shared + count.latent + count.output_norm) +
          used / static_cast<double>(work.tokens);
 }
 

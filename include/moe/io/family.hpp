@@ -137,10 +137,16 @@ struct SecondSet {
   FfnLayout first_fused = {}, fused = {};
 };
 
+/// Small experts that groups of the others share, one for `each` so many (AdjugateExperts).
+struct AdjugateNames {
+  FfnLayout layout = {};
+  Setting width = always(0), each = always(1), scale = always(1);
+};
+
 /// Experts with tensors of their own: those that are chosen, the last ones of a second set, and
-/// behind them those that always are.
+/// behind them those that always are; and the small ones that others share.
 struct ExpertCounts {
-  Index ranked = 0, second = 0, always = 0;
+  Index ranked = 0, second = 0, always = 0, adjugates = 0;
 };
 
 /// The projections around experts of another width, and the norm before the second.
@@ -166,7 +172,10 @@ struct Family {
   SharedNames shared = {};
   AlwaysChosen always_chosen = {};
   SecondSet second = {};
+  AdjugateNames adjugates = {};
   LatentNames latent = {};
+  std::string_view output_norm = {};  ///< the scale of an RMSNorm of the block's output
+  std::string_view unused = {};       ///< tensors that the family's own code does not read
 
   Setting d_model = {"hidden_size d_model"};
   Setting d_ff = {"moe_intermediate_size"};
@@ -183,8 +192,8 @@ struct Family {
   Setting near_jitter = always(0.01);  ///< of a SparseMixer: half of its threshold
   Setting groups = {keys::groups, 1}, kept_groups = {"topk_group", 1};  ///< if the rule has any
   Setting vocabulary = {"vocab_size"};                                  ///< if it has a table
-  Setting norm_epsilon = {"rms_norm_eps", 1e-6};     ///< of a norm_router or a latent norm
-  Setting limit = always(0), alpha = always(1.702);  ///< of experts; 0: none
+  Setting norm_epsilon = {"rms_norm_eps", 1e-6};                        ///< of every norm there is
+  Setting limit = always(0), alpha = always(1.702);                     ///< of experts; 0: none
   Setting gate_bound = {"activation_situ_beta"}, up_bound = {"activation_situ_linear_beta"};
   Setting capacity = always(-1);           ///< rows; negative: dropless
   Setting capacity_share = always(0);      ///< not 0: of all tokens, in its place; from 1: dropless
@@ -205,5 +214,29 @@ struct Family {
 
   std::string_view name() const { return model_types.substr(0, model_types.find(' ')); }
 };
+
+namespace detail {
+
+/// A shared expert with coefficients of both outputs.
+constexpr SharedNames weighed(SharedNames shared, std::string_view coefficients) {
+  shared.coefficients = coefficients;
+  return shared;
+}
+/// One with a limit of its own.
+constexpr SharedNames limited(SharedNames shared, Setting limit) {
+  shared.limit = limit;
+  return shared;
+}
+/// No expert but the bias of a block's output.
+constexpr SharedNames output_bias(std::string_view prefix) {
+  return {.prefixes = prefix, .names = &layouts::bias_alone, .bias_alone = true};
+}
+
+/// Families whose layers need something that is not here.
+struct UnsupportedFamily {
+  std::string_view model_types, needs;
+};
+
+}  // namespace detail
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -18,10 +18,17 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
+/// Small experts of a layer that groups of the others share: AdjugateExperts.
+struct AdjugateConfig {
+  Index count = 0, d_ff = 0;
+  double scale = 1.0;
+};
+
 /// A layer's config, and the type of its router with what is not in every router's config.
 struct LayerConfig : MoEConfig {
   ZeroComputation zero = {};                  ///< of num_experts, the last ones
   Index second_experts = 0, second_d_ff = 0;  ///< likewise, of another width; see mask_of_sets()
+  AdjugateConfig adjugate = {};               ///< beside num_experts
   RouterType router_type = RouterType::router;
   InputNormConfig router_norm = {};       ///< of a norm_router
   SparseMixerConfig sparse_mixer = {};    ///< of a sparse_mixer
@@ -31,7 +38,8 @@ struct LayerConfig : MoEConfig {
   /// Experts that have parameters: those of the set that a ZeroExperts is around.
   Index num_feed_forwards() const { return num_experts - zero.num_experts(); }
   ExpertCounts counts() const {
-    return {num_feed_forwards() - router.selection.always, second_experts, router.selection.always};
+    return {num_feed_forwards() - router.selection.always, second_experts, router.selection.always,
+            adjugate.count};
   }
   Index d_ff_of(Index number) const {
     return number < num_experts - second_experts ? d_ff : second_d_ff;
@@ -191,6 +199,31 @@ inline std::optional<LatentConfig> latent_config(const Family& family, const Mod
                       .eps = family.norm_epsilon.of(config, layer)};
 }
 
+inline std::optional<OutputNormConfig> output_norm_config(const Family& family,
+                                                          const ModelConfig& config, Index layer) {
+  if (family.output_norm.empty()) {
+    return std::nullopt;
+  }
+  return OutputNormConfig{.eps = family.norm_epsilon.of(config, layer)};
+}
+
+/// Throws std::invalid_argument if the experts are no whole number of groups.
+inline AdjugateConfig adjugate_config(const Family& family, const ModelConfig& config, Index layer,
+                                      Index num_experts) {
+  if (family.adjugates.layout.names == nullptr) {
+    return {};
+  }
+  const Index each = family.adjugates.each.size_of(config, layer),
+              width = family.adjugates.width.size_of(config, layer);
+  const double scale = family.adjugates.scale.of(config, layer);
+  moe::detail::throw_unless(each > 0 && num_experts % each == 0 && width > 0, "of ", num_experts,
+                            " experts each ", each, " share one of width ", width,
+                            ", expected groups of one size, and at least 1 wide");
+  moe::detail::throw_unless(std::isfinite(scale), "the scale of small experts is ", scale,
+                            ", expected finite");
+  return {num_experts / each, width, scale};
+}
+
 /// Throws std::invalid_argument if no expert has parameters, or the elements of all of them have no
 /// number: some families keep them in one tensor, gate and up together.
 inline void check_experts(const LayerConfig& config) {
@@ -198,9 +231,11 @@ inline void check_experts(const LayerConfig& config) {
                             " experts none has parameters, expected at least 1");
   constexpr Index limit = (std::numeric_limits<Index>::max)() / 2 / 8;  // of bytes of a double
   const Index width = (std::max)(config.expert_d_in(), config.expert_d_out());
-  moe::detail::throw_unless(config.num_experts <= limit / (config.d_ff * width),
-                            "num_experts = ", config.num_experts, " times d_ff = ", config.d_ff,
-                            " times their width = ", width, " overflows");
+  for (const Index d_ff : {config.d_ff, (std::max)(config.adjugate.d_ff, Index{1})}) {
+    moe::detail::throw_unless(d_ff <= limit / width && config.num_experts <= limit / (d_ff * width),
+                              "num_experts = ", config.num_experts, " times d_ff = ", d_ff,
+                              " times their width = ", width, " overflows");
+  }
 }
 
 /// The rule of the second expert, and who is dropped over capacity.
@@ -250,6 +285,7 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
        .router = router,
        .shared = detail::shared_config(family, config, item),
        .latent = detail::latent_config(family, config, layer),
+       .output_norm = detail::output_norm_config(family, config, layer),
        .weight_on = family.weight_on,
        .routed_scale = family.routed_scale.of(config, layer)}};
   made.zero = zero;
@@ -275,6 +311,7 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
   }
   try {
     made.validate();
+    made.adjugate = detail::adjugate_config(family, config, layer, made.num_experts);
     detail::check_experts(made);
     moe::detail::throw_unless(
         !two_sets ||

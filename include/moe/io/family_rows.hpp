@@ -42,20 +42,6 @@ constexpr SharedNames shared(double omitted, std::string_view prefixes = "shared
                              std::string_view width = "moe_intermediate_size") {
   return {.prefixes = prefixes, .width = {width}, .count = {keys::num_shared, omitted}};
 }
-/// The same, with coefficients of both outputs.
-constexpr SharedNames weighed(SharedNames shared, std::string_view coefficients) {
-  shared.coefficients = coefficients;
-  return shared;
-}
-/// The same, with a limit of its own.
-constexpr SharedNames limited(SharedNames shared, Setting limit) {
-  shared.limit = limit;
-  return shared;
-}
-/// No expert but the bias of a block's output.
-constexpr SharedNames output_bias(std::string_view prefix) {
-  return {.prefixes = prefix, .names = &layouts::bias_alone, .bias_alone = true};
-}
 inline constexpr ExpertConfig gpt_oss_swiglu{.activation = Activation::gelu_quick,
                                              .up_offset = 1.0};
 
@@ -230,6 +216,19 @@ inline constexpr Family families[] = {
      .shared = {.prefixes = "shared_mlp.", .names = &layouts::granite_names,
                 .width = {"shared_intermediate_size"}},
      .d_ff = dense_width, .rule = softmax_of_chosen},
+    // Chosen by sigmoids, whose order is that of the logits.
+    {.model_types = "grove_moe",
+     .doubt = "all of it is of remote code, which has the constants 128, 2 and 0.05",
+     .adjugates = {.layout = {"chunk_experts.*.", &layouts::projections}, .width = always(128),
+                   .each = always(2), .scale = always(0.05)},
+     .unused = "expert_bias", .rule = softmax_of_chosen},
+    // The best expert of each group, and as many groups; weights times a scale of the expert.
+    {.model_types = "PanguProMoE", .doubt = "all of it is of remote code and of engines",
+     .router = {.expert_scale = "router_scale"},
+     .shared = {.prefixes = "shared_expert.", .width = {"shared_expert_intermediate_size", 0}},
+     .groups = {keys::top_k},
+     .rule = {.selection = {.groups = GroupLimit{.rule = GroupRule::equal_quota}},
+              .weight = {.epsilon = 0.0, .expert_scale = ExpertScale::learned}}},
     {.model_types = "aria aria_text", .router = {.weight = "router.weight"},
      .experts = {"experts.", &layouts::aria_names},
      .shared = shared(2, "shared_experts.", "intermediate_size"), .d_ff = dense_width,
@@ -311,6 +310,28 @@ inline constexpr Family families[] = {
     {.model_types = "deepseek_v3 deepseek_v32 kimi_k2 kimi_k25", .proven_by = "deepseek_v3",
      .router = v3_router, .shared = shared(1), .renormalise = renormalised,
      .scale = {keys::scale, 2.5}, .groups = eight_groups, .kept_groups = four_kept, .rule = v3},
+    // The norm of the block's output stands beside the block.
+    {.model_types = "axk1", .blocks = "",
+     .router = {.weight = "mlp.gate.weight", .selection_bias = "mlp.gate.e_score_correction_bias"},
+     .experts = {"mlp.experts.*.", &layouts::projections},
+     .shared = shared(1, "mlp.shared_experts."), .output_norm = "post_mlp_layernorm.weight",
+     .renormalise = renormalised, .scale = {keys::scale, 2.5}, .groups = eight_groups,
+     .kept_groups = four_kept, .rule = v3},
+    {.model_types = "sarvam_moe sarvam_mla",
+     .doubt = "all of it is of engines, which take the mean from the bias: the choice is the same",
+     .router = {.selection_bias = "gate.expert_bias gate.e_score_correction_bias"},
+     .shared = shared(1, "shared_experts.",
+                      "moe_shared_expert_intermediate_size moe_intermediate_size"),
+     .renormalise = renormalised, .scale = {keys::scale, 2.5},
+     .has_selection_bias = {"moe_router_enable_expert_bias", 1}, .rule = v3,
+     .only = {{{"score_function", "sigmoid", "sigmoid"}}}},
+    // Its key for the shared experts is the width of all of them.
+    {.model_types = "param2moe", .doubt = "all of it is of engines",
+     .router = {.selection_bias = "gate.expert_bias gate.e_score_correction_bias"},
+     .shared = {.prefixes = "shared_experts.", .width = {"moe_shared_expert_intermediate_size"}},
+     .renormalise = renormalised, .scale = one,
+     .has_selection_bias = {"moe_router_enable_expert_bias", 1}, .rule = v3,
+     .only = {{{"score_function", "sigmoid", "sigmoid"}}}},
     {.model_types = "axk2", .router = v3_router, .shared = shared(1), .renormalise = renormalised,
      .scale = {keys::scale},
      .rule = {.score = Score::sigmoid, .selection = {.groups = two_best_else_zero}}},
@@ -361,14 +382,8 @@ inline constexpr Family families[] = {
 };
 // clang-format on
 
-/// What their layers need, and is not here.
-struct UnsupportedFamily {
-  std::string_view model_types, needs;
-};
 inline constexpr UnsupportedFamily unsupported_families[] = {
-    {"axk1", "an RMSNorm of the block's output"},
     {"doge", "experts of rank one that are found by product keys"},
-    {"grove_moe", "small experts that groups of experts share"},
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

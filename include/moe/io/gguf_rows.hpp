@@ -42,7 +42,7 @@ constexpr Family of_gguf(Family row) {
   row.latent.down = "ffn_latent_down.weight ffn_routed_down.weight";
   row.latent.up = "ffn_latent_up.weight ffn_routed_up.weight";
   row.latent.norm = "ffn_latent_norm.weight ffn_routed_norm.weight";
-  row.latent.width = {"moe_latent_size", 0};
+  row.latent.width = {"moe_latent_size expert_latent_length", 0};
   row.d_model = {"embedding_length"};
   row.d_ff = {"expert_feed_forward_length feed_forward_length"};
   row.num_experts = {"expert_count"};
@@ -50,10 +50,12 @@ constexpr Family of_gguf(Family row) {
   row.scale = {"expert_weights_scale", 1};
   row.groups = {"expert_group_count", 1};
   row.kept_groups = {"expert_group_used_count", 1};
-  row.softcap = {"router_logit_softcapping", 0};
+  if (row.softcap.keys.empty()) {
+    row.softcap = {"router_logit_softcapping", 0};
+  }
   row.norm_epsilon = {"attention.layer_norm_rms_epsilon", 1e-6};
-  row.gate_bound = {"situ_beta", 4};
-  row.up_bound = {"situ_linear_beta", 25};
+  row.gate_bound = {"activation.situ_beta situ_beta", 4};
+  row.up_bound = {"activation.situ_linear_beta situ_linear_beta", 25};
   if (row.limit.keys.empty()) {
     row.limit = {"swiglu_clamp_exp", 0};
   }
@@ -82,6 +84,12 @@ constexpr Family sigmoid_by_key(Family row) {
   return of_gguf(row);
 }
 
+/// A limit is of the routed experts alone.
+constexpr Family with_free_shared(Family row) {
+  row.shared.limit = always(0);
+  return row;
+}
+
 inline constexpr SharedNames gguf_gated{.output_gate = "ffn_gate_inp_shexp.weight"};
 inline constexpr ExpertConfig gguf_oai{.activation = Activation::gelu_quick, .up_offset = 1.0};
 inline constexpr ExpertConfig clamped_after{.clamp = Clamp::after};
@@ -103,7 +111,23 @@ inline constexpr Family gguf_families[] = {
     by_softmax({.model_types = "olmoe jamba"}),
     by_softmax({.model_types = "deepseek"}),
     by_softmax({.model_types = "bailingmoe", .renormalise = gguf_norm}),
-    softmax_by_key({.model_types = "deepseek2 deepseek2-ocr", .renormalise = gguf_norm}),
+    softmax_by_key({.model_types = "deepseek2 deepseek2-ocr mistral4", .renormalise = gguf_norm}),
+    // Without the dense branch that Grok-2 has beside it.
+    by_softmax({.model_types = "grok",
+                .doubt = "as llama.cpp has it; the first model's own code neither caps nor normalises",
+                .renormalise = always(1), .softcap = {"router_logit_softcapping", 30},
+                .expert = {.activation = Activation::gelu_tanh}}),
+    by_softmax({.model_types = "nomic-bert-moe",
+                .doubt = "as llama.cpp has it; the model itself has GELU by erf, and a bias of its "
+                         "output that such files leave out",
+                .expert = {.activation = Activation::gelu_tanh, .gated = false}}),
+    // Its experts read another state than its router, and it has a dense branch of its own.
+    of_gguf({.model_types = "gemma4 diffusion-gemma", .router_type = RouterType::norm_router,
+             .router = {.norm_scale = "ffn_gate_inp.scale", .expert_scale = "ffn_down_exps.scale"},
+             .renormalise = always(1),
+             .rule = {.weight = {.epsilon = 0x1p-14, .epsilon_rule = EpsilonRule::least,
+                                 .expert_scale = ExpertScale::learned}},
+             .expert = {.activation = Activation::gelu_tanh}}),
 
     sigmoid_by_key({.model_types = "mimo2", .renormalise = {"expert_weights_norm", 1}}),
     sigmoid_by_key({.model_types = "glm4moe glm-dsa deepseek32 exaone-moe",
@@ -111,6 +135,12 @@ inline constexpr Family gguf_families[] = {
     sigmoid_by_key({.model_types = "dots1 bailingmoe2", .renormalise = gguf_norm,
                     .expert = clamped_after}),
     sigmoid_by_key({.model_types = "minimax-m2 lfm2moe", .renormalise = always(1)}),
+    sigmoid_by_key({.model_types = "hy-v3 hy_v3", .renormalise = gguf_norm}),
+    with_free_shared(sigmoid_by_key({.model_types = "hy-v4 hy_v4",
+                                     .doubt = "the limit is before the SiLU, as in the model itself",
+                                     .renormalise = gguf_norm})),
+    sigmoid_by_key({.model_types = "kimi-k3", .latent = {.has_norm = always(1)},
+                    .renormalise = gguf_norm, .expert = {.activation = Activation::situ}}),
     sigmoid_by_key({.model_types = "afmoe step35 laguna kimi-linear",
                     .renormalise = gguf_norm, .expert = clamped_after}),
     // y is the mean of routed and shared experts.
@@ -134,6 +164,13 @@ inline constexpr Family gguf_families[] = {
              .rule = gguf_softmax_of_chosen,
              .expert = gguf_oai,
              .only = {{{gguf_gating, "3", "3"}}}}),
+    // Its small experts read x, as in the model itself, and not what the others give.
+    of_gguf({.model_types = "grovemoe",
+             .doubt = "llama.cpp has the small experts read the output of the others",
+             .adjugates = {.layout = {"", &layouts::gguf_chunk_names},
+                           .width = {"expert_chunk_feed_forward_length"},
+                           .each = {"experts_per_group"}, .scale = {"expert_group_scale"}},
+             .rule = gguf_softmax_of_chosen, .only = {{{gguf_gating, "1", "1"}}}}),
 
     // Its limit is before the SiLU, unlike that of all others.
     of_gguf({.model_types = "deepseek4",

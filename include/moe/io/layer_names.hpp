@@ -64,11 +64,11 @@ class LayerNames {
 
   std::string block_;
   ExpertCounts counts_;
-  std::string family_, output_gate_, coefficients_;
+  std::string family_, output_gate_, coefficients_, output_norm_;
   Router router_;
   Latent latent_;
   State state_;
-  Ffn experts_, second_, always_, shared_;
+  Ffn experts_, second_, always_, adjugates_, shared_;
   std::string second_router_, second_bias_;  // empty without a second set
   bool fused_sets_ = false;
 };
@@ -91,7 +91,9 @@ inline LayerNames::LayerNames(const Family& family, std::string block, const Exp
       counts_(counts),
       family_(family.name()),
       coefficients_(family.shared.coefficients),
-      always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names} {
+      output_norm_(family.output_norm),
+      always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names},
+      adjugates_{std::string(family.adjugates.layout.prefix), family.adjugates.layout.names} {
   const RouterNames& router = family.router;
   router_ = {first_of(router.weight, exists),         first_of(router.bias, exists),
              first_of(router.selection_bias, exists), first_of(router.norm_scale, exists),
@@ -207,11 +209,18 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
   if (parameter.starts_with("coefficients.")) {
     return place_of({}, full_name(coefficients_, parameter) + tensor, shape, tensor == "bias");
   }
+  if (parameter == "output_norm.scale") {
+    return place_of({}, full_name(output_norm_, parameter), shape, true);
+  }
   if (parameter == "shared.output_gate") {
     return place_of({}, full_name(output_gate_, parameter), shape, false);
   }
   if (parameter.starts_with("shared.")) {
     return place_in(shared_, parameter, tensor, shape, std::nullopt);
+  }
+  if (parameter.starts_with("adjugates.")) {
+    const Index number = std::stoll(parameter.substr(10));
+    return place_in(adjugates_, parameter, tensor, shape, OneOf{number, counts_.adjugates});
   }
   if (!parameter.starts_with("experts.")) {
     return place_of({}, full_name("", parameter), shape, false);

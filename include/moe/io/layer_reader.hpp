@@ -42,6 +42,10 @@ inline ExpertTensors<Shape> routed_expert_shapes(const LayerConfig& config, Inde
   return expert_shapes(config.expert, config.expert_d_in(), config.d_ff_of(expert),
                        config.expert_d_out());
 }
+inline ExpertTensors<Shape> adjugate_shapes(const LayerConfig& config) {
+  return expert_shapes(config.expert, config.expert_d_in(), config.adjugate.d_ff,
+                       config.expert_d_out());
+}
 /// Only where the config has one.
 inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
   return expert_shapes(config.shared_expert(), config.d_model, config.shared->d_ff,
@@ -63,6 +67,9 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
   for (Index e = 0; e < config.num_feed_forwards(); ++e) {
     detail::for_each_tensor(detail::joined("experts.", e), routed_expert_shapes(config, e), visit);
   }
+  for (Index e = 0; e < config.adjugate.count; ++e) {
+    detail::for_each_tensor(detail::joined("adjugates.", e), adjugate_shapes(config), visit);
+  }
   if (config.shared) {
     detail::for_each_tensor("shared", shared_expert_shapes(config), visit);
     if (config.shared->coefficients) {
@@ -72,6 +79,9 @@ void for_each_shape(LayerConfig config, Visit&& visit) {
   if (config.latent) {
     detail::for_each_tensor(
         "latent", latent_shapes(*config.latent, config.d_model, config.output_width()), visit);
+  }
+  if (config.output_norm) {
+    detail::for_each_tensor("output_norm", output_norm_shapes(config.output_width()), visit);
   }
 }
 
@@ -88,13 +98,14 @@ class LayerReader {
 
   const LayerConfig& config() const { return config_; }
 
-  /// Throws FormatError if some of the experts compute nothing or have weights on hidden rows, and
-  /// a layer of this set cannot have such.
+  /// Throws FormatError if some of the experts compute nothing, share small ones or have weights on
+  /// hidden rows, and a layer of this set cannot have such; or if none shares any, and it must.
   template <class Set>
   void check_set() const {
     if constexpr (!requires(const Set& set) { set.zero(); }) {
       fail_zero_experts();
     }
+    check_adjugates(requires(const Set& set) { set.adjugates(); });
     if constexpr (!WeighsHidden<Set>) {
       fail_hidden_weights();
     }
@@ -112,10 +123,11 @@ class LayerReader {
     return made;
   }
 
+  /// Numbers behind those of the experts are of the small ones that they share.
   template <Real T>
   Expert<T> expert(Index number) const {
-    return read_expert<T>(detail::joined("experts.", number), routed_expert_shapes(config_, number),
-                          config_.expert);
+    const ExpertPlace place = expert_place(number);
+    return read_expert<T>(place.name, place.shapes, place.config);
   }
   /// Only where the config has one.
   template <Real T>
@@ -136,6 +148,11 @@ class LayerReader {
       made.coefficients.emplace(read_params<typename Coefficients<T>::Params>(
           "coefficients", coefficient_shapes(config_.d_model)));
     }
+    if (config_.output_norm) {
+      made.output_norm.emplace(read_params<typename OutputNorm<T>::Params>(
+                                   "output_norm", output_norm_shapes(config_.output_width())),
+                               *config_.output_norm);
+    }
     return made;
   }
   /// An expert, or the shared one, in a format F of codes and scales, where all of its weights are
@@ -151,6 +168,7 @@ class LayerReader {
   void check_router_type(RouterType wanted) const;
   void fail_zero_experts() const;
   void fail_hidden_weights() const;
+  void check_adjugates(bool set_has_them) const;
   ExpertTable table() const;
   [[noreturn]] void fail_missing(const std::string& tensor) const;
 
@@ -171,6 +189,11 @@ class LayerReader {
     ExpertConfig config;
   };
   ExpertPlace expert_place(std::optional<Index> number) const {
+    const Index own = config_.num_feed_forwards();
+    if (number && *number >= own) {
+      return {detail::joined("adjugates.", *number - own), adjugate_shapes(config_),
+              config_.expert};
+    }
     return number ? ExpertPlace{detail::joined("experts.", *number),
                                 routed_expert_shapes(config_, *number), config_.expert}
                   : ExpertPlace{"shared", shared_expert_shapes(config_), config_.shared_expert()};
@@ -268,6 +291,17 @@ inline void LayerReader::fail_hidden_weights() const {
   }
 }
 
+inline void LayerReader::check_adjugates(bool set_has_them) const {
+  const Index count = config_.adjugate.count;
+  if ((count > 0) != set_has_them) {
+    throw FormatError(
+        model_->config().file(), "", std::nullopt,
+        detail::joined("family ", model_->family().name(), " has ", count,
+                       " small experts that others share, expected ",
+                       count > 0 ? "a layer of AdjugateExperts" : "no layer of AdjugateExperts"));
+  }
+}
+
 /// Empty where the layer does not select by one.
 inline ExpertTable LayerReader::table() const {
   if (config_.router.selection.vocabulary == 0) {
@@ -306,6 +340,10 @@ inline void LayerReader::check_layer(Index layer) const {
       fail_missing(names_.table());
     }
     used.insert(names_.table());
+  }
+  const std::string block = model_->layer_prefix(layer) + std::string(model_->block_of(layer));
+  for (const std::string_view name : detail::words(model_->family().unused)) {
+    used.insert(block + std::string(name));
   }
   const std::vector<std::string> left = left_over(model_->family(), model_->layer_prefix(layer),
                                                   model_->block_of(layer), files.names(), used);

@@ -131,6 +131,10 @@ inline constexpr FfnNames gguf_shared_names{.gate = {"gate_shexp.weight"},
                                             .gate_bias = {"gate_shexp.bias"},
                                             .up_bias = {"up_shexp.bias"},
                                             .down_bias = {"down_shexp.bias"}};
+/// Of small experts that groups of the others share.
+inline constexpr FfnNames gguf_chunk_names{.gate = {"ffn_gate_chexps.weight"},
+                                           .up = {"ffn_up_chexps.weight"},
+                                           .down = {"ffn_down_chexps.weight"}};
 
 }  // namespace layouts
 

@@ -2,10 +2,12 @@
 // From a path to a layer: load_layer() to one that trains, load_packed() to the inference form.
 #pragma once
 
+#include <iterator>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "../experts/adjugate.hpp"
 #include "../layers/moe_layer.hpp"
 #include "../layers/packed_layer.hpp"
 #include "layer_reader.hpp"
@@ -14,11 +16,18 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 namespace detail {
 
-/// A set of feed-forwards, or the ZeroExperts of the config around it.
-template <class To, class Set>
-To with_zero_experts(Set set, const LayerConfig& config) {
+/// A set of feed-forwards, or the AdjugateExperts or ZeroExperts of the config around it. The list
+/// has the experts, and behind them the small ones that they share.
+template <class To, class Set, class E>
+To set_of(std::vector<E> list, const LayerConfig& config) {
+  const auto own = list.begin() + static_cast<std::ptrdiff_t>(config.num_feed_forwards());
+  std::vector<E> small(std::make_move_iterator(own), std::make_move_iterator(list.end()));
+  list.erase(own, list.end());
+  Set set(std::move(list));
   if constexpr (std::same_as<To, Set>) {
     return set;
+  } else if constexpr (requires(const To& to) { to.adjugates(); }) {
+    return To(std::move(set), Set(std::move(small)), config.adjugate.scale);
   } else {
     return To(std::move(set), config.zero, 0);
   }
@@ -32,7 +41,8 @@ To with_zero_experts(Set set, const LayerConfig& config) {
 /// shapes that config.json says, and without a tensor that the family does not know. RouterT is
 /// Router, unless the family has a router of another type: NormRouter<T>, SparseMixerRouter<T>,
 /// SecondExpertRouter<T> or StateRouter<T>. E is ZeroExperts<T> where experts compute nothing
-/// (LongCat-Flash, ZAYA1), and may be so elsewhere, but for Inkling.
+/// (LongCat-Flash, ZAYA1), and may be so elsewhere, but for Inkling; and AdjugateExperts<T> where
+/// they share small ones (Grove MoE).
 template <Real T, class RouterT = Router<T>, class E = Expert<T>>
 MoELayer<T, RouterT, E> load_layer(Checkpoint& model, Index layer) {
   using Layer = MoELayer<T, RouterT, E>;
@@ -40,18 +50,18 @@ MoELayer<T, RouterT, E> load_layer(Checkpoint& model, Index layer) {
   reader.template check_set<typename Layer::Set>();
   const LayerConfig& config = reader.config();
   std::vector<Expert<T>> experts;
-  experts.reserve(static_cast<std::size_t>(config.num_feed_forwards()));
-  for (Index e = 0; e < config.num_feed_forwards(); ++e) {
+  const Index count = config.num_feed_forwards() + config.adjugate.count;
+  experts.reserve(static_cast<std::size_t>(count));
+  for (Index e = 0; e < count; ++e) {
     experts.push_back(reader.expert<T>(e));
   }
   std::optional<DenseFfn<T>> shared;
   if (config.shared) {
     shared.emplace(reader.shared<T>());
   }
-  return Layer(
-      reader.router<RouterT>(),
-      detail::with_zero_experts<typename Layer::Set>(FfnExperts<T>(std::move(experts)), config),
-      config.options(), std::move(shared), reader.extras<T>());
+  return Layer(reader.router<RouterT>(),
+               detail::set_of<typename Layer::Set, FfnExperts<T>>(std::move(experts), config),
+               config.options(), std::move(shared), reader.extras<T>());
 }
 
 /// Of a directory with config.json and model.safetensors, or shards and their index; or of a GGUF
@@ -86,15 +96,17 @@ PackedExpert<S> packed_expert(const LayerReader& reader, std::optional<Index> nu
 /// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert.
 /// Where the files have an expert's weights in codes and scales that S holds (MXFP4 in mxfp4,
 /// symmetric integers in q4 and q8, of GGUF Q4_0 and Q8_0) it keeps them, bit for bit. E is
-/// ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a ZeroExperts.
+/// ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a ZeroExperts, and likewise an
+/// AdjugateExperts.
 template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>
 MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
   const LayerReader reader(model, layer);
   reader.template check_set<E>();
   const LayerConfig& config = reader.config();
   std::vector<PackedExpert<S>> experts;
-  experts.reserve(static_cast<std::size_t>(config.num_feed_forwards()));
-  for (Index e = 0; e < config.num_feed_forwards(); ++e) {
+  const Index count = config.num_feed_forwards() + config.adjugate.count;
+  experts.reserve(static_cast<std::size_t>(count));
+  for (Index e = 0; e < count; ++e) {
     experts.push_back(detail::packed_expert<S>(reader, e));
   }
   std::optional<PackedFfn<S>> shared;
@@ -104,9 +116,8 @@ MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
     shared.emplace(PackedExperts<S>(std::move(one)));
   }
   return MoELayer<Wide<S>, RouterT, E>(
-      reader.router<RouterT>(),
-      detail::with_zero_experts<E>(PackedExperts<S>(std::move(experts)), config), config.options(),
-      std::move(shared), reader.extras<Wide<S>>());
+      reader.router<RouterT>(), detail::set_of<E, PackedExperts<S>>(std::move(experts), config),
+      config.options(), std::move(shared), reader.extras<Wide<S>>());
 }
 
 template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>

@@ -108,6 +108,15 @@ void check_read_back(const MoELayer<T, RouterT, E>& layer, const Family& family,
   } else {
     expect_expert(known, config, layer.experts()[0].config());
   }
+  if constexpr (requires { layer.experts().adjugates(); }) {
+    known.expect("the scale of small experts", layer.experts().scale(),
+                 known.value(family.adjugates.scale));
+    if (config) {
+      known.expect("the number of small experts",
+                   static_cast<double>(layer.experts().adjugates().num_experts()),
+                   static_cast<double>(config->adjugate.count));
+    }
+  }
   const LayerOptions& options = layer.options();
   known.expect_kind("weight_on", options.weight_on, family.weight_on);
   if (config) {

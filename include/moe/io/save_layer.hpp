@@ -58,7 +58,8 @@ std::vector<TensorToWrite> table_of(const RouterT& router, const LayerNames& nam
   return {};
 }
 
-/// Throws std::invalid_argument if there are experts that compute nothing, as the family has not.
+/// Throws std::invalid_argument if there are experts that compute nothing or share small ones, as
+/// the family has not.
 template <class RouterT, class Set>
 ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& family) {
   ExpertCounts counts{.ranked = set.num_experts()};
@@ -76,6 +77,13 @@ ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& fami
         " of family ", family.name());
     counts.ranked -= zero.num_experts();
   }
+  if constexpr (requires { set.adjugates(); }) {
+    counts.adjugates = set.adjugates().num_experts();
+  }
+  moe::detail::throw_unless((counts.adjugates > 0) == (family.adjugates.layout.names != nullptr),
+                            "save_layers: there are ", counts.adjugates,
+                            " small experts that others share, expected ",
+                            counts.adjugates > 0 ? "none" : "some", " of family ", family.name());
   if constexpr (requires { router.rule().config().selection.always; }) {
     counts.always = router.rule().config().selection.always;
     counts.ranked -= counts.always;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a layer is made of: a router, a set of experts, perhaps a shared expert, projections around
-// the set, and coefficients of both outputs; their sizes, and the walk over their parameters.
+// the set, coefficients of both outputs, and a norm of the output; their sizes, and the walk over
+// their parameters.
 #pragma once
 
 #include <optional>
@@ -14,6 +15,7 @@
 #include "../experts/packed_experts.hpp"
 #include "../routing/router.hpp"
 #include "coefficients.hpp"
+#include "output_norm.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -58,20 +60,45 @@ class ZeroExperts;
 template <Real T, ExpertSet<T> Set>
 struct SharedOf<T, ZeroExperts<T, Set>> : SharedOf<T, Set> {};
 
+template <Real T, ExpertSet<T> Set>
+class AdjugateExperts;
+template <Real T, ExpertSet<T> Set>
+struct SharedOf<T, AdjugateExperts<T, Set>> : SharedOf<T, Set> {};
+
 /// What a layer may have beside router, experts and shared expert: projections around the experts,
-/// or coefficients of the routed and the shared output; not both.
+/// or coefficients of the routed and the shared output, not both; and a norm of the output.
 template <Real T>
 struct LayerExtras {
   std::optional<Latent<T>> latent = std::nullopt;
   std::optional<Coefficients<T>> coefficients = std::nullopt;
+  std::optional<OutputNorm<T>> output_norm = std::nullopt;
 
   LayerExtras() = default;
   LayerExtras(std::nullopt_t) {}
   LayerExtras(Latent<T> projections) : latent(std::move(projections)) {}
   LayerExtras(Coefficients<T> of_outputs) : coefficients(std::move(of_outputs)) {}
   LayerExtras(std::optional<Latent<T>> projections,
-              std::optional<Coefficients<T>> of_outputs = std::nullopt)
-      : latent(std::move(projections)), coefficients(std::move(of_outputs)) {}
+              std::optional<Coefficients<T>> of_outputs = std::nullopt,
+              std::optional<OutputNorm<T>> of_sum = std::nullopt)
+      : latent(std::move(projections)),
+        coefficients(std::move(of_outputs)),
+        output_norm(std::move(of_sum)) {}
+
+  /// The same for tokens in another scalar, each parameter rounded once.
+  template <Real To>
+  LayerExtras<To> cast() const {
+    LayerExtras<To> made;
+    if (latent) {
+      made.latent.emplace(latent->template cast<To>());
+    }
+    if (coefficients) {
+      made.coefficients.emplace(coefficients->template cast<To>());
+    }
+    if (output_norm) {
+      made.output_norm.emplace(output_norm->template cast<To>());
+    }
+    return made;
+  }
 };
 
 /// Those of a config, with random weights from the seed.
@@ -80,6 +107,9 @@ LayerExtras<T> make_extras(const MoEConfig& config, std::uint64_t seed) {
   LayerExtras<T> extras(make_latent<T>(config, seed));
   if (config.shared && config.shared->coefficients) {
     extras.coefficients.emplace(config.d_model, detail::seed_of(seed, ~std::uint64_t{1}));
+  }
+  if (config.output_norm) {
+    extras.output_norm.emplace(config.output_width(), *config.output_norm);
   }
   return extras;
 }
@@ -92,6 +122,7 @@ struct LayerGrads {
   GradsOf<Shared> shared;                 ///< empty without a shared expert
   GradsOf<Latent<T>> latent;              ///< likewise
   GradsOf<Coefficients<T>> coefficients;  ///< likewise
+  GradsOf<OutputNorm<T>> output_norm;     ///< likewise
 };
 
 /// The parts of a MoELayer, as its template says.
@@ -112,7 +143,8 @@ class LayerParts {
         options_(options),
         shared_(std::move(shared)),
         latent_(std::move(extras.latent)),
-        coefficients_(std::move(extras.coefficients)) {
+        coefficients_(std::move(extras.coefficients)),
+        output_norm_(std::move(extras.output_norm)) {
     options_.validate();
     detail::throw_unless(WeighsHidden<Set> || options_.weight_on != WeightOn::hidden,
                          "MoELayer: weight_on is hidden, expected input or output with experts "
@@ -134,6 +166,9 @@ class LayerParts {
     }
     if (coefficients_) {
       coefficients_->check_params({.word = "coefficients", .part = &name});
+    }
+    if (output_norm_) {
+      output_norm_->check_params({.word = "output_norm", .part = &name});
     }
   }
 
@@ -162,6 +197,10 @@ class LayerParts {
   const std::optional<Latent<T>>& latent() const { return latent_; }
   std::optional<Coefficients<T>>& coefficients() { return coefficients_; }
   const std::optional<Coefficients<T>>& coefficients() const { return coefficients_; }
+  std::optional<OutputNorm<T>>& output_norm() { return output_norm_; }
+  const std::optional<OutputNorm<T>>& output_norm() const { return output_norm_; }
+  /// Copies of the last three, for a layer around other experts.
+  LayerExtras<T> extras() const { return {latent_, coefficients_, output_norm_}; }
 
   /// Gradients of zero, of our own experts in W. The same struct serves as an optimiser's moments.
   Grads zero_grads() const requires TrainableInLayer<E, T> && TrainableRouter<RouterT, T> {
@@ -169,7 +208,8 @@ class LayerParts {
                 .experts = zero_grads_of(experts_),
                 .shared = {},
                 .latent = {},
-                .coefficients = {}};
+                .coefficients = {},
+                .output_norm = {}};
     if (shared_) {
       grads.shared = zero_grads_of(*shared_);
     }
@@ -178,6 +218,9 @@ class LayerParts {
     }
     if (coefficients_) {
       grads.coefficients = zero_grads_of(*coefficients_);
+    }
+    if (output_norm_) {
+      grads.output_norm = zero_grads_of(*output_norm_);
     }
     return grads;
   }
@@ -209,6 +252,10 @@ class LayerParts {
     if (layer.coefficients()) {
       walk_params(*layer.coefficients(), {.word = "coefficients", .part = &name}, visit,
                   grads.coefficients...);
+    }
+    if (layer.output_norm()) {
+      walk_params(*layer.output_norm(), {.word = "output_norm", .part = &name}, visit,
+                  grads.output_norm...);
     }
   }
 
@@ -249,6 +296,10 @@ class LayerParts {
       detail::throw_unless(coefficients_->d_in() == d_in(), "MoELayer: the coefficients are ",
                            coefficients_->d_in(), " wide, expected ", d_in());
     }
+    if (output_norm_) {
+      detail::throw_unless(output_norm_->d_out() == d_out(), "MoELayer: the norm of the output is ",
+                           output_norm_->d_out(), " wide, expected ", d_out());
+    }
   }
 
   RouterT router_;
@@ -257,6 +308,7 @@ class LayerParts {
   std::optional<Shared> shared_;
   std::optional<Latent<T>> latent_;
   std::optional<Coefficients<T>> coefficients_;
+  std::optional<OutputNorm<T>> output_norm_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

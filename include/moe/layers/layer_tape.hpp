@@ -31,6 +31,7 @@ struct LayerScratch : Routed<T, RouterT> {
   typename SharedOf<T, Set>::type::Scratch shared;
   typename Latent<T>::Scratch latent;
   typename Coefficients<T>::Scratch coefficients;
+  typename OutputNorm<T>::Scratch output_norm;
 };
 
 /// The rows of a call that trains.
@@ -43,6 +44,7 @@ struct LayerWork {
   typename SharedOf<T, Set>::type::Tape shared;
   typename Latent<T>::Tape latent;
   typename Coefficients<T>::Tape coefficients;
+  typename OutputNorm<T>::Tape output_norm;
   GrowingMatrix<T> clean_x, clean_dy;  ///< where there is padding that these may not look at
   RoutingGradient<Wide<T>> gradient;
   GrowingMatrix<T> drows, dx_rows;        ///< (S, D_out), (S, D_in) gradients of the rows

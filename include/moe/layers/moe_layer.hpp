@@ -115,7 +115,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
 
  private:
   using Parts::check_parts, Parts::coefficients_, Parts::experts_, Parts::latent_, Parts::options_,
-      Parts::router_, Parts::router_width, Parts::shared_;
+      Parts::output_norm_, Parts::router_, Parts::router_width, Parts::shared_;
 
   static constexpr bool trains = TrainableInLayer<E, T> && TrainableRouter<RouterT, T>;
 
@@ -130,6 +130,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     }
     if (coefficients_) {
       coefficients_->check_params({"coefficients"});
+    }
+    if (output_norm_) {
+      output_norm_->check_params({"output_norm"});
     }
   }
   void check_router_call(const ConstMatrixRef<T>& x, Index num_tokens,
@@ -175,10 +178,16 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     detail::with_team(threads, [&] {
       write_routed(input.router_x, call, routed);
       compute(input.x, routed, memory, threads);
-      combine(routed, memory, y, threads);
+      if (output_norm_) {
+        output_norm_->forward(memory.output_norm, y, threads);
+        detail::clear_rows<T>(y, routed.routing.padding);  // 0 times NaN of a scale is NaN
+      } else {
+        combine(routed, memory, y, threads);
+      }
     });
   }
 
+  /// y = the layer's output, before a norm of it.
   template <class Memory>
   void combine(const Routed<T, RouterT>& routed, Memory& memory, MatrixRef<T> y,
                int threads) const {
@@ -222,6 +231,11 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     if (coefficients_) {
       coefficients_->forward(x, routed.routing.padding, memory.coefficients, threads);
     }
+    if (output_norm_) {
+      memory.output_norm.sum.resize(x.rows(), d_out());
+      combine(routed, memory, memory.output_norm.sum, threads);
+      output_norm_->measure(memory.output_norm, threads);
+    }
   }
 
   template <class Memory>
@@ -258,6 +272,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     work.shared.owner.clear();
     work.latent.owner.clear();
     work.coefficients.owner.clear();
+    work.output_norm.owner.clear();
     run(input, y, routed, work, call);
     routed.owner.set(identity_);
     work.owner.set(identity_);
@@ -266,6 +281,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     }
     if (coefficients_) {
       coefficients_->own(work.coefficients);
+    }
+    if (output_norm_) {
+      output_norm_->own(work.output_norm);
     }
   }
 
@@ -286,6 +304,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     detail::check_own(coefficients_ ? coefficients_->owns(work.coefficients)
                                     : work.coefficients.owner.is_nobody(),
                       name, "the tape is of other coefficients, expected this layer's");
+    detail::check_own(
+        output_norm_ ? output_norm_->owns(work.output_norm) : work.output_norm.owner.is_nobody(),
+        name, "the tape is of another norm of the output, expected this layer's");
     if (shared_) {
       moe::check_tape(*shared_, work.shared, {.word = "shared", .part = &name});
     }

@@ -10,13 +10,18 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 template <Real T, RouterLike<T> RouterT, class E>
 requires ExpertLike<ExpertIn<E, T>, T>
 template <class Work>
-void MoELayer<T, RouterT, E>::run_back(const LayerInput<T>& input, ConstMatrixRef<T> dy,
+void MoELayer<T, RouterT, E>::run_back(const LayerInput<T>& input, ConstMatrixRef<T> dout,
                                        const TapedRouting<T, RouterT>& routed, Work& work,
                                        const LayerInputGrads<T>& dinput, Grads& grads) const {
   const int threads = routed.num_threads;
   const ConstMatrixRef<T> x = input.x;
   const auto& padding = routed.routing.padding;
   work.dx_rows.resize(routed.plan.num_rows(), experts_.d_in());
+  if (output_norm_) {
+    output_norm_->backward(dout, padding, work.output_norm, grads.output_norm, threads);
+  }
+  const ConstMatrixRef<T> dy =
+      output_norm_ ? ConstMatrixRef<T>(work.output_norm.dsum) : dout;  // of what is combined
   const ConstMatrixRef<T> scaled_dy =
       coefficients_ ? scaled_each<T>(
                           dy, [&](Index token) { return work.coefficients.value(token, 0); },

@@ -40,15 +40,8 @@ auto pack(const MoELayer<T, RouterT, E>& layer) {
   if (layer.shared()) {
     shared.emplace(PackedExperts<S>(layer.shared()->set()));
   }
-  LayerExtras<Wide<S>> extras;
-  if (layer.latent()) {
-    extras.latent.emplace(layer.latent()->template cast<Wide<S>>());
-  }
-  if (layer.coefficients()) {
-    extras.coefficients.emplace(layer.coefficients()->template cast<Wide<S>>());
-  }
   return Packed(std::move(router), PackedExperts<S>(layer.experts()), layer.options(),
-                std::move(shared), std::move(extras));
+                std::move(shared), layer.extras().template cast<Wide<S>>());
 }
 
 /// The layer again, with its weights as they are stored: rounded if S is narrower than they were.
@@ -60,7 +53,7 @@ auto unpack(const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed) {
     shared.emplace(std::move(packed.shared()->set().unpack().front()));
   }
   return MoELayer<W, RouterT>(packed.router(), packed.experts().unpack(), packed.options(),
-                              std::move(shared), {packed.latent(), packed.coefficients()});
+                              std::move(shared), packed.extras());
 }
 
 /// The layer with its routed experts in a store. Throws std::invalid_argument unless there are as
@@ -68,11 +61,7 @@ auto unpack(const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed) {
 template <Storage S, class RouterT>
 MoELayer<Wide<S>, RouterT, OffloadedExperts<S>> offload(
     const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed, OffloadedExperts<S> experts) {
-  return {packed.router(),
-          std::move(experts),
-          packed.options(),
-          packed.shared(),
-          {packed.latent(), packed.coefficients()}};
+  return {packed.router(), std::move(experts), packed.options(), packed.shared(), packed.extras()};
 }
 
 /// Memory of the packed weights of the experts, the shared one included.

@@ -9,6 +9,7 @@
 #include "capacity.hpp"
 #include "coefficients.hpp"
 #include "latent.hpp"
+#include "output_norm.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::reference {
 
@@ -82,6 +83,11 @@ Matrix<double> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallO
     if (layer.shared() && !call.tokens.is_padding(t)) {
       const Expert<T>& e = layer.shared()->expert();
       add(c[1] * layer.options().shared_scale, expert(e.params(), e.config(), x_row));
+    }
+    if (layer.output_norm()) {
+      const Row normed = output_norm(*layer.output_norm(), row_of(y, t));
+      y.row(t).setZero();
+      add(1.0, normed);
     }
   }
   return y;

@@ -131,8 +131,7 @@ MoELayer<T> merge_experts(const MoELayer<T>& layer, std::span<const ExpertId> gr
     experts.emplace_back(std::move(merged), layer.experts()[first].config());
   }
   return MoELayer<T>(Router<T>(std::move(params), router.top_k(), router.config()),
-                     std::move(experts), layer.options(), layer.shared(),
-                     {layer.latent(), layer.coefficients()});
+                     std::move(experts), layer.options(), layer.shared(), layer.extras());
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

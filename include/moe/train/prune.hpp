@@ -146,8 +146,7 @@ MoELayer<T> keep_experts(const MoELayer<T>& layer, std::span<const ExpertId> kep
     experts.push_back(layer.experts()[static_cast<std::size_t>(e)]);
   }
   return MoELayer<T>(Router<T>(std::move(params), router.top_k(), router.config()),
-                     std::move(experts), layer.options(), layer.shared(),
-                     {layer.latent(), layer.coefficients()});
+                     std::move(experts), layer.options(), layer.shared(), layer.extras());
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// A norm of the output: the layer with it against plain loops, central differences and itself in
+// other forms.
+#include "moe/layers/output_norm.hpp"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "../support/finite_difference.hpp"
+#include "../support/layer_step.hpp"
+#include "moe/layers/packed_layer.hpp"
+#include "moe/losses.hpp"
+#include "moe/reference.hpp"
+
+namespace moe {
+namespace {
+
+using testing::gradient_error;
+using testing::make_layer;
+using testing::matrix_near;
+using testing::random_matrix;
+using testing::run_step;
+using testing::same_bits;
+using testing::same_grads;
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+MoEConfig normed_config() {
+  return {.d_model = 7,
+          .d_ff = 5,
+          .num_experts = 4,
+          .top_k = 2,
+          .d_out = 3,
+          .shared = SharedExpertConfig{.d_ff = 6, .output_gate = true, .scale = 0.5},
+          .output_norm = OutputNormConfig{.eps = 1e-3},
+          .routed_scale = 2.0};
+}
+
+/// A norm with whatever a layer can have before it.
+std::vector<MoEConfig> normed_configs() {
+  std::vector<MoEConfig> all(5, normed_config());
+  all[1].shared.reset();
+  all[2].latent = LatentConfig{.width = 4, .norm = true};
+  all[3].weight_on = WeightOn::input;
+  all[4].routed_scale = all[4].shared->scale = 1.0;
+  all[4].shared->coefficients = true;
+  return all;
+}
+
+template <class T>
+class OutputNormOf : public ::testing::Test {};
+using Scalars = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(OutputNormOf, Scalars);
+
+TYPED_TEST(OutputNormOf, NormsTheSumOfTheRoutedAndTheSharedOutputAsTheReferenceDoes) {
+  using T = TypeParam;
+  for (const MoEConfig& config : normed_configs()) {
+    const auto layer = make_layer<T>(config, 1);
+    const Matrix<T> x = random_matrix<T>(17, 7, 2);
+    typename MoELayer<T>::Scratch scratch;
+    Matrix<T> y(17, 3);
+    layer.forward(x, y, scratch);
+    EXPECT_TRUE(matrix_near(y, reference::forward(layer, x), sizeof(T) == 8 ? 1e-13 : 1e-5));
+  }
+}
+
+TEST(OutputNorm, MatchesCentralDifferencesForEveryParameterWithWhateverIsBeforeIt) {
+  using Layer = MoELayer<double>;
+  for (MoEConfig config : normed_configs()) {
+    for (const auto& capacity : {Capacity{}, Capacity{.rows = 2}}) {
+      config.capacity = capacity;
+      Layer layer = make_layer<double>(config, 5);
+      Matrix<double> x = random_matrix<double>(6, 7, 6), y(6, 3), dx(6, 7);
+      const Matrix<double> dy = random_matrix<double>(6, 3, 7);
+      Layer::Tape tape;
+      Layer::Grads grads = layer.zero_grads();
+      layer.forward(x, y, tape);
+      layer.backward(x, dy, tape, dx, grads, (0.3 * z_loss(tape.routing)).gradient);
+      Layer::Scratch scratch;
+      const auto f = [&] {
+        layer.forward(x, y, scratch);
+        return (y.array() * dy.array()).sum() + 0.3 * z_loss(scratch.routing).value;
+      };
+      EXPECT_LT(gradient_error(f, x, dx), 1e-7);
+      layer.for_each_parameter(
+          [&](const std::string& name, auto& parameter, const auto& gradient) {
+            EXPECT_LT(gradient_error(f, parameter, gradient), 1e-7) << name;
+          },
+          grads);
+    }
+  }
+}
+
+TEST(OutputNorm, HasTheSameBitsForAnyNumberOfThreadsARecomputingTapeAndPackedWeights) {
+  using Layer = MoELayer<float>;
+  const Layer layer = make_layer<float>(normed_config(), 3);
+  const Matrix<float> x = random_matrix<float>(67, 7, 4);
+  const auto one = run_step(layer, x, {.num_threads = 1});
+  const auto two = run_step(layer, x, {.num_threads = 2});
+  EXPECT_TRUE(same_bits(one.y, two.y));
+  EXPECT_TRUE(same_bits(one.dx, two.dx));
+  EXPECT_TRUE(same_grads(layer, one.grads, two.grads));
+
+  Layer::Tape memory;
+  Layer::RecomputingTape tape(memory);
+  Matrix<float> y(67, 3), dx(67, 7);
+  auto grads = layer.zero_grads();
+  layer.forward(x, y, tape);
+  layer.backward(x, one.dy, tape, dx, grads);
+  EXPECT_TRUE(same_bits(one.dx, dx));
+  EXPECT_TRUE(same_grads(layer, one.grads, grads));
+
+  const auto packed = pack<float>(layer);
+  PackedLayer<float>::Scratch scratch;
+  packed.forward(x, y, scratch);
+  EXPECT_TRUE(same_bits(one.y, y));
+  unpack<float>(packed).forward(x, y, memory);
+  EXPECT_TRUE(same_bits(one.y, y));
+}
+
+TEST(OutputNorm, KeepsANaNInTheRowOfItsTokenAndOfPaddingNowhere) {
+  auto layer = make_layer<double>(normed_config(), 3);
+  Matrix<double> x = random_matrix<double>(5, 7, 4);
+  const auto clean = run_step(layer, x);
+  x(2, 3) = nan;
+  const auto spoilt = run_step(layer, x);
+  EXPECT_TRUE(same_bits(Matrix<double>(clean.y.topRows(2)), Matrix<double>(spoilt.y.topRows(2))));
+  EXPECT_TRUE(spoilt.y.row(2).array().isNaN().all());
+  const std::vector<std::uint8_t> padding{0, 0, 1, 0, 0};
+  const auto padded = run_step(layer, x, {.tokens = {.padding = padding}});
+  EXPECT_TRUE(padded.y.row(2).isZero(0));
+  EXPECT_TRUE(padded.dx.row(2).isZero(0));
+  EXPECT_TRUE(padded.dx.allFinite());
+  EXPECT_TRUE(padded.grads.output_norm.scale.allFinite());
+  EXPECT_FALSE(padded.grads.output_norm.scale.isZero(0));
+  layer.output_norm()->params().scale(0, 1) = nan;
+  MoELayer<double>::Scratch scratch;
+  Matrix<double> y(5, 3);
+  layer.forward(x, y, scratch, {.tokens = {.padding = padding}});
+  EXPECT_TRUE(y.row(2).isZero(0));
+  EXPECT_TRUE(y.col(1).head(2).array().isNaN().all());
+}
+
+TEST(OutputNorm, OfALayerInBfloat16IsThatOfFloatToItsRounding) {
+  const auto layer = make_layer<bf16>(normed_config(), 3);
+  const Matrix<bf16> x = random_matrix<bf16>(9, 7, 4);
+  const auto step = run_step(layer, x);
+  EXPECT_TRUE(matrix_near(step.y.cast<float>().eval(), reference::forward(layer, x), 3e-2));
+  EXPECT_TRUE(step.dx.cast<float>().allFinite());
+}
+
+TEST(OutputNorm, IsRefusedWithANegativeEpsilonOrInAnotherWidth) {
+  MoEConfig config = normed_config();
+  for (const double eps : {-1e-6, nan}) {
+    config.output_norm->eps = eps;
+    EXPECT_THROW(config.validate(), std::invalid_argument) << eps;
+  }
+  auto layer = make_layer<float>(normed_config(), 3);
+  const Matrix<float> x = random_matrix<float>(5, 7, 4);
+  MoELayer<float>::Scratch scratch;
+  Matrix<float> y(5, 3);
+  layer.output_norm()->params().scale.resize(1, 4);
+  EXPECT_THROW(layer.forward(x, y, scratch), std::invalid_argument);
+  layer.output_norm().emplace(7, OutputNormConfig{});
+  EXPECT_THROW(layer.forward(x, y, scratch), std::invalid_argument);
+  OutputNormTensors<Matrix<float>> params{Matrix<float>::Ones(2, 3)};
+  EXPECT_THROW((OutputNorm<float>{params, {}}), std::invalid_argument);
+}
+
+TEST(OutputNorm, RefusesTheTapeOfAnotherThatStoodInTheLayer) {
+  auto layer = make_layer<float>(normed_config(), 3);
+  const Matrix<float> x = random_matrix<float>(5, 7, 4);
+  MoELayer<float>::Tape tape;
+  Matrix<float> y(5, 3), dx(5, 7);
+  auto grads = layer.zero_grads();
+  layer.forward(x, y, tape);
+  const auto copy = layer.output_norm();
+  layer.output_norm() = copy;
+  EXPECT_THROW(layer.backward(x, y, tape, dx, grads), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace moe
