@@ -33,8 +33,9 @@ EIGEN_DONT_INLINE void multiply_e4m3(const In* const* rows, const E4m3Block* pan
   using Steps = E4m3Steps<In>;
   using Packet = typename Steps::Packet;
   constexpr int packets = Steps::packets;
-  constexpr int most = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS / 2;
-  constexpr int groups = (std::max)(1, (std::min)(4, most / (Rows * packets)));
+  // Of columns, so many that half of the registers hold their sums: 1, 2 or 4.
+  constexpr int fit = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS / (2 * Rows * packets);
+  constexpr int groups = fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
   const In* row[Rows];
   for (int r = 0; r < Rows; ++r) {
     row[r] = rows[r];
