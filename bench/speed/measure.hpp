@@ -23,7 +23,8 @@ constexpr double bytes_of_weight() {
   if constexpr (Real<S>) {
     return sizeof(S);
   } else if constexpr (std::is_same_v<S, fp8>) {
-    return 1;  // and 4 for 128 x 128
+    using Block = typename PackedMatrix<S>::Stored;
+    return static_cast<double>(sizeof(Block)) / static_cast<double>(sizeof(Block::code));
   } else {
     using Block = typename PackedMatrix<S>::Weight;
     return static_cast<double>(sizeof(Block)) /

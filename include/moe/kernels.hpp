@@ -13,6 +13,7 @@
 #include "kernels/coded_tile_neon.hpp"
 #include "kernels/convert.hpp"
 #include "kernels/decode_e4m3.hpp"
+#include "kernels/e4m3_tile.hpp"
 #include "kernels/eight_bit_floats.hpp"
 #include "kernels/few_rows.hpp"
 #include "kernels/finite.hpp"

@@ -41,8 +41,8 @@ TEST(CompiledInstructionSets, AreThoseOfTheProcessorTheBestFirst) {
   if (__builtin_cpu_supports("avx512vl")) {
     want.insert(want.begin(), "avx512");
   }
-  if (__builtin_cpu_supports("avx512bf16")) {
-    want.insert(want.begin(), "avx512_bf16");
+  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
+    want.insert(want.begin(), "avx512_bf16_vnni");
   }
   EXPECT_EQ(compiled::instruction_sets(), want);
 #endif

@@ -127,6 +127,7 @@ TEST_F(LoadEncoded, TakesFusedExpertsInBlocksOfFp8) {
   }
   write_model(layer.tensors);
   expect_weights(load_layer<float>(folder(), 0), layer);
+  expect_weights(unpack(load_packed<moe::fp8>(folder(), 0)), layer);
 }
 
 /// Rows are outputs, and gate and up take turns; floats of the same model are the other way round.
@@ -193,6 +194,66 @@ TEST_F(LoadEncoded, StoragesKeepTheirOwnCodesAndScales) {
   layer = layer_of(PackedIntegers{.bits = 8});
   write_model(layer.tensors);
   expect_kept<q8>(folder(), layer);
+}
+
+/// Blocks of powers of two, a scale for each output, or one in all.
+EncodedTensors fp8_powers(const std::string& stem, Index rows, Index cols) {
+  return fp8_blocks(stem + ".weight", {rows, cols}, stem + ".scale", true);
+}
+EncodedTensors fp8_scaled(const std::string& stem, Index rows, Index cols, bool by_rows) {
+  const std::string name = stem + ".weight_scale";
+  EncodedTensors made = fp8_blocks(stem + ".weight", {rows, cols}, name);
+  std::vector<float> scales;
+  for (Index row = 0; row < (by_rows ? rows : 1); ++row) {
+    scales.push_back(0.001f * static_cast<float>(3 + row));
+  }
+  made.tensors[name] =
+      tensor_of("F32", by_rows ? std::vector<Index>{rows, 1} : std::vector<Index>{}, scales);
+  const NewTensor& codes = made.tensors[stem + ".weight"];
+  for (Index row = 0; row < rows; ++row) {
+    for (Index k = 0; k < cols; ++k) {
+      const auto code =
+          std::to_integer<unsigned>(codes.data[static_cast<std::size_t>(row * cols + k)]);
+      made.values(row, k) =
+          value_of_e4m3(code) *
+          static_cast<double>(scales[by_rows ? static_cast<std::size_t>(row) : 0]);
+    }
+  }
+  return made;
+}
+EncodedTensors fp8_rows(const std::string& stem, Index rows, Index cols) {
+  return fp8_scaled(stem, rows, cols, true);
+}
+EncodedTensors fp8_all(const std::string& stem, Index rows, Index cols) {
+  return fp8_scaled(stem, rows, cols, false);
+}
+
+TEST_F(LoadEncoded, Fp8KeepsCodesAndScalesWhicheverWayScalesAreShared) {
+  for (const EncodedLayer& layer :
+       {layer_of(fp8), layer_of(fp8_powers), layer_of(fp8_rows), layer_of(fp8_all)}) {
+    SCOPED_TRACE(layer.tensors.rbegin()->first);
+    write_model(layer.tensors);
+    expect_weights(unpack(load_packed<moe::fp8>(folder(), 0)), layer);
+    Checkpoint model(folder());
+    const CodedExpert<Fp8Format> coded = *LayerReader(model, 0).coded_expert<Fp8Format>(1);
+    const NewTensor& codes = layer.tensors.at(block + "experts.1.up_proj.weight");
+    for (Index row = 0; row < hidden; ++row) {
+      for (Index k = 0; k < width; ++k) {
+        ASSERT_EQ(
+            coded.params.up.block(row, k / 128).code[static_cast<std::size_t>(k % 128)],
+            std::to_integer<std::uint8_t>(codes.data[static_cast<std::size_t>(row * width + k)]));
+      }
+    }
+  }
+}
+
+TEST_F(LoadEncoded, Fp8KeepsCodesThatAreNan) {
+  EncodedLayer layer = layer_of(fp8);
+  layer.tensors[block + "experts.1.up_proj.weight"].data[5 * width + 130] = std::byte{0xff};
+  write_model(layer.tensors);
+  const Matrix<float> up = unpack(load_packed<moe::fp8>(folder(), 0)).experts()[1].params().up;
+  EXPECT_TRUE(std::isnan(up(5, 130)));
+  EXPECT_EQ(up.array().isNaN().count(), 1);
 }
 
 // No half is 1.0078125 * 2^-30: the expert with that scale is quantised anew, the other is kept.

@@ -149,15 +149,10 @@ requires(!Real<S> &&
 };
 
 template <>
-struct PanelStep<fp8> : PanelStep<PackedMatrix<fp8>::Weight> {
-  static constexpr Index bytes = cols * step;
+struct PanelStep<fp8> {
+  using Block = kernels::E4m3Block;
+  static constexpr Index cols = Block::cols, step = Block::depth, bytes = sizeof(Block);
 };
-
-/// Bytes of scales beside the panels: one for each matrix of a panel and 128 k.
-template <class S>
-Index scale_bytes(Index panels, Index matrices, Index width) {
-  return std::is_same_v<S, fp8> ? panels * matrices * ((width + 127) / 128) * 4 : 0;
-}
 
 TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   using S = TypeParam;
@@ -167,18 +162,16 @@ TYPED_TEST(PackedLayerOf, TakesTheBytesOfItsPanels) {
   };
   const auto bytes = [](Index weights) { return weights / (cols * step) * PanelStep<S>::bytes; };
   // Three experts whose gate, up and down fill their panels take no more than the weights.
-  const MoEConfig full{.d_model = 2 * cols, .d_ff = cols, .num_experts = 3, .top_k = 1};
-  EXPECT_EQ(bytes_of(full), bytes(3 * 3 * (2 * cols * cols)) +
-                                3 * (scale_bytes<S>(2, 2, 2 * cols) + scale_bytes<S>(2, 1, cols)));
+  const Index d_ff = std::max(cols, step);
+  const MoEConfig full{.d_model = 2 * d_ff, .d_ff = d_ff, .num_experts = 3, .top_k = 1};
+  EXPECT_EQ(bytes_of(full), bytes(3 * 3 * (2 * d_ff * d_ff)));
   // A weight of one element takes a step of one panel, and gate and up share theirs.
   MoEConfig least{.d_model = 1, .d_ff = 1, .num_experts = 3, .top_k = 1};
-  const Index least_scales = 3 * (scale_bytes<S>(1, 2, 1) + scale_bytes<S>(1, 1, 1));
-  EXPECT_EQ(bytes_of(least), bytes(3 * 2 * (step * cols)) + least_scales);
+  EXPECT_EQ(bytes_of(least), bytes(3 * 2 * (step * cols)));
   // A shared expert: gate and up begin a third panel of two weights, down has a step more.
   least.shared = SharedExpertConfig{.d_ff = cols + 1};
   const Index down = (cols + 1 + step - 1) / step * step;
-  EXPECT_EQ(bytes_of(least), bytes((3 * 2 * step + 3 * step + down) * cols) + least_scales +
-                                 scale_bytes<S>(3, 2, 1) + scale_bytes<S>(1, 1, cols + 1));
+  EXPECT_EQ(bytes_of(least), bytes((3 * 2 * step + 3 * step + down) * cols));
 }
 
 TEST(PackedLayer, RoundsWeightsAndRowsToBfloat16OnceEach) {

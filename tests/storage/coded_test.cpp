@@ -7,8 +7,10 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include "../support/layer_step.hpp"
+#include "moe/io/checksum.hpp"
 #include "moe/layers/packed_layer.hpp"
 #include "moe/reference.hpp"
 
@@ -50,6 +52,36 @@ Matrix<float> forward(const PackedLayer<S>& layer, const Matrix<float>& x, int t
   typename PackedLayer<S>::Scratch scratch;
   detail::with_team(threads, [&] { layer.forward(x, y, scratch, {.num_threads = threads}); });
   return y;
+}
+
+/// Of no order, and of sizes from 2^-18 to 8.
+Matrix<float> uneven_weights() {
+  std::mt19937 random(5);
+  Matrix<float> w(128, 2048);
+  for (Index i = 0; i < w.size(); ++i) {
+    const int number = static_cast<int>(random() % 20001) - 10000;
+    w.data()[i] = std::ldexp(static_cast<float>(number) / 9973.0f, 3 - static_cast<int>(i % 7 * 3));
+  }
+  return w;
+}
+
+template <class S>
+std::uint64_t checksum_of_codes() {
+  const Matrix<float> w = uneven_weights();
+  const PackedMatrix<S> packed({&w});
+  std::uint64_t sum = 0;
+  for (Index panel = 0; panel < packed.num_panels(); ++panel) {
+    sum ^= io::detail::checksum(packed.source(panel, 0, packed.depth())) +
+           static_cast<std::uint64_t>(panel);
+  }
+  return sum;
+}
+// Instruction sets differ in whether they round between a product and a sum.
+TEST(Encoders, MakeTheSameCodesOnEveryInstructionSet) {
+  EXPECT_EQ(checksum_of_codes<q8>(), 0x412D9C674E0C97A8U);
+  EXPECT_EQ(checksum_of_codes<q4>(), 0xD2E5D01FF992C139U);
+  EXPECT_EQ(checksum_of_codes<mxfp4>(), 0x797EE5B7B7286275U);
+  EXPECT_EQ(checksum_of_codes<fp8>(), 0x825AE042F7D6FA2FU);
 }
 
 TYPED_TEST(Coded, WeightsAreAsNearAsTheFormatAllows) {

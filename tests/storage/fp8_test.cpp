@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include "../support/layer_step.hpp"
 #include "moe/layers/packed_layer.hpp"
@@ -74,8 +75,7 @@ TEST(Fp8, IsOffByASixteenthOfTheWeightOrByItsLeastStep) {
 
 TEST(Fp8, TakesAByteForAWeightAndFourForAScale) {
   const MoEConfig config{.d_model = 128, .d_ff = 256, .num_experts = 3, .top_k = 1};
-  constexpr Index cols = PackedMatrix<fp8>::cols;
-  const std::size_t scales = 3 * (2 * 2 * 256 + 128 * 2) / cols;
+  const std::size_t scales = 3 * (2 * 256 + 2 * 128);  // for 128 k of an output
   EXPECT_EQ(packed_bytes<fp8>(pack<fp8>(make_layer<float>(config, 7))),
             3u * 3 * 128 * 256 + 4 * scales);
 }
@@ -121,6 +121,67 @@ TEST(Fp8, LayersAreNearTheLayersOfTheirWeights) {
       EXPECT_LT((got - want).norm(), bound * want.norm()) << d_model << ", " << d_ff;
     }
   }
+}
+
+/// Codes of every kind, NaN among them, and a scale for each 128 k of each output.
+CodedMatrix<Fp8Format> some_codes(Index rows, Index cols, unsigned number) {
+  std::mt19937 random(number);
+  CodedMatrix<Fp8Format> made(rows, cols);
+  for (Index row = 0; row < rows; ++row) {
+    for (Index k = 0; k < cols; ++k) {
+      auto& block = made.block(row, k / 128);
+      block.scale = std::ldexp(static_cast<float>(random() % 1000 + 1), -20);
+      block.code[static_cast<std::size_t>(k % 128)] = static_cast<std::uint8_t>(random() % 256);
+    }
+  }
+  return made;
+}
+
+TEST(Fp8, KeepsTheCodesAndScalesThatItIsGiven) {
+  const auto gate = some_codes(70, 300, 1), up = some_codes(70, 300, 2);
+  const PackedMatrix<fp8> both({&gate, &up});
+  for (const int number : {0, 1}) {
+    const CodedMatrix<Fp8Format>& coded = number == 0 ? gate : up;
+    const Matrix<float> unpacked = both.unpack(number);
+    for (Index out = 0; out < 70; ++out) {
+      for (Index k = 0; k < 300; ++k) {
+        const auto& want = coded.block(out, k / 128);
+        const kernels::E4m3Block& got = *both.stored(out / both.share(), k);
+        const Index col = number * both.share() + out % both.share();
+        const std::uint8_t code = want.code[static_cast<std::size_t>(k % 128)];
+        ASSERT_EQ(got.code[kernels::E4m3Block::place(col, k % 128)], code) << out << ", " << k;
+        ASSERT_EQ(got.scale[col], want.scale);
+        const double value =
+            static_cast<double>(want.scale) * kernels::convert<double>(kernels::e4m3{code});
+        ASSERT_TRUE(std::isnan(value) ? std::isnan(unpacked(out, k))
+                                      : unpacked(out, k) == static_cast<float>(value))
+            << unpacked(out, k) << ", not " << value;
+      }
+    }
+  }
+}
+
+TEST(Fp8, OfCodesIsZerosAtFirst) {
+  const CodedMatrix<Fp8Format> zeros(3, 150);
+  EXPECT_EQ(zeros.blocks_of_row(), 2);
+  EXPECT_EQ(PackedMatrix<fp8>({&zeros}).unpack(0), Matrix<float>::Zero(3, 150));
+}
+
+TEST(Fp8, OfCodesComputesAsTheLayerOfItsValues) {
+  ExpertConfig config;
+  CodedExpert<Fp8Format> coded{.params = {.gate = some_codes(53, 200, 1),
+                                          .up = some_codes(53, 200, 2),
+                                          .down = some_codes(40, 53, 3),
+                                          .gate_bias = {},
+                                          .up_bias = {},
+                                          .down_bias = {},
+                                          .output_gate = {}},
+                               .config = config};
+  const Expert<float> expert = PackedExpert<fp8>(coded).unpack();
+  EXPECT_TRUE(
+      testing::same_bits(expert.params().down, PackedMatrix<fp8>({&coded.params.down}).unpack(0)));
+  coded.params.down.resize(40, 52);
+  EXPECT_THROW(PackedExpert<fp8>{coded}, std::invalid_argument);
 }
 
 // Weights of one whole number and rows of small ones: each sum of 128 k is exact, so the result is

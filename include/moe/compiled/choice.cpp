@@ -53,7 +53,7 @@ Sets sets_of_processor() {
     sets.insert(sets.begin(), moe_compiled_v3());
     if (has_v4()) {
       sets.insert(sets.begin(), moe_compiled_v4());
-      if (__builtin_cpu_supports("avx512bf16")) {
+      if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
         sets.insert(sets.begin(), moe_compiled_v4_bf16());
       }
     }

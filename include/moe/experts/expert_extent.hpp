@@ -18,12 +18,14 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// A storage that experts can be kept in outside of memory: its PackedMatrix has a name in files,
-/// as its panels are the same bytes on every instruction set, and reads panels that lie elsewhere.
+/// as its panels are the same bytes on every instruction set, of a type Stored that stored(0, 0) is
+/// the first of, and reads panels that lie elsewhere.
 template <class S>
 concept FileStorage = Storage<S> &&
-    requires(const typename PackedMatrix<S>::Layout& layout,
-             std::shared_ptr<const typename PackedMatrix<S>::Weight[]> panels) {
+    requires(const PackedMatrix<S>& packed, const typename PackedMatrix<S>::Layout& layout,
+             std::shared_ptr<const typename PackedMatrix<S>::Stored[]> panels) {
   { PackedMatrix<S>::name_in_files } -> std::convertible_to<std::string_view>;
+  { packed.stored(0, 0) } -> std::same_as<const typename PackedMatrix<S>::Stored*>;
   PackedMatrix<S>(layout, panels);
 };
 
@@ -72,8 +74,8 @@ class ExpertExtent {
       }
       next += size;
     };
-    append(expert.up.panel(0, 0, 0, nullptr), expert.up.bytes());
-    append(expert.down.panel(0, 0, 0, nullptr), expert.down.bytes());
+    append(expert.up.stored(0, 0), expert.up.bytes());
+    append(expert.down.stored(0, 0), expert.down.bytes());
     for_each_vector(expert,
                     [&](const Matrix<W>& vector) { append(vector.data(), bytes_of(vector)); });
     std::fill(next, to.data() + to.size(), std::byte{0});
@@ -98,14 +100,14 @@ class ExpertExtent {
   }
 
  private:
-  using Weight = typename PackedMatrix<S>::Weight;
+  using Stored = typename PackedMatrix<S>::Stored;
   using Layout = typename PackedMatrix<S>::Layout;
 
   Layout up_layout() const { return {config_.gated ? std::size_t{2} : 1, d_ff_, d_in_}; }
   Layout down_layout() const { return {1, d_out_, d_ff_}; }
   /// An aliasing pointer without an owner.
-  static std::shared_ptr<const Weight[]> panels_at(const std::byte* from) {
-    return {std::shared_ptr<const Weight[]>(), reinterpret_cast<const Weight*>(from)};
+  static std::shared_ptr<const Stored[]> panels_at(const std::byte* from) {
+    return {std::shared_ptr<const Stored[]>(), reinterpret_cast<const Stored*>(from)};
   }
   static std::size_t bytes_of(const Matrix<W>& vector) {
     return static_cast<std::size_t>(vector.size()) * sizeof(W);

@@ -20,7 +20,7 @@ template <Storage S>
 class OffloadedExperts {
   static_assert(FileStorage<S>,
                 "experts are offloaded in a storage whose panels are the same bytes on every "
-                "instruction set: q8, q4 or mxfp4");
+                "instruction set: q8, q4, mxfp4 or fp8");
 
  public:
   using W = Wide<S>;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "../storage/fp8.hpp"
 #include "../storage/mxfp4.hpp"
 #include "encoded_place.hpp"
 
@@ -20,10 +21,10 @@ std::optional<typename F::Scale> scale_in(double value) {
   if constexpr (std::same_as<F, Mxfp4Format>) {
     return static_cast<std::uint8_t>(std::isnan(value) ? 255 : std::ilogb(value) + 127);
   } else {
-    const auto scale = kernels::convert<Eigen::half>(value);
-    return moe::detail::equals(static_cast<double>(kernels::widen(scale)), value)
-               ? std::optional(scale)
-               : std::nullopt;
+    const auto scale = kernels::convert<typename F::Scale>(value);
+    const bool exact =
+        moe::detail::equals(kernels::convert<double>(scale), value) || std::isnan(value);
+    return exact ? std::optional(scale) : std::nullopt;
   }
 }
 
@@ -34,16 +35,28 @@ bool has_codes_of(const EncodedWeight& weight) {
   if constexpr (std::same_as<F, Mxfp4Format>) {
     return encoding.kind == CodeKind::e2m1 && encoding.group == kernels::block_size &&
            encoding.second_scale.empty();
+  } else if constexpr (std::same_as<F, Fp8Format>) {
+    return encoding.kind == CodeKind::e4m3 && weight.shares_scales_by(Fp8Format::block_size);
   } else {
     return encoding.kind == CodeKind::integer && weight.bits() <= F::bits && weight.is_symmetric();
+  }
+}
+
+/// What is added to codes of the weight to have those of format F.
+template <class F>
+unsigned code_above(const EncodedWeight& weight) {
+  if constexpr (requires { F::table; } || std::same_as<F, Fp8Format>) {
+    return 0;
+  } else {
+    return static_cast<unsigned>(F::bias - (1 << (weight.bits() - 1)));
   }
 }
 
 }  // namespace detail
 
 /// The weight (rows, cols) at a place, or nothing where format F does not hold it as it is: MXFP4,
-/// and for scales in half symmetric integers of no more bits, in groups of whole blocks of 32, with
-/// scales that a half has.
+/// E4M3 with a scale for 128 k or more, and for scales in half symmetric integers of no more bits,
+/// in groups of whole blocks of 32, with scales that a half has.
 template <class F>
 std::optional<CodedMatrix<F>> coded_weight(const EncodedPlace& from, Shape shape) {
   const EncodedWeight& weight = from.weight;
@@ -53,8 +66,7 @@ std::optional<CodedMatrix<F>> coded_weight(const EncodedPlace& from, Shape shape
   }
   CodedMatrix<F> coded(shape.rows, shape.cols);
   std::vector<unsigned> codes(static_cast<std::size_t>(shape.cols));
-  const auto above = static_cast<unsigned>(
-      std::same_as<F, Mxfp4Format> ? 0 : F::bias - (1 << (weight.bits() - 1)));
+  const unsigned above = detail::code_above<F>(weight);
   for (Index row = 0; row < shape.rows; ++row) {
     const Index stored = (place.first + row * place.row_step) / weight.width();
     weight.read_codes(stored, codes.data());

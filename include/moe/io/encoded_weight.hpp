@@ -30,8 +30,10 @@ class EncodedWeight {
 
   /// Integers that are symmetric, in groups of whole blocks of 32 k.
   bool is_symmetric() const {
-    return zero_point_.empty() && group_index_.empty() && (group_ % 32 == 0 || group_ == width_);
+    return zero_point_.empty() && group_index_.empty() && shares_scales_by(32);
   }
+  /// Whether each block of so many k of a row has one scale.
+  bool shares_scales_by(Index block) const { return group_ % block == 0 || group_ == width_; }
   Index bits() const { return bits_; }
   /// codes (K) as they are stored, each below 2^bits().
   void read_codes(Index row, unsigned* codes) const;

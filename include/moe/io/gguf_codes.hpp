@@ -16,11 +16,15 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 namespace detail {
 
-/// Whose blocks are those of format F.
+/// Whose blocks are those of format F, if any.
 template <class F>
-inline constexpr DType block_of = std::same_as<F, Mxfp4Format> ? DType::MXFP4
-                                  : F::bits == 4               ? DType::Q4_0
-                                                               : DType::Q8_0;
+inline constexpr std::optional<DType> block_of;
+template <>
+inline constexpr std::optional<DType> block_of<Mxfp4Format> = DType::MXFP4;
+template <>
+inline constexpr std::optional<DType> block_of<Q4Format> = DType::Q4_0;
+template <>
+inline constexpr std::optional<DType> block_of<Q8Format> = DType::Q8_0;
 
 /// A block's scale, and behind it its codes: of 4 bits those of the first 16 elements in the low
 /// halves of bytes; of 8 bits integers, which the storage has above 128.
@@ -50,20 +54,24 @@ void copy_codes(BlockBytes from, typename CodedMatrix<F>::Block& to) {
 template <class F>
 std::optional<CodedMatrix<F>> coded_blocks(const FileTensor& tensor, const Place& place,
                                            Shape shape) {
-  if (tensor.view.dtype != detail::block_of<F>) {
+  if constexpr (!detail::block_of<F>) {
     return std::nullopt;
-  }
-  check_place(tensor, place);
-  const Index bytes = block_size(tensor.view.dtype).bytes;
-  CodedMatrix<F> coded(shape.rows, shape.cols);
-  for (Index row = 0; row < shape.rows; ++row) {
-    const Index first = (place.first + row * place.row_step) / coded.block_size;
-    for (Index number = 0; number < coded.blocks_of_row(); ++number) {
-      detail::copy_codes<F>({tensor.view.data.data() + (first + number) * bytes},
-                            coded.block(row, number));
+  } else {
+    if (tensor.view.dtype != detail::block_of<F>) {
+      return std::nullopt;
     }
+    check_place(tensor, place);
+    const Index bytes = block_size(tensor.view.dtype).bytes;
+    CodedMatrix<F> coded(shape.rows, shape.cols);
+    for (Index row = 0; row < shape.rows; ++row) {
+      const Index first = (place.first + row * place.row_step) / coded.block_size;
+      for (Index number = 0; number < coded.blocks_of_row(); ++number) {
+        detail::copy_codes<F>({tensor.view.data.data() + (first + number) * bytes},
+                              coded.block(row, number));
+      }
+    }
+    return coded;
   }
-  return coded;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -23,7 +23,7 @@ template <Storage S, class MakeExpert>
 void save_packed(const std::filesystem::path& path, Index num_experts, MakeExpert&& make) {
   static_assert(FileStorage<S>,
                 "experts are saved in a storage whose panels are the same bytes on every "
-                "instruction set: q8, q4 or mxfp4");
+                "instruction set: q8, q4, mxfp4 or fp8");
   using detail::PackedHeader;
   moe::detail::throw_unless(num_experts >= 1, "save_packed: num_experts = ", num_experts,
                             ", expected at least 1");

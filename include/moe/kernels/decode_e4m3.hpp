@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Floats of 8 bits to those that a tile multiplies, exactly: denormals are numbers, and NaN stays
+// Panels of floats of 8 bits with scales, the same on every instruction set and in files of moe,
+// and their codes to floats that a tile multiplies, exactly: denormals are numbers, and NaN stays
 // NaN. As fast as a panel is read from memory, where the instruction set allows.
 #pragma once
 
@@ -15,13 +16,41 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// to (size) = the values of the codes.
-template <class To>
-void decode_e4m3_plainly(const std::uint8_t* codes, Index size, To* to) {
-  for (Index i = 0; i < size; ++i) {
-    to[i] = convert<To>(e4m3{codes[i]});
+/// 128 k of the 64 columns of a panel. A line of 64 bytes has 4 k of 16 columns: the first two k of
+/// each column, and then the others.
+struct alignas(64) E4m3Block {
+  static constexpr Index cols = 64, depth = 128;
+  static constexpr Index line = 64, group = 16, step = 4;  ///< columns and k of a line
+
+  float scale[cols];
+  std::uint8_t code[depth * cols];
+
+  static constexpr Index place(Index col, Index k) {
+    return (k / step * (cols / group) + col / group) * line + k % step / 2 * (line / 2) +
+           col % group * 2 + k % 2;
   }
-}
+};
+
+/// Two steps of the tile of In for the 16 columns of a line.
+template <class In>
+struct E4m3Steps {
+  using Packet = typename RegisterTile<In>::Packet;
+  static constexpr Index step = RegisterTile<In>::step, packet_size = RegisterTile<In>::packet_size;
+  static constexpr int packets = E4m3Block::group / packet_size;
+  static constexpr Index of_line = E4m3Block::step / (2 * step);  ///< that a line has of these
+  static constexpr Index bytes = E4m3Block::line / of_line;
+
+  Packet packet[2][packets];
+};
+
+/// Makes E4m3Steps<In> of their codes, where the machine has instructions for it.
+template <class In>
+class E4m3Decoder {};
+
+template <class In>
+concept DecodesE4m3 = requires(E4m3Decoder<In> decode, const std::uint8_t* codes) {
+  { decode(codes) } -> std::same_as<E4m3Steps<In>>;
+};
 
 #ifdef MOE_TABLES_OF_128_BYTES
 
@@ -43,73 +72,123 @@ constexpr std::array<std::uint8_t, 128> bytes_of_bfloat16(int shift) {
   return bytes;
 }
 
-/// 64 codes at once; those a page ahead are asked for.
-inline void decode_e4m3(const std::uint8_t* codes, Index size, bf16* to) {
-  alignas(64) static constexpr auto low_bytes = bytes_of_bfloat16(0),
-                                    high_bytes = bytes_of_bfloat16(8);
-  const __m512i low0 = _mm512_load_si512(low_bytes.data()),
-                low1 = _mm512_load_si512(low_bytes.data() + 64),
-                high0 = _mm512_load_si512(high_bytes.data()),
-                high1 = _mm512_load_si512(high_bytes.data() + 64);
-  // Bytes are paired in each quarter of a register: the one with the order that this gives.
-  const __m512i order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
-  const __m512i sign = _mm512_set1_epi8(-128);
-  constexpr __mmask8 every = 0xff;
-  Index i = 0;
-  for (; i + 64 <= size; i += 64) {
-    prefetch(codes + i + 4096);
-    const __m512i code =
-        _mm512_maskz_permutexvar_epi64(every, order, _mm512_loadu_si512(codes + i));
-    const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
-    const __m512i magnitude = _mm512_permutex2var_epi8(high0, code, high1);
-    const __m512i high = _mm512_or_si512(magnitude, _mm512_and_si512(code, sign));
-    _mm512_storeu_si512(to + i, _mm512_unpacklo_epi8(low, high));
-    _mm512_storeu_si512(to + i + 32, _mm512_unpackhi_epi8(low, high));
+template <>
+class E4m3Decoder<bf16> {
+ public:
+  E4m3Steps<bf16> operator()(const std::uint8_t* codes) const {
+    constexpr __mmask8 every = 0xff;
+    const __m512i code = _mm512_maskz_permutexvar_epi64(every, order_, _mm512_loadu_si512(codes));
+    const __m512i low = _mm512_permutex2var_epi8(low_[0], code, low_[1]);
+    const __m512i magnitude = _mm512_permutex2var_epi8(high_[0], code, high_[1]);
+    const __m512i high = _mm512_or_si512(magnitude, _mm512_and_si512(code, sign_));
+    return {{{_mm512_castsi512_ps(_mm512_unpacklo_epi8(low, high))},
+             {_mm512_castsi512_ps(_mm512_unpackhi_epi8(low, high))}}};
   }
-  decode_e4m3_plainly(codes + i, size - i, to + i);
-}
 
-#else
+ private:
+  alignas(64) static constexpr auto low_bytes = bytes_of_bfloat16(0), high_bytes =
+                                                                          bytes_of_bfloat16(8);
 
-inline void decode_e4m3(const std::uint8_t* codes, Index size, bf16* to) {
-  decode_e4m3_plainly(codes, size, to);
-}
+  __m512i low_[2] = {_mm512_load_si512(low_bytes.data()), _mm512_load_si512(low_bytes.data() + 64)},
+          high_[2] = {_mm512_load_si512(high_bytes.data()),
+                      _mm512_load_si512(high_bytes.data() + 64)};
+  // Bytes are paired in each quarter of a register: the one with the order that this gives.
+  __m512i order_ = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0), sign_ = _mm512_set1_epi8(-128);
+};
 
 #endif
 
 #if defined(EIGEN_VECTORIZE_AVX2) && defined(__F16C__)
 
-/// 16 codes at once, read as halves, which have an exponent with a bias of 15 for 7; those a page
-/// ahead are asked for.
-inline void decode_e4m3(const std::uint8_t* codes, Index size, float* to) {
-  const __m256i no_bit_14 = _mm256_set1_epi16(static_cast<short>(0xbfff)),
-                sign = _mm256_set1_epi16(static_cast<short>(0x8000)),
-                nan = _mm256_set1_epi16(static_cast<short>(0xbf80));
-  const __m256 bias = _mm256_set1_ps(256.0f);
-  Index i = 0;
-  for (; i + 16 <= size; i += 16) {
-    if (i % 64 == 0) {
-      prefetch(codes + i + 4096);
-    }
-    const __m256i code =
-        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
-    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(code, 7), no_bit_14);
-    const __m256i is_nan = _mm256_cmpeq_epi16(_mm256_or_si256(half, sign), nan);
-    const __m256i value = _mm256_or_si256(half, is_nan);
-    _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(value)), bias));
-    _mm256_storeu_ps(to + i + 8,
-                     _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(value, 1)), bias));
-  }
-  decode_e4m3_plainly(codes + i, size - i, to + i);
-}
-
+/// Reads codes as halves, which have an exponent with a bias of 15 for 7.
+template <>
+class E4m3Decoder<float> {
+ public:
+  E4m3Steps<float> operator()(const std::uint8_t* codes) const {
+    const __m256i two = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    const __m256i first = half_of(_mm256_slli_epi16(two, 8)), second = half_of(two);
+#ifdef EIGEN_VECTORIZE_AVX512
+    constexpr __mmask16 every = 0xffff;
+    const auto widened = [](__m256i half) {
+      return _mm512_mul_ps(_mm512_maskz_cvtph_ps(every, half), _mm512_set1_ps(256.0f));
+    };
+    return {{ {widened(first)}, { widened(second) } }};
 #else
+    const auto widened = [](__m128i half) {
+      return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
+    };
+    return {
+        {{widened(_mm256_castsi256_si128(first)), widened(_mm256_extracti128_si256(first, 1))},
+         {widened(_mm256_castsi256_si128(second)), widened(_mm256_extracti128_si256(second, 1))}}};
+#endif
+  }
 
-inline void decode_e4m3(const std::uint8_t* codes, Index size, float* to) {
-  decode_e4m3_plainly(codes, size, to);
-}
+ private:
+  /// Of words whose high byte is a code.
+  static __m256i half_of(__m256i word) {
+    const __m256i no_bit_14 = _mm256_set1_epi16(static_cast<short>(0xbf80)),
+                  sign = _mm256_set1_epi16(static_cast<short>(0x8000));
+    const __m256i half = _mm256_and_si256(_mm256_srai_epi16(word, 1), no_bit_14);
+    const __m256i is_nan = _mm256_cmpeq_epi16(_mm256_or_si256(half, sign), no_bit_14);
+    return _mm256_or_si256(half, is_nan);
+  }
+};
 
 #endif
+
+/// to (size, tile cols), as RegisterTile<In> reads it, = the columns from `first` on of so many k
+/// of a panel, a multiple of 4; `first` is a multiple of the tile's.
+template <class In>
+void decode_e4m3_plainly(const E4m3Block* blocks, Index size, Index first, In* to) {
+  constexpr Index cols = RegisterTile<In>::cols, step = RegisterTile<In>::step;
+  constexpr Index part = (std::min)(cols, E4m3Block::group);  // of a line
+  for (Index k = 0; k < size; k += 2) {
+    for (Index col = 0; col < cols; col += part, to += part * step) {
+      const std::uint8_t* from =
+          blocks[k / E4m3Block::depth].code + E4m3Block::place(first + col, k % E4m3Block::depth);
+      for (Index i = 0; i < part; ++i) {
+        if constexpr (step == 1) {
+          to[i] = convert<In>(e4m3{from[2 * i]});
+          to[i + cols] = convert<In>(e4m3{from[2 * i + 1]});
+        } else {
+          to[2 * i] = convert<In>(e4m3{from[2 * i]});
+          to[2 * i + 1] = convert<In>(e4m3{from[2 * i + 1]});
+        }
+      }
+    }
+    to += (2 / step - 1) * cols;
+  }
+}
+
+/// As above. Codes a page ahead are asked for.
+template <class In>
+void decode_e4m3(const E4m3Block* blocks, Index size, Index first, In* to) {
+  if constexpr (DecodesE4m3<In>) {
+    using Steps = E4m3Steps<In>;
+    constexpr Index cols = RegisterTile<In>::cols, group = E4m3Block::group;
+    static_assert(cols % group == 0);
+    const E4m3Decoder<In> decode;
+    for (Index k = 0; k < size; k += E4m3Block::step, to += E4m3Block::step * cols) {
+      const std::uint8_t* line =
+          blocks[k / E4m3Block::depth].code + E4m3Block::place(first, k % E4m3Block::depth);
+      for (Index col = 0; col < cols; col += group, line += E4m3Block::line) {
+        prefetch(line + 4096);
+        for (Index number = 0; number < Steps::of_line; ++number) {
+          const Steps steps = decode(line + number * Steps::bytes);
+          for (Index s = 0; s < 2; ++s) {
+            for (Index p = 0; p < Steps::packets; ++p) {
+              store_step(to + (2 * number + s * Steps::step) * cols +
+                             (col + p * Steps::packet_size) * Steps::step,
+                         steps.packet[s][p]);
+            }
+          }
+        }
+      }
+    }
+  } else {
+    decode_e4m3_plainly(blocks, size, first, to);
+  }
+}
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::kernels
 

@@ -12,7 +12,7 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
-/// The finished sums (count, tile cols) of rows [row, row + count) with one panel. The tile that
+/// The finished sums (count, P::cols) of rows [row, row + count) with one panel. The tile that
 /// comes next has at most next_count rows.
 template <class Sum>
 struct Finished {
@@ -20,7 +20,7 @@ struct Finished {
   const Sum* sums;
 };
 
-/// Memory of a product: sums (rows, tile cols), and P::buffer_size weights.
+/// Memory of a product: sums (rows, P::cols), and P::buffer_size weights.
 template <class P>
 struct PanelMemory {
   Wide<typename P::Input>* sums;
@@ -28,41 +28,43 @@ struct PanelMemory {
 };
 
 /// Whether weights have scales that their sums meet, P::scaled_depth k by so many: scales(panel, k)
-/// are one for each of the matrices side by side.
+/// are one for each column.
 template <class P>
 concept ScalesSums = requires(const P& weight, Index i) {
   { P::scaled_depth } -> std::convertible_to<Index>;
   { weight.scales(i, i) } -> std::same_as<const Wide<typename P::Input>*>;
 };
 
-/// The k of a panel that all rows meet before the next, the bytes that come after them, and the
-/// scales of their sums, for `share` columns each, if P has them.
+/// The columns from `col` on and the k of a panel that all rows meet before the next, the bytes
+/// that come after them, and the scales of their sums if P has them.
 template <class P>
 struct PanelBlock {
-  Index k, depth;
+  Index k, depth, col;
   std::span<const std::byte> after;
   const Wide<typename P::Input>* scales = nullptr;
-  Index share = 0;
 };
 
-/// total (count, tile cols) = or += partial, times the scales of a block.
+/// total (count, tile cols of P::cols) = or += partial (count, tile cols), times the scales of a
+/// block.
 template <class Tile, class P>
 void add_scaled(const typename Tile::Sum* partial, Index count, const PanelBlock<P>& block,
                 typename Tile::Sum* total) {
   namespace ei = Eigen::internal;
   using Packet = typename Tile::Packet;
   for (Index col = 0; col < Tile::cols; col += Tile::packet_size) {
-    const auto scale = ei::pset1<Packet>(block.scales[col / block.share]);
-    for (Index at = col; at < count * Tile::cols; at += Tile::cols) {
+    const auto scale = ei::ploadu<Packet>(block.scales + block.col + col);
+    for (Index row = 0; row < count; ++row) {
+      typename Tile::Sum* const to = total + row * P::cols + col;
       const auto before =
-          block.k == 0 ? ei::pset1<Packet>(typename Tile::Sum(0)) : ei::ploadu<Packet>(total + at);
-      ei::pstoreu(total + at, ei::pmadd(scale, ei::ploadu<Packet>(partial + at), before));
+          block.k == 0 ? ei::pset1<Packet>(typename Tile::Sum(0)) : ei::ploadu<Packet>(to);
+      const auto sum = ei::ploadu<Packet>(partial + row * Tile::cols + col);
+      ei::pstoreu(to, ei::pmadd(scale, sum, before));
     }
   }
 }
 
-/// sums (rows, tile cols), `sums_step` from one row to the next, = or += the block of rows * panel.
-/// done(row, count, left, sums) follows each tile.
+/// sums (rows, P::cols), `sums_step` from one row to the next, = or += the block of rows * panel,
+/// in its columns. done(row, count, left, sums) follows each tile.
 template <class P, class Weight, class Done>
 void multiply_block(std::span<const typename P::Input* const> rows, const Weight* panel,
                     const PanelBlock<P>& block, Wide<typename P::Input>* sums, Index sums_step,
@@ -76,19 +78,20 @@ void multiply_block(std::span<const typename P::Input* const> rows, const Weight
     for (Index r = 0; r < count; ++r) {
       tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + block.k / numbers_in<In>;
     }
-    Wide<In>* tile_sums = sums + row * sums_step;
-    const auto multiply = [&](Wide<In>* to, Update update) {
+    Wide<In>* row_sums = sums + row * sums_step;
+    Wide<In>* tile_sums = row_sums + block.col;
+    const auto multiply = [&](Wide<In>* to, Index stride, Update update) {
       multiply_tile(count, RowPointers<In>{tile_rows, 1}, Panel<In, Weight>{panel}, block.depth,
-                    Sums<In>{to, Tile::cols, update}, next.ahead_of<Tile>(left));
+                    Sums<In>{to, stride, update}, next.ahead_of<Tile>(left));
     };
     if constexpr (ScalesSums<P>) {
       alignas(64) Wide<In> partial[Tile::rows * Tile::cols];
-      multiply(partial, Update::assign);
+      multiply(partial, Tile::cols, Update::assign);
       add_scaled<Tile>(partial, count, block, tile_sums);
     } else {
-      multiply(tile_sums, block.k == 0 ? Update::assign : Update::add);
+      multiply(tile_sums, P::cols, block.k == 0 ? Update::assign : Update::add);
     }
-    done(row, count, left, tile_sums);
+    done(row, count, left, row_sums);
   });
 }
 
@@ -119,32 +122,45 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
       return Tile::depth;
     }
   }();
+  constexpr bool reads_stored = [] {
+    if constexpr (requires { P::rows_to_decode; }) {
+      return P::rows_to_decode > 0;
+    } else {
+      return false;
+    }
+  }();
+  constexpr Index tiles = P::cols / Tile::cols;  // side by side in a panel
   const Index whole_depth = weight.depth(), end = part.end(weight.num_panels());
-  const Index sums_step = whole_depth > most_depth ? Tile::cols : 0;  // else no tile waits for more
+  // Else no tile waits for more.
+  const Index sums_step = whole_depth > most_depth || tiles > 1 ? P::cols : 0;
   for (Index panel = part.begin(weight.num_panels()); panel < end; ++panel) {
     for (Index k = 0; k == 0 || k < whole_depth; k += most_depth) {
       const Index depth = (std::min)(most_depth, whole_depth - k);
-      PanelBlock<P> block{k, depth, source_after(weight, panel, k, depth)};
-      if constexpr (ScalesSums<P>) {
-        block.scales = weight.scales(panel, k);
-        block.share = weight.share();
-      }
-      const auto multiply = [&](const auto* data) {
+      const std::span<const std::byte> after = source_after(weight, panel, k, depth);
+      const auto multiply = [&](const auto* data, Index number, Index of) {
+        const std::size_t bytes = after.size() / static_cast<std::size_t>(of);
+        PanelBlock<P> block{k, depth, number * Tile::cols,
+                            after.subspan(bytes * static_cast<std::size_t>(number), bytes)};
+        if constexpr (ScalesSums<P>) {
+          block.scales = weight.scales(panel, k);
+        }
         multiply_block<P>(rows, data, block, memory.sums, sums_step,
                           [&](Index row, Index count, Index left, const Wide<In>* sums) {
-                            if (k + depth == whole_depth) {
+                            if (k + depth == whole_depth && number + 1 == of) {
                               finish(Finished<Wide<In>>{
                                   row, count, (std::min)(left, Index{Tile::rows}), panel, sums});
                             }
                           });
       };
-      if constexpr (requires { P::rows_to_decode; }) {
+      if constexpr (reads_stored) {
         if (static_cast<Index>(rows.size()) < P::rows_to_decode) {
-          multiply(weight.stored(panel, k));
+          multiply(weight.stored(panel, k), 0, 1);
           continue;
         }
       }
-      multiply(weight.panel(panel, k, depth, memory.buffer));
+      for (Index number = 0; number < tiles; ++number) {
+        multiply(weight.panel(panel * tiles + number, k, depth, memory.buffer), number, tiles);
+      }
     }
   }
 }

@@ -34,6 +34,7 @@ class CodedPanels
   using Input = kernels::CodedInput;
   using Precision = float;
   using Weight = kernels::CodedBlock<F>;
+  using Stored = Weight;
   static constexpr Index buffer_size = 0;
   /// Panels are the same bytes on every instruction set.
   static constexpr std::string_view name_in_files = F::name;
@@ -101,11 +102,15 @@ class CodedPanels
     return static_cast<std::size_t>(num_panels() * panel_size()) * sizeof(Weight);
   }
   const Weight* panel(Index number, Index k, Index /*size*/, Weight* /*buffer*/) const {
+    return stored(number, k);
+  }
+  /// The block of a panel that k is in.
+  const Stored* stored(Index number, Index k) const {
     return blocks_.get() + number * panel_size() + k / kernels::block_size;
   }
   std::span<const std::byte> source(Index number, Index k, Index size) const {
-    return std::as_bytes(std::span(panel(number, k, size, nullptr),
-                                   static_cast<std::size_t>(size / kernels::block_size)));
+    return std::as_bytes(
+        std::span(stored(number, k), static_cast<std::size_t>(size / kernels::block_size)));
   }
 
   /// Values (size), times the weight, as a part of a row: blocks from k on.

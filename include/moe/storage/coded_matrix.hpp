@@ -12,11 +12,18 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// A matrix (out, in) in a format F of kernels/coded_panel.hpp.
+/// A matrix (out, in) in a format F of kernels/coded_panel.hpp, or one with blocks of its own size,
+/// whose code of 0 is 0.
 template <class F>
 class CodedMatrix {
  public:
-  static constexpr Index block_size = kernels::block_size;
+  static constexpr Index block_size = [] {
+    if constexpr (requires { F::block_size; }) {
+      return F::block_size;
+    } else {
+      return kernels::block_size;
+    }
+  }();
 
   /// block_size k of a row, codes below 2^F::bits. Of the k that the last one lacks they are 0's.
   struct Block {
@@ -45,8 +52,10 @@ class CodedMatrix {
 
   static constexpr std::uint8_t code_of_zero() {
     unsigned code = 0;
-    while (F::number(code) != F::bias) {
-      ++code;
+    if constexpr (requires { F::bias; }) {
+      while (F::number(code) != F::bias) {
+        ++code;
+      }
     }
     return static_cast<std::uint8_t>(code);
   }

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights as floats of 8 bits (E4M3) with a scale in float for every 128 outputs by 128 k, as
-// DeepSeek-V3 is published: 8 bits a weight. A block of a panel is decoded exactly, for the tile of
-// bfloat16 where the machine multiplies that, else of float; scales meet the sums of 128 k.
+// Weights as floats of 8 bits (E4M3) with a scale in float for 128 k of an output: 8.25 bits a
+// weight. What DeepSeek-V3 is published in, with one for 128 outputs, is exactly this, and so are
+// scales of a row or of a matrix. Panels are decoded exactly, for the tile of bfloat16 where the
+// machine multiplies that, else of float; scales meet the sums of 128 k.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+#include <memory>
+#include <string_view>
+#include <utility>
 
-#include "../kernels/decode_e4m3.hpp"
+#include "../kernels/e4m3_tile.hpp"
 #include "bfloat16.hpp"
+#include "coded_matrix.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -42,76 +46,118 @@ inline std::uint8_t nearest_e4m3(double value) {
 
 }  // namespace kernels
 
+/// Codes and scales as CodedMatrix has them.
+struct Fp8Format {
+  using Scale = float;
+  static constexpr std::string_view name = "fp8";
+  static constexpr int bits = 8;
+  static constexpr Index block_size = kernels::E4m3Block::depth;
+};
+
 template <>
-class PackedMatrix<fp8> : public PanelLayout<kernels::RegisterTile<Bfloat16Input, Bfloat16Input>> {
+class PackedMatrix<fp8>
+    : public PanelLayout<kernels::RegisterTile<Bfloat16Input, kernels::E4m3Block>> {
  public:
+  using Format = Fp8Format;
   using Input = Bfloat16Input;
   using Precision = float;
   using Weight = Input;
   using Tile = kernels::RegisterTile<Input, Weight>;
-  static constexpr Index scaled_depth = 128;
-  static constexpr Index buffer_size = scaled_depth * cols;
+  using Stored = kernels::E4m3Block;
+  static constexpr Index scaled_depth = Stored::depth;
+  static constexpr Index buffer_size = scaled_depth * Tile::cols;
+  /// Fewer rows are one tile, which decodes in registers.
+  static constexpr Index rows_to_decode =
+      kernels::DecodesE4m3<Input> ? kernels::RegisterTile<Input, Stored>::rows + 1 : 0;
+  /// Panels are the same bytes on every instruction set.
+  static constexpr std::string_view name_in_files = Format::name;
 
   PackedMatrix() = default;
+  /// Blocks of 128 outputs by 128 k have a scale each, which takes their largest weight to 448.
   template <class T>
   PackedMatrix(std::initializer_list<const Matrix<T>*> weights)
-      : PanelLayout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()),
-        count_(static_cast<Index>(weights.size())),
-        codes_(static_cast<std::size_t>(num_panels() * depth() * cols)),
-        scales_(static_cast<std::size_t>(num_panels() * num_blocks() * count_)) {
-    Index number = 0;
-    for (const Matrix<T>* weight : weights) {
+      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()) {
+    make_blocks(weights, [&](const Matrix<T>& weight, Index number, Stored* blocks) {
       for (Index out = 0; out < num_outputs(); out += scaled_depth) {
         for (Index k = 0; k < width(); k += scaled_depth) {
-          encode(*weight, number, out, k);
+          encode(weight, number, out, k, blocks);
         }
       }
-      ++number;
-    }
+    });
   }
+  /// The codes and scales of the weights, as they are.
+  PackedMatrix(std::initializer_list<const CodedMatrix<Format>*> weights)
+      : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()) {
+    make_blocks(weights, [&](const CodedMatrix<Format>& weight, Index number, Stored* blocks) {
+      for (Index out = 0; out < num_outputs(); ++out) {
+        for (Index k = 0; k < width(); ++k) {
+          const auto& from = weight.block(out, k / scaled_depth);
+          Stored& block = blocks[block_of(out, k)];
+          const Index col = col_of(number, out), at = k % scaled_depth;
+          block.scale[col] = from.scale;
+          block.code[Stored::place(col, at)] = from.code[static_cast<std::size_t>(at)];
+        }
+      }
+    });
+  }
+  /// Panels that lie elsewhere. Whether the pointer owns them is the caller's affair.
+  PackedMatrix(const Layout& layout, std::shared_ptr<const Stored[]> blocks)
+      : Layout(layout), blocks_(std::move(blocks)) {}
 
   /// Weights as their codes and scales say.
   Matrix<float> unpack(Index number) const {
     Matrix<float> weight(num_outputs(), width());
     for (Index out = 0; out < num_outputs(); ++out) {
       for (Index k = 0; k < width(); ++k) {
-        const kernels::e4m3 code{codes_[place(number, out, k)]};
-        weight(out, k) = scales(out / share(), k)[number] * kernels::widen(code);
+        const Stored& block = blocks_[block_of(out, k)];
+        const Index col = col_of(number, out);
+        const kernels::e4m3 code{block.code[Stored::place(col, k % scaled_depth)]};
+        weight(out, k) = block.scale[col] * kernels::widen(code);
       }
     }
     return weight;
   }
 
-  std::size_t bytes() const { return codes_.size() + scales_.size() * sizeof(float); }
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(num_panels() * num_blocks()) * sizeof(Stored);
+  }
   const Weight* panel(Index number, Index k, Index size, Weight* buffer) const {
-    kernels::decode_e4m3(codes(number, k), size * cols, buffer);
+    constexpr Index tiles = cols / Tile::cols;
+    kernels::decode_e4m3(stored(number / tiles, k), size, number % tiles * Tile::cols, buffer);
     return buffer;
   }
+  /// The block of a panel that k is in.
+  const Stored* stored(Index number, Index k) const {
+    return blocks_.get() + number * num_blocks() + k / scaled_depth;
+  }
   std::span<const std::byte> source(Index number, Index k, Index size) const {
-    return std::as_bytes(std::span(codes(number, k), static_cast<std::size_t>(size * cols)));
+    const Index count = (size + scaled_depth - 1) / scaled_depth;
+    return std::as_bytes(std::span(stored(number, k), static_cast<std::size_t>(count)));
   }
-  /// Of the 128 k that k is in: one for each matrix.
-  const float* scales(Index number, Index k) const {
-    return scales_.data() + (number * num_blocks() + k / scaled_depth) * count_;
-  }
+  /// Of the 128 k that k is in: one for each column.
+  const float* scales(Index number, Index k) const { return stored(number, k)->scale; }
 
  private:
-  static_assert(scaled_depth % cols == 0, "the columns of a matrix in a panel share their scales");
+  /// write(weight, number, blocks) puts codes and scales where there are zeros.
+  template <class M, class Write>
+  void make_blocks(std::initializer_list<const M*> weights, Write&& write) {
+    const auto blocks = detail::zeroed_panels<Stored>(num_panels() * num_blocks());
+    Index number = 0;
+    for (const M* weight : weights) {
+      write(*weight, number++, blocks.get());
+    }
+    blocks_ = blocks;
+  }
 
   Index num_blocks() const { return (width() + scaled_depth - 1) / scaled_depth; }
-  const std::uint8_t* codes(Index number, Index k) const {
-    return codes_.data() + (number * depth() + k) * cols;
+  Index block_of(Index out, Index k) const {
+    return out / share() * num_blocks() + k / scaled_depth;
   }
-  std::size_t place(Index number, Index out, Index k) const {
-    constexpr Index step = Tile::step;
-    const Index col = number * share() + out % share();
-    return static_cast<std::size_t>((out / share() * depth() + k / step * step) * cols +
-                                    col * step + k % step);
-  }
+  Index col_of(Index number, Index out) const { return number * share() + out % share(); }
 
-  /// The outputs and k of a block from `out` and `k` on. The largest weight becomes 448.
+  /// The outputs and k of a block from `out` and `k` on.
   template <class T>
-  void encode(const Matrix<T>& weight, Index number, Index out, Index k) {
+  void encode(const Matrix<T>& weight, Index number, Index out, Index k, Stored* blocks) const {
     const Index outs = (std::min)(scaled_depth, num_outputs() - out);
     const Index size = (std::min)(scaled_depth, width() - k);
     const auto value = [&](Index row, Index col) {
@@ -125,21 +171,18 @@ class PackedMatrix<fp8> : public PanelLayout<kernels::RegisterTile<Bfloat16Input
       }
     }
     const auto scale = static_cast<float>(most / 448.0);
-    for (Index panel = out / share(); panel * share() < out + outs; ++panel) {
-      scales_[static_cast<std::size_t>((panel * num_blocks() + k / scaled_depth) * count_ +
-                                       number)] = scale;
-    }
     for (Index row = 0; row < outs; ++row) {
+      Stored& block = blocks[block_of(out + row, k)];
+      const Index in_panel = col_of(number, out + row);
+      block.scale[in_panel] = scale;
       for (Index col = 0; col < size; ++col) {
         const double steps = value(row, col) / static_cast<double>(scale > 0.0f ? scale : 1.0f);
-        codes_[place(number, out + row, k + col)] = kernels::nearest_e4m3(steps);
+        block.code[Stored::place(in_panel, col)] = kernels::nearest_e4m3(steps);
       }
     }
   }
 
-  Index count_ = 1;
-  std::vector<std::uint8_t, Eigen::aligned_allocator<std::uint8_t>> codes_;
-  std::vector<float> scales_;
+  std::shared_ptr<const Stored[]> blocks_;
 };
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

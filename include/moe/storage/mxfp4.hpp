@@ -70,11 +70,14 @@ struct Mxfp4Format {
     }
     return best + (weight < 0.0f ? 8u : 0u);
   }
+  /// Of differences in float, whose squares are exact in double: instruction sets differ in whether
+  /// they round between a product and a sum.
   static double error(const float* values, Scale scale) {
     double sum = 0.0;
     for (Index k = 0; k < kernels::block_size; ++k) {
-      const double off = static_cast<double>(values[k]) - value(nearest(values[k], scale), scale);
-      sum += off * off;
+      const auto off = static_cast<float>(static_cast<double>(values[k]) -
+                                          value(nearest(values[k], scale), scale));
+      sum += static_cast<double>(off) * static_cast<double>(off);
     }
     return sum;
   }

@@ -37,7 +37,8 @@ class PackedMatrix;
 ///   bytes()                          its memory
 ///   panel(number, k, size, buffer)   the k of [k, k + size) of a panel, in memory of its own or
 ///                                    decoded into the buffer; k is a multiple of the tile's depth,
-///                                    and size whole steps, at most that
+///                                    and size whole steps, at most that. A panel that is as wide
+///                                    as several tiles counts for so many
 ///   source(number, k, size)          the bytes that it reads for that, to be fetched early
 ///   store(values, size, weight, k, row)   if an Input holds several numbers (kernels::numbers_in):
 ///                                    values of Wide<S>, times the weight, in a row from k on

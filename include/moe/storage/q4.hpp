@@ -48,12 +48,14 @@ struct Q4Format {
   static std::int32_t steps_of(float value) {
     return static_cast<std::int32_t>(std::lround((std::clamp)(value, -8.0f, 7.0f)));
   }
+  /// Nothing is rounded between a product and a sum, where instruction sets differ: products of a
+  /// float and of steps are exact in double.
   static float best_scale(const float* values, float most) {
     constexpr int trials = 9;
     float best = most / -8.0f;
     double explained = -1.0;  // of the sum of squares, by codes and their scale
     for (int trial = -trials; trial <= trials; ++trial) {
-      const float scale = most / (-8.0f - 0.1f * static_cast<float>(trial));
+      const float scale = most / (static_cast<float>(-80 - trial) / 10.0f);
       if (!(std::abs(scale) > 0.0f)) {
         return 0.0f;
       }
