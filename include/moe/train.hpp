@@ -10,6 +10,7 @@
 #include "train/merge.hpp"
 #include "train/optimiser.hpp"
 #include "train/prune.hpp"
+#include "train/revive.hpp"
 #include "train/schedule.hpp"
 #include "train/sgd.hpp"
 #include "train/trained_tensors.hpp"
