@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cost/cost.hpp"
+#include "cost/dense_cost.hpp"
 #include "cost/depth_cost.hpp"
 #include "cost/model_cost.hpp"
 #include "cost/models.hpp"

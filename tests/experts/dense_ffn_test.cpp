@@ -130,6 +130,26 @@ TEST(DenseFfn, AddsToGrads) {
   EXPECT_TRUE(same_bits(dx, step.dx));
 }
 
+TEST(DenseFfn, WalksItsTensorsAndGivesThemGradientsOfZeroAsALayerDoes) {
+  DenseFfn<bf16> ffn({4, 6, 3}, {.bias = true}, 1);
+  auto grads = ffn.zero_grads();
+  static_assert(std::same_as<decltype(grads), ExpertParams<float>>);
+  std::vector<std::string> names;
+  const auto visit = [&](const ParameterName& name, const auto& parameter, const auto& grad) {
+    names.push_back(name.text());
+    EXPECT_EQ(grad.rows(), parameter.rows());
+    EXPECT_EQ(grad.cols(), parameter.cols());
+    EXPECT_TRUE(grad.isZero(0));
+  };
+  ffn.for_each_parameter(visit, grads);
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"gate", "up", "down", "gate_bias", "up_bias", "down_bias"}));
+  std::as_const(ffn).for_each_parameter(visit, grads);
+  EXPECT_EQ(names.size(), 12U);
+  ffn.for_each_parameter([](const ParameterName&, auto& tensor) { tensor.setZero(); });
+  EXPECT_TRUE(ffn.params().down.cast<float>().isZero(0));
+}
+
 TEST(DenseFfn, DoesNothingForNoTokens) {
   const auto ffn = random_ffn<float>();
   const Step<float> step(ffn, Matrix<float>(0, 4), Matrix<float>(0, 3), 2);

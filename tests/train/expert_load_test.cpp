@@ -53,6 +53,33 @@ TEST(ExpertLoad, LeavesPaddingOut) {
   EXPECT_EQ(load.choices(), (std::vector<Index>{1, 1, 0}));
 }
 
+TEST(ExpertLoad, LeavesOutWhatAMaskLeavesOut) {
+  ExpertLoad load(3);
+  const std::vector<std::uint8_t> mask = {0, 1};
+  load.add(table_of({0, 1, 2, 1}), mask);
+  EXPECT_EQ(load.choices(), (std::vector<Index>{0, 1, 1}));
+  EXPECT_EQ(testing::message_of([&] {
+              load.add(table_of({0, 1}), mask);
+            }),
+            "ExpertLoad: the mask has 2 elements, expected 1");
+}
+
+TEST(ExpertLoad, AddsWhatOthersCounted) {
+  ExpertLoad load(3);
+  load.add(table_of({0, 1, 2, 1}));
+  load.add(std::vector<Index>{5, 0, 2});
+  EXPECT_EQ(load.choices(), (std::vector<Index>{6, 2, 3}));
+  EXPECT_EQ(testing::message_of([&] {
+              load.add(std::vector<Index>{1, 2});
+            }),
+            "ExpertLoad: there are 2 numbers to add, expected one for each of 3 experts");
+  EXPECT_EQ(testing::message_of([&] {
+              load.add(std::vector<Index>{1, 2, -1});
+            }),
+            "ExpertLoad: -1 choices, expected at least 0");
+  EXPECT_EQ(load.total(), 11);
+}
+
 TEST(ExpertLoad, RefusesExpertsThatThereAreNotAndCountsNothingOfTheirTable) {
   ExpertLoad load(2);
   EXPECT_EQ(testing::message_of([&] {

@@ -19,13 +19,19 @@ struct TapeBytes {
   double total() const { return routing + rows; }
 };
 
+namespace detail {
+
+/// Of one row: gate, up and hidden, the first two with gradients; the output gate with both of its
+/// sides.
+inline Index tape_scalars(const FfnShape& s) {
+  return (2 * s.up_projections() + 1) * s.d_ff + s.gate(2 * s.d_out + 2);
+}
+
+}  // namespace detail
+
 inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_size) {
-  const auto ffn_scalars = [](const FfnShape& s) {  // of one row
-    // Gate, up and hidden, the first two with gradients; the output gate with both of its sides.
-    return (2 * s.up_projections() + 1) * s.d_ff + s.gate(2 * s.d_out + 2);
-  };
   const Index d = c.d_model, d_out = c.output_width();
-  const Index row = ffn_scalars(detail::expert_shape(c)) +
+  const Index row = detail::tape_scalars(detail::expert_shape(c)) +
                     2 * (c.expert_d_in() + c.expert_d_out()) +
                     (c.weight_on == WeightOn::hidden ? c.d_ff + 1 : 0);
   // What goes into the experts and comes out of them, with gradients; the norm's and its inverse.
@@ -36,8 +42,8 @@ inline TapeBytes tape_bytes(const MoEConfig& c, const Work& work, Index scalar_s
   // The coefficients with gradients, and dy times each.
   const Index weighed = c.shared && c.shared->coefficients ? 4 + 2 * d_out : 0;
   const Index normed = c.output_norm ? 2 * d_out + 1 : 0;  // the sum with its gradient, the inverse
-  const Index shared = (c.shared ? ffn_scalars(detail::shared_shape(c)) + d + d_out : 0) + scaled +
-                       latent + weighed + normed;
+  const Index shared = (c.shared ? detail::tape_scalars(detail::shared_shape(c)) + d + d_out : 0) +
+                       scaled + latent + weighed + normed;
   const double tokens = static_cast<double>(work.tokens), rows = static_cast<double>(work.rows);
   const double choices = tokens * static_cast<double>(c.top_k);
   const double scalar_bytes = static_cast<double>(scalar_size);

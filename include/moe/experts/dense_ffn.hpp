@@ -44,6 +44,18 @@ class DenseFfn : public Dense<T, FfnExperts<T>> {
   Params& params() { return this->set()[0].params(); }
   const Params& params() const { return expert().params(); }
 
+  /// Gradients of zero, in float at least.
+  Grads zero_grads() const { return zero_grads_of(*this); }
+  /// visit(name, parameter, grad...) for each tensor that it has, as MoELayer has it.
+  template <class Visit, class... G>
+  void for_each_parameter(Visit&& visit, G&... grads) {
+    walk_params(*this, {}, detail::visit_existing(visit), grads...);
+  }
+  template <class Visit, class... G>
+  void for_each_parameter(Visit&& visit, G&... grads) const {
+    walk_params(*this, {}, detail::visit_existing(visit), grads...);
+  }
+
   using Base::forward;
   /// Training: the same y, and a tape for backward.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Tape& tape, const CallOptions& call = {}) const;

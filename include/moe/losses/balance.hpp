@@ -44,13 +44,12 @@ T least_score_sum(Index num_experts) {
 
 /// sum_e slope_e * p_te of one token, with its gradient in dprobs (E).
 template <Real T>
-T weighted_probability(const RoutingTable<T>& table, Index token, const std::vector<T>& slope,
-                       T* dprobs) {
+T weighted_probability(const RoutingTable<T>& table, Index token, const T* slope, T* dprobs) {
   const Index num_experts = table.probs.cols();
   const T* probs = &table.probs.coeffRef(token, 0);
   T share(0);
   for (Index e = 0; e < num_experts; ++e) {
-    dprobs[e] = slope[static_cast<std::size_t>(e)];
+    dprobs[e] = slope[e];
     share += dprobs[e] * probs[e];
   }
   if (table.probs_sum_to_one) {
@@ -68,6 +67,28 @@ T weighted_probability(const RoutingTable<T>& table, Index token, const std::vec
   return share;
 }
 
+/// loss = sum_t sum_e slope_e p_te with the slopes (E) that slope_of(t) gives, null for none.
+template <Real T, class SlopeOf>
+void sum_probabilities(const RoutingTable<T>& table, const CountedTokens<T>& counted,
+                       const SlopeOf& slope_of, RoutingLoss<T>& loss, int threads) {
+  const Index num_experts = table.probs.cols(), num_tokens = table.num_tokens();
+  LossMemory<T>& memory = loss.memory;
+  loss.clear();
+  loss.gradient.probs.resize(num_tokens, num_experts);
+  // Added token by token: N * E terms in one sum would be lost in its rounding.
+  memory.term.assign(static_cast<std::size_t>(num_tokens), T(0));
+  for_rows(num_tokens, threads, [&](Index t) {
+    T* dprobs = &loss.gradient.probs.coeffRef(t, 0);
+    const T* slope = counted(t) ? slope_of(t) : nullptr;
+    if (slope == nullptr) {
+      std::fill_n(dprobs, num_experts, T(0));
+    } else {
+      memory.term[static_cast<std::size_t>(t)] = weighted_probability(table, t, slope, dprobs);
+    }
+  });
+  loss.value = sum_of_terms(memory.term, counted);
+}
+
 /// What a balancing loss counts: of the first `choices` choices those of each expert, or of the
 /// group of so many that it belongs to.
 struct BalanceCount {
@@ -80,8 +101,7 @@ template <Real T>
 void balance(const RoutingTable<T>& table, const CountedTokens<T>& counted,
              const BalanceCount& what, const auto& factor_of, RoutingLoss<T>& loss,
              int num_threads) {
-  const Index num_experts = check_experts(table), num_tokens = table.num_tokens();
-  const int threads = loss_threads(table, num_experts, 2.0, num_threads);
+  const int threads = loss_threads(table, check_experts(table), 2.0, num_threads);
   LossMemory<T>& memory = loss.memory;
   count_choices(table, counted, (std::min)(what.choices, table.top_k()), memory.count);
   for (auto group = memory.count.begin(); group != memory.count.end(); group += what.group_size) {
@@ -93,20 +113,9 @@ void balance(const RoutingTable<T>& table, const CountedTokens<T>& counted,
   for (const Index choices_of_expert : memory.count) {
     memory.slope.push_back(factor * T(static_cast<double>(choices_of_expert)));
   }
-  loss.clear();
-  loss.gradient.probs.resize(num_tokens, num_experts);
-  // Added token by token: N * E terms in one sum would be lost in its rounding.
-  memory.term.assign(static_cast<std::size_t>(num_tokens), T(0));
-  for_rows(num_tokens, threads, [&](Index t) {
-    T* dprobs = &loss.gradient.probs.coeffRef(t, 0);
-    if (nothing || !counted(t)) {
-      std::fill_n(dprobs, num_experts, T(0));
-    } else {
-      memory.term[static_cast<std::size_t>(t)] =
-          weighted_probability(table, t, memory.slope, dprobs);
-    }
-  });
-  loss.value = sum_of_terms(memory.term, counted);
+  const T* const slope = nothing ? nullptr : memory.slope.data();
+  sum_probabilities(
+      table, counted, [&](Index) { return slope; }, loss, threads);
 }
 
 }  // namespace detail

@@ -39,7 +39,8 @@ using TokenSum = std::conditional_t<std::same_as<Wide<T>, float>, double, T>;
 /// What a loss computes on the way. Copies of a loss go without it.
 template <Real T>
 struct LossMemory {
-  std::vector<Index> count;      // (E) choices
+  std::vector<Index> count;      // (E) choices, or of each sequence
+  std::vector<Index> sequence;   // (N) of each token
   std::vector<TokenSum<T>> sum;  // (E) of each expert
   std::vector<T> slope;          // (E) the derivative by it
   std::vector<T> term;           // (N) what each token adds to the value

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "../routing_table.hpp"
@@ -22,15 +24,22 @@ class ExpertLoad {
     choices_.assign(static_cast<std::size_t>(num_experts), 0);
   }
 
-  /// Counts one more table. Throws std::invalid_argument, and counts nothing, if it has an expert
-  /// that there is not.
+  /// Counts one more table, but for its padding and for what a mask (N) leaves out with 0. Tokens
+  /// of an evaluation are not to be added. Throws std::invalid_argument, and counts nothing, if it
+  /// has an expert that there is not, or the mask is of another size.
   template <Real T>
-  void add(const RoutingTable<T>& table) {
+  void add(const RoutingTable<T>& table, std::span<const std::uint8_t> mask = {}) {
     const Index size = static_cast<Index>(choices_.size());
     const Index num_tokens = table.num_tokens(), top_k = table.expert.cols();
+    detail::throw_unless(mask.empty() || std::ssize(mask) == num_tokens,
+                         "ExpertLoad: the mask has ", mask.size(), " elements, expected ",
+                         num_tokens);
+    const auto counts = [&](Index t) {
+      return !table.is_padding(t) && (mask.empty() || mask[static_cast<std::size_t>(t)] != 0);
+    };
     const auto for_each_choice = [&](auto&& visit) {
       for (Index t = 0; t < num_tokens; ++t) {
-        for (Index k = 0; k < top_k && !table.is_padding(t); ++k) {
+        for (Index k = 0; k < top_k && counts(t); ++k) {
           if (const ExpertId e = table.expert(t, k); e != none) {
             visit(e);
           }
@@ -42,6 +51,19 @@ class ExpertLoad {
                            ")");
     });
     for_each_choice([&](ExpertId e) { ++choices_[static_cast<std::size_t>(e)]; });
+  }
+  /// Adds what was counted elsewhere, as on other ranks. Throws std::invalid_argument, and adds
+  /// nothing, unless it is one number an expert, none negative.
+  void add(std::span<const Index> choices) {
+    detail::throw_unless(choices.size() == choices_.size(), "ExpertLoad: there are ",
+                         choices.size(), " numbers to add, expected one for each of ",
+                         choices_.size(), " experts");
+    for (const Index count : choices) {
+      detail::throw_unless(count >= 0, "ExpertLoad: ", count, " choices, expected at least 0");
+    }
+    for (std::size_t e = 0; e < choices_.size(); ++e) {
+      choices_[e] += choices[e];
+    }
   }
   void clear() { std::fill(choices_.begin(), choices_.end(), Index{0}); }
 

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scaled layers against fresh ones of the same seed, and drawn ones by their deviations.
+#include "moe/train/initialise.hpp"
+
+#include <gtest/gtest.h>
+
+#include "../support/matrix_near.hpp"
+#include "../support/throws.hpp"
+#include "moe/layers/moe_layer.hpp"
+
+namespace moe {
+namespace {
+
+using testing::matrix_near;
+using testing::message_of;
+
+MoEConfig config() {
+  return {.d_model = 8,
+          .d_ff = 6,
+          .num_experts = 3,
+          .top_k = 2,
+          .expert = {.bias = true},
+          .shared = SharedExpertConfig{.d_ff = 5, .output_gate = true}};
+}
+
+/// Holds each tensor of a scaled layer to that of a fresh one times what `factor` says of its name.
+template <class Layer, class Factor>
+void expect_scaled(Layer scaled, Layer fresh, const InitScale& scale, const Factor& factor) {
+  scale_init(scaled, scale);
+  std::vector<Matrix<double>> want;
+  fresh.for_each_parameter([&](const ParameterName& name, const auto& tensor) {
+    want.push_back(factor(name.text()) * tensor.template cast<double>());
+  });
+  std::size_t number = 0;
+  scaled.for_each_parameter([&](const ParameterName& name, const auto& tensor) {
+    EXPECT_TRUE(matrix_near(tensor.template cast<double>(), want[number++], 1e-15)) << name.text();
+  });
+}
+
+double plain_factor(const std::string& name) {
+  if (name.starts_with("router")) {
+    return 0.1;
+  }
+  if (name.ends_with("output_gate") || name.ends_with("bias")) {
+    return 1.0;
+  }
+  return name.ends_with("down") ? 0.25 : 0.5;
+}
+
+TEST(InitScale, HasItsFactorsOfARouterAndOfAllFeedForwards) {
+  const InitScale scale{.input = 0.5, .output = 0.25, .router = 0.1};
+  expect_scaled(MoELayer<double>(config(), 3), MoELayer<double>(config(), 3), scale, plain_factor);
+  expect_scaled(DenseFfn<double>({8, 6, 8}, {.bias = true}, 3),
+                DenseFfn<double>({8, 6, 8}, {.bias = true}, 3), scale, plain_factor);
+}
+
+TEST(InitScale, OfALatentLayerHasItsOutputFactorOnceOnEachWayOut) {
+  MoEConfig latent = config();
+  latent.latent = LatentConfig{.width = 4, .norm = true};
+  expect_scaled(MoELayer<double>(latent, 3), MoELayer<double>(latent, 3), {.output = 0.25},
+                [](const std::string& name) {
+                  return name == "latent.up" || name == "shared.down" ? 0.25 : 1.0;
+                });
+}
+
+TEST(InitScale, OfOneChangesNoBit) {
+  MoELayer<bf16> layer(config(), 3);
+  const MoELayer<bf16> fresh = layer;
+  scale_init(layer, {});
+  EXPECT_TRUE(testing::same_bits(layer.experts()[1].params().up, fresh.experts()[1].params().up));
+}
+
+TEST(ResidualScale, IsOneOverTheRootOfAllAdditions) {
+  EXPECT_DOUBLE_EQ(residual_scale(8), 0.25);
+  EXPECT_DOUBLE_EQ(residual_scale(9, 1), 1.0 / 3.0);
+  EXPECT_EQ(message_of([] { residual_scale(0); }),
+            "residual_scale: 0 blocks of 2 additions, expected at least 1 of each");
+}
+
+TEST(DrawInit, HasTheDeviationOfEachTensorAndLeavesTheOthers) {
+  MoELayer<float> layer({.d_model = 64, .d_ff = 96, .num_experts = 2, .top_k = 1}, 1);
+  const MoELayer<float> fresh = layer;
+  const auto deviation = [](const ParameterName& name, const auto&) -> std::optional<double> {
+    if (name.text() == "router.weight") {
+      return 0.006;
+    }
+    return name.word == "gate" ? std::optional<double>() : 0.02;
+  };
+  draw_init(layer, 5, deviation);
+  const auto root_mean_square = [](const Matrix<float>& tensor) {
+    return static_cast<double>(tensor.norm()) / std::sqrt(static_cast<double>(tensor.size()));
+  };
+  EXPECT_NEAR(root_mean_square(layer.router().params().weight), 0.006, 0.0015);
+  EXPECT_NEAR(root_mean_square(layer.experts()[0].params().up), 0.02, 0.001);
+  EXPECT_TRUE(
+      testing::same_bits(layer.experts()[1].params().gate, fresh.experts()[1].params().gate));
+  EXPECT_GT((layer.experts()[0].params().up - layer.experts()[1].params().up).norm(), 0.1F);
+  MoELayer<float> again = fresh;
+  draw_init(again, 5, deviation);
+  EXPECT_TRUE(
+      testing::same_bits(again.experts()[1].params().down, layer.experts()[1].params().down));
+}
+
+TEST(Init, RefusesFactorsAndDeviationsThatAreNone) {
+  MoELayer<double> layer(config(), 3);
+  EXPECT_EQ(message_of([&] { scale_init(layer, {.router = -1.0}); }),
+            "InitScale: a factor is -1, expected finite and at least 0");
+  EXPECT_EQ(message_of([&] {
+              draw_init(layer, 1, [](const ParameterName&, const auto&) {
+                return std::optional<double>(-0.5);
+              });
+            }),
+            "draw_init: the deviation of router.weight is -0.5, expected finite and at least 0");
+}
+
+}  // namespace
+}  // namespace moe

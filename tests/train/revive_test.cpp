@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starvation counted by hand, copies against their originals, and a layer whose dead expert takes
+// part again.
+#include "moe/train/revive.hpp"
+
+#include <gtest/gtest.h>
+
+#include "../support/matrix_near.hpp"
+#include "../support/random_matrix.hpp"
+#include "../support/throws.hpp"
+#include "moe/train/adamw.hpp"
+
+namespace moe {
+namespace {
+
+using testing::matrix_near;
+using testing::message_of;
+using testing::random_matrix;
+using testing::same_bits;
+
+ExpertLoad load_of(const std::vector<Index>& choices) {
+  ExpertLoad load(static_cast<Index>(choices.size()));
+  load.add(choices);
+  return load;
+}
+
+TEST(StarvedExperts, AreThoseBelowAShareOfTheMeanForSoManyStepsInARow) {
+  StarvedExperts starved(4, {.least_share = 0.1, .patience = 3});
+  const ExpertLoad low = load_of({20, 19, 0, 1}), fair = load_of({10, 10, 10, 10});  // mean 10
+  EXPECT_FALSE(starved.add(low));
+  EXPECT_FALSE(starved.add(low));
+  EXPECT_EQ(starved.steps(), (std::vector<Index>{0, 0, 2, 0})) << "1 is not below a tenth";
+  EXPECT_FALSE(starved.add(load_of({0, 0, 0, 0}))) << "no step";
+  EXPECT_TRUE(starved.add(low));
+  EXPECT_EQ(starved.list(), std::vector<ExpertId>{2});
+  EXPECT_FALSE(starved.add(fair));
+  EXPECT_EQ(starved.steps(), (std::vector<Index>(4, 0)));
+  StarvedExperts resumed(4, {.least_share = 0.1, .patience = 3});
+  resumed.set_steps({0, 0, 2, 0});
+  EXPECT_TRUE(resumed.add(low));
+}
+
+MoEConfig config() {
+  return {
+      .d_model = 8,
+      .d_ff = 6,
+      .num_experts = 4,
+      .top_k = 2,
+      .router = {.logits = {.bias = true}, .score = Score::sigmoid, .selection = {.bias = true}}};
+}
+
+TEST(CopyExpert, HasTheWeightsAndTheRouterRowOfTheOtherToTheNoise) {
+  MoELayer<double> layer(config(), 3);
+  layer.router().params().selection_bias = random_matrix<double>(1, 4, 4);
+  layer.router().params().bias = random_matrix<double>(1, 4, 5);
+  const MoELayer<double> before = layer;
+  copy_expert(layer, {.expert = 2, .copied = 1}, {.noise = 0.01, .seed = 7});
+  const auto& router = layer.router().params();
+  const auto& copy = layer.experts()[2].params();
+  const auto& from = before.experts()[1].params();
+  EXPECT_TRUE(matrix_near(copy.up, from.up, 0.1));
+  const double off = (copy.up - from.up).norm() / from.up.norm();
+  EXPECT_NEAR(off, 0.01, 0.003);
+  EXPECT_GT((router.weight.row(2) - router.weight.row(1)).norm(), 0.0);
+  EXPECT_TRUE(matrix_near(router.weight.row(2), router.weight.row(1), 0.1));
+  EXPECT_EQ(router.selection_bias(0, 2), before.router().params().selection_bias(0, 1));
+  EXPECT_EQ(router.bias(0, 2), before.router().params().bias(0, 1));
+  for (const std::size_t e : {0U, 1U, 3U}) {
+    EXPECT_TRUE(same_bits(layer.experts()[e].params().down, before.experts()[e].params().down));
+  }
+  EXPECT_TRUE(same_bits(router.weight.topRows(2), before.router().params().weight.topRows(2)));
+}
+
+TEST(Revive, MakesADeadExpertTakePartAgain) {
+  MoELayer<double> layer(config(), 3);
+  layer.router().params().selection_bias(0, 2) = -100.0;  // nobody chooses expert 2
+  const Matrix<double> x = random_matrix<double>(200, 8, 9);
+  Matrix<double> y(200, 8);
+  MoELayer<double>::Scratch scratch;
+  StarvedExperts starved(4, {.patience = 2});
+  ExpertLoad load(4);
+  const auto step = [&] {
+    load.clear();
+    layer.forward(x, y, scratch);
+    load.add(scratch.routing);
+    return starved.add(load);
+  };
+  EXPECT_FALSE(step());
+  EXPECT_TRUE(step());
+  const auto busiest = static_cast<ExpertId>(
+      std::max_element(load.choices().begin(), load.choices().end()) - load.choices().begin());
+  const std::vector<Revival> revivals = revive(layer, starved, load, {.noise = 0.05, .seed = 1});
+  ASSERT_EQ(revivals.size(), 1U);
+  EXPECT_EQ(revivals[0].expert, 2);
+  EXPECT_EQ(revivals[0].copied, busiest);
+  EXPECT_FALSE(step());
+  EXPECT_GT(load.choices()[2], 20);
+}
+
+TEST(Revive, TakesOneOfTheBusiestForEach) {
+  MoELayer<double> layer(config(), 3);
+  StarvedExperts starved(4, {.patience = 1});
+  const ExpertLoad load = load_of({0, 30, 0, 10});
+  EXPECT_TRUE(starved.add(load));
+  const std::vector<Revival> revivals = revive(layer, starved, load);
+  ASSERT_EQ(revivals.size(), 2U);
+  EXPECT_EQ(revivals[0].copied, 1);
+  EXPECT_EQ(revivals[1].expert, 2);
+  EXPECT_EQ(revivals[1].copied, 3);
+  EXPECT_TRUE(starved.list().empty());
+  EXPECT_TRUE(revive(layer, starved, load).empty());
+}
+
+TEST(ForgetExpert, ClearsItsMomentsAndThoseOfItsRouterRowAndNoOthers) {
+  MoELayer<bf16> layer(config(), 3);
+  auto grads = layer.zero_grads();
+  layer.for_each_parameter([](const ParameterName&, auto&, auto& grad) { grad.setOnes(); }, grads);
+  AdamW<float> adam;
+  EXPECT_EQ(message_of([&] { forget_expert(adam, layer, 2, "ffn."); }),
+            "forget_expert: the optimiser has no tensor ffn.experts.2.*, expected those of a step");
+  adam.step([&](auto&& visit) { visit_trained(visit, layer, grads, "ffn."); }, {.rate = 0.1});
+  copy_expert(layer, {.expert = 2, .copied = 1}, {});
+  forget_expert(adam, layer, 2, "ffn.");
+  Index checked = 0;
+  adam.for_each_state([&](const std::string& name, const Matrix<float>& state) {
+    if (name.starts_with("ffn.experts.2.")) {
+      ++checked;
+      if (name == "ffn.experts.2.up.main") {
+        EXPECT_TRUE(same_bits(state, layer.experts()[2].params().up.cast<float>().eval()));
+      } else if (name.find(".moment.") != std::string::npos) {
+        EXPECT_TRUE(state.isZero(0)) << name;
+      }
+    } else if (name.starts_with("ffn.router.weight.moment.")) {
+      ++checked;
+      EXPECT_TRUE(state.row(2).isZero(0)) << name;
+      EXPECT_FALSE(state.row(1).isZero(0)) << name;
+    } else if (name.starts_with("ffn.router.bias.moment.")) {
+      EXPECT_TRUE(state.col(2).isZero(0)) << name;
+      EXPECT_FALSE(state.col(3).isZero(0)) << name;
+    } else {
+      EXPECT_FALSE(state.isZero(0)) << name;
+    }
+  });
+  EXPECT_EQ(checked, 3 * 3 + 2);
+}
+
+TEST(Revive, RefusesWhatDoesNotFit) {
+  MoELayer<double> layer(config(), 3);
+  EXPECT_EQ(message_of([&] { copy_expert(layer, {.expert = 4, .copied = 1}, {}); }),
+            "copy_expert: expert 4, expected in [0, 4)");
+  EXPECT_EQ(message_of([&] { copy_expert(layer, {.expert = 1, .copied = 1}, {}); }),
+            "copy_expert: expert 1 from itself, expected another");
+  EXPECT_EQ(message_of([&] { copy_expert(layer, {.expert = 2, .copied = 1}, {.noise = -1.0}); }),
+            "RevivalConfig: noise = -1, expected finite and at least 0");
+  StarvedExperts starved(3);
+  EXPECT_THROW(revive(layer, starved, load_of({1, 2, 3})), std::invalid_argument);
+  EXPECT_EQ(message_of([&] {
+              starved.add(load_of({1, 2}));
+            }),
+            "StarvedExperts: a load of 2 experts, expected 3");
+  EXPECT_EQ(message_of([] { StarvedExperts(3, {.least_share = 1.5}); }),
+            "StarvationConfig: least_share = 1.5, expected in (0, 1)");
+}
+
+}  // namespace
+}  // namespace moe
