@@ -31,6 +31,18 @@ TEST(ExpertLoad, AddsUpTheChoicesOfTables) {
   EXPECT_EQ(load.total(), 0);
 }
 
+TEST(ExpertLoad, GoesOnFromItsChoices) {
+  ExpertLoad load(std::vector<Index>{3, 0, 1});
+  load.add(table_of({0, 1}));
+  EXPECT_EQ(load.choices(), (std::vector<Index>{4, 1, 1}));
+  EXPECT_EQ(testing::message_of([] {
+              ExpertLoad(std::vector<Index>{1, -2});
+            }),
+            "ExpertLoad: -2 choices, expected at least 0");
+  EXPECT_EQ(testing::message_of([] { ExpertLoad(std::vector<Index>()); }),
+            "ExpertLoad: num_experts = 0, expected at least 1");
+}
+
 TEST(ExpertLoad, IsThatOfBalanceWhereAllHaveAsMuch) {
   ExpertLoad load(2);
   load.add(table_of({0, 1, 1, 0}));

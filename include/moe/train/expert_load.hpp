@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "../routing_table.hpp"
@@ -20,6 +21,13 @@ class ExpertLoad {
     detail::throw_unless(num_experts >= 1, "ExpertLoad: num_experts = ", num_experts,
                          ", expected at least 1");
     choices_.assign(static_cast<std::size_t>(num_experts), 0);
+  }
+  /// Goes on from choices() of before. Throws std::invalid_argument for none, or one below 0.
+  explicit ExpertLoad(std::vector<Index> choices) : ExpertLoad(static_cast<Index>(choices.size())) {
+    for (const Index count : choices) {
+      detail::throw_unless(count >= 0, "ExpertLoad: ", count, " choices, expected at least 0");
+    }
+    choices_ = std::move(choices);
   }
 
   /// Counts one more table. Throws std::invalid_argument, and counts nothing, if it has an expert
