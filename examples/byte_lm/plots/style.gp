@@ -24,4 +24,4 @@ models = ''; seeds = ''
 stats 'curve.csv' using (models = with(models, strcol('model')), \
                          seeds = with(seeds, strcol('seed')), 0) nooutput
 set datafile missing NaN
-number(model) = model eq 'dense' ? 0 : 1
+number(model) = model eq 'dense' ? 0 : model eq 'moe' ? 1 : 6
