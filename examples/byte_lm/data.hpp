@@ -50,6 +50,19 @@ class Corpus {
   Index num_sources() const { return static_cast<Index>(sources_.size()); }
   const std::string& name(Index source) const { return at(source).name; }
   Index context() const { return context_; }
+  /// The sources' names, and a checksum (FNV-1a) of their bytes and cuts.
+  std::string description() const {
+    std::string text;
+    std::uint64_t sum = 14695981039346656037U;
+    const auto count = [&](std::uint64_t value) { sum = (sum ^ value) * 1099511628211U; };
+    for (const Source& source : sources_) {
+      text += source.name + ' ';
+      std::for_each(source.cut.begin(), source.cut.end(),
+                    [&](Index cut) { count(static_cast<std::uint64_t>(cut)); });
+    }
+    std::for_each(bytes_.begin(), bytes_.end(), count);
+    return text + std::to_string(sum);
+  }
   Index num_bytes() const { return static_cast<Index>(bytes_.size()); }
   /// Places of a split.
   Index size(Split split) const {

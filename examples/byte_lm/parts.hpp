@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a model has beside its feed-forwards, with Eigen: a linear map, RMSNorm, the embedding of
-// the last bytes, and the loss. A token is a row; gradients of parameters are `+=`.
+// What a model has beside its feed-forwards: a linear map, RMSNorm, the embedding of the last
+// bytes, and the loss. A token is a row; gradients of parameters are `+=`.
 //
 // Threads share blocks of rows whose size does not depend on how many threads there are, and sums
 // over rows are shared out by columns: the bits are the same for any number of threads.
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <moe/kernels/gemm.hpp>
 #include <moe/types.hpp>
 #include <random>
 #include <vector>
@@ -32,8 +33,7 @@ void fill_normal(Rows<T>& tensor, double deviation, std::uint64_t seed) {
   tensor = tensor.unaryExpr([&](const T&) { return static_cast<T>(draw(random)); });
 }
 
-/// f(begin, size) for blocks of at most `block` of n rows. Within, a product of Eigen finds room on
-/// the stack.
+/// f(begin, size) for blocks of at most `block` of n rows.
 template <class F>
 void for_blocks(Index n, Index block, int threads, F&& f) {
   const Index count = (n + block - 1) / block;
@@ -53,7 +53,7 @@ void for_blocks(Index n, Index block, int threads, F&& f) {
   static_cast<void>(threads);
 }
 
-/// y = x W^T.
+/// y = x W^T, by the library's products.
 template <class T>
 struct Linear {
   Rows<T> weight, gradient;  // (out, in)
@@ -64,21 +64,29 @@ struct Linear {
   }
   void forward(const Rows<T>& x, Rows<T>& y, int threads) const {
     y.resize(x.rows(), weight.rows());
-    for_blocks(x.rows(), 64, threads, [&](Index begin, Index size) {
-      y.middleRows(begin, size).noalias() = x.middleRows(begin, size) * weight.transpose();
-    });
+    multiply_rows(x, moe::kernels::view(weight).transpose(), y, threads);
   }
   void backward(const Rows<T>& x, const Rows<T>& dy, Rows<T>& dx, int threads) {
     dx.resize(x.rows(), x.cols());
-    for_blocks(x.rows(), 64, threads, [&](Index begin, Index size) {
-      dx.middleRows(begin, size).noalias() = dy.middleRows(begin, size) * weight;
+    multiply_rows(dy, moe::kernels::view(weight), dx, threads);
+    constexpr Index side = 64;  // of a square of the gradient
+    const auto from = moe::kernels::view(x), by = moe::kernels::view(dy).transpose();
+    const Index in_squares = (weight.cols() + side - 1) / side;
+    for_blocks((weight.rows() + side - 1) / side * in_squares, 1, threads, [&](Index i, Index) {
+      const Index row = i / in_squares * side, col = i % in_squares * side;
+      const Index rows = (std::min)(side, weight.rows() - row);
+      const Index cols = (std::min)(side, weight.cols() - col);
+      moe::kernels::gemm_on_stack<T>(
+          by.block(row, 0, rows, x.rows()), from.block(0, col, x.rows(), cols),
+          gradient.block(row, col, rows, cols), moe::kernels::Update::add);
     });
-    for_blocks(weight.rows(), 32, threads, [&](Index begin, Index size) {
-      for (Index row = 0; row < x.rows(); row += 64) {
-        const Index rows = (std::min)(Index{64}, x.rows() - row);
-        gradient.middleRows(begin, size).noalias() +=
-            dy.block(row, begin, rows, size).transpose() * x.middleRows(row, rows);
-      }
+  }
+
+ private:
+  static void multiply_rows(const Rows<T>& x, moe::kernels::View<T> by, Rows<T>& y, int threads) {
+    for_blocks(x.rows(), 256, threads, [&](Index begin, Index size) {
+      moe::kernels::gemm_on_stack<T>(moe::kernels::view(x).block(begin, 0, size, x.cols()), by,
+                                     y.middleRows(begin, size), moe::kernels::Update::assign);
     });
   }
 };

@@ -7,14 +7,13 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
 
+#include "figures.hpp"
+
 namespace byte_lm {
 
-using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 inline const fs::path report_sources = MOE_BYTE_LM_SOURCES;
 
@@ -36,48 +35,36 @@ class Report {
     }
   }
 
+  const fs::path& folder() const { return out_; }
+
   void add(Json record) {
     lines_ << record.dump() << std::endl;  // a run that is killed leaves what it had
+    if (!lines_) {
+      throw std::runtime_error("cannot write " + (out_ / "records.jsonl").string());
+    }
     records_.push_back(std::move(record));
   }
 
-  /// The test's bits of each model and seed that was trained to its end, and the margin of the MoE;
-  /// `settings` as they are. Returns the results.
-  Json write(const Json& settings) {
+  /// All figures, pictures and the page; `settings` as they are. Returns the results.
+  Json write(const Json& settings, bool pareto) {
     Json results{{"settings", settings}, {"runs", Json::array()}};
-    std::map<std::uint64_t, std::map<std::string, double>> test;
-    std::ostringstream curve, load;
-    curve << "model,seed,tokens,seconds,training_flops,validation_bits\n";
-    load << "model,seed,block,tokens,largest_over_mean,idle\n";
     for (const Json& r : records_) {
-      const std::string run = text(r, "model") + ',' + r["seed"].dump() + ',';
-      if (text(r, "event") == "end") {
+      if (r["event"] == "end") {
         results["runs"].push_back(r);
-        if (r["complete"].get<bool>()) {
-          test[r["seed"].get<std::uint64_t>()][text(r, "model")] = r["test_bits"].get<double>();
-        }
-        continue;
-      }
-      curve << run << r["tokens"] << ',' << r["seconds"] << ',' << r["training_flops"] << ','
-            << r["validation_bits"] << '\n';
-      if (r.contains("load")) {
-        for (std::size_t block = 0; block < r["load"].size(); ++block) {
-          const Json& of = r["load"][block];
-          load << run << block << ',' << r["tokens"] << ',' << of["largest_over_mean"] << ','
-               << of["idle"] << '\n';
-        }
       }
     }
-    results["margins"] = Json::array();
-    for (const auto& [seed, bits] : test) {
-      if (bits.contains("dense") && bits.contains("moe")) {
-        results["margins"].push_back({{"seed", seed}, {"bits", bits.at("dense") - bits.at("moe")}});
-      }
-    }
-    write_text(out_ / "curve.csv", curve.str());
-    write_text(out_ / "load.csv", load.str());
+    results["margins"] = margins_of(records_);
+    results["seeds"] = seeds_of(records_, settings["tokens"].get<std::int64_t>());
+    results["pareto"] = pareto ? pareto_of(records_) : Json::array();
+    write_curves();
+    write_pareto(results["pareto"]);
     const bool any_moe = write_maps(settings["sources"]);
-    results["pictures"] = any_moe && draw();
+    results["pictures"] = Json::array();
+    for (const std::string picture : {"pareto", "curve", "load", "heat"}) {
+      if ((picture == "pareto") == pareto && any_moe && draw(picture)) {
+        results["pictures"].push_back(picture);
+      }
+    }
     results["records"] = records_;
     write_text(out_ / "results.json", results.dump(1));
     write_page(results);
@@ -87,6 +74,39 @@ class Report {
  private:
   static std::string text(const Json& record, const char* key) {
     return record.value(key, std::string());
+  }
+
+  void write_curves() const {
+    std::ostringstream curve, load;
+    curve << "model,seed,tokens,seconds,training_flops,validation_bits\n";
+    load << "model,seed,block,tokens,largest_over_mean,idle\n";
+    for (const Json& r : records_) {
+      const std::string run = text(r, "model") + ',' + r["seed"].dump() + ',';
+      if (r["event"] == "evaluation") {
+        curve << run << r["tokens"] << ',' << r["seconds"] << ',' << r["training_flops"] << ','
+              << r["validation_bits"] << '\n';
+      }
+      for (std::size_t block = 0; r.contains("load") && block < r["load"].size(); ++block) {
+        const Json& of = r["load"][block];
+        load << run << block << ',' << r["tokens"] << ',' << of["largest_over_mean"] << ','
+             << of["idle"] << '\n';
+      }
+    }
+    write_text(out_ / "curve.csv", curve.str());
+    write_text(out_ / "load.csv", load.str());
+  }
+  void write_pareto(const Json& points) const {
+    std::ostringstream rows;
+    rows << "model,seed,experts,parameters,forward_flops,seconds,test_bits\n";
+    for (const Json& r : points) {
+      const std::string model = text(r, "model");  // "dense_f90", "moe_e8_k2"
+      const std::size_t cut = model.find("_k");
+      rows << (cut == std::string::npos ? "dense" : "MoE k=" + model.substr(cut + 2)) << ','
+           << r["seed"] << ',' << (cut == std::string::npos ? "" : model.substr(5, cut - 5)) << ','
+           << r["parameters"] << ',' << r["forward_flops_per_token"] << ',' << r["seconds"] << ','
+           << r["test_bits"] << '\n';
+    }
+    write_text(out_ / "pareto.csv", rows.str());
   }
 
   /// Of the last MoE that ended, for each block: which share of a source's choices each expert has,
@@ -116,7 +136,7 @@ class Report {
       }
       time << "tokens,expert,load\n";
       for (const Json& r : records_) {
-        if (r.contains("load") && r["seed"] == (*last)["seed"]) {
+        if (r.contains("load") && r["seed"] == (*last)["seed"] && r["model"] == (*last)["model"]) {
           const auto choices = r["load"][b]["choices"].get<std::vector<double>>();
           const double mean = std::accumulate(choices.begin(), choices.end(), 0.0) /
                               static_cast<double>(choices.size());
@@ -142,20 +162,18 @@ class Report {
     return order;
   }
 
-  /// Each picture as SVG and as PNG; false without gnuplot, or if it fails.
-  bool draw() const {
+  /// As SVG and as PNG; false without gnuplot, or if it fails.
+  bool draw(const std::string& picture) const {
     if (std::system("gnuplot --version > /dev/null 2>&1") != 0) {
       return false;
     }
     using enum fs::copy_options;
     fs::copy(report_sources / "plots", out_, recursive | overwrite_existing);
     bool drawn = true;
-    for (const std::string script : {"curve.gp", "load.gp", "heat.gp"}) {
-      for (const std::string kind : {"svg", "png"}) {
-        const std::string command = "cd '" + out_.string() + "' && gnuplot -e \"kind = '" + kind +
-                                    "'\" " + script + " > gnuplot.log 2>&1";
-        drawn = drawn && std::system(command.c_str()) == 0;
-      }
+    for (const std::string kind : {"svg", "png"}) {
+      const std::string command = "cd '" + out_.string() + "' && gnuplot -e \"kind = '" + kind +
+                                  "'\" " + picture + ".gp > gnuplot.log 2>&1";
+      drawn = drawn && std::system(command.c_str()) == 0;
     }
     return drawn;
   }

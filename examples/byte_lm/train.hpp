@@ -6,32 +6,14 @@
 
 #include <chrono>
 #include <functional>
-#include <nlohmann/json.hpp>
+#include <moe/io/training_state.hpp>
 
 #include "data.hpp"
-#include "model.hpp"
+#include "records.hpp"
 #include "specialisation.hpp"
+#include "train_options.hpp"
 
 namespace byte_lm {
-
-using Json = nlohmann::ordered_json;
-
-/// How the load of the experts is kept even: by the auxiliary loss, by a selection bias that
-/// follows the load (Wang et al. 2024), or not at all.
-enum class Balance { aux, bias, none };
-
-struct TrainOptions {
-  Index tokens = 10'000'000, batch = 2048;
-  double rate = 0.016;
-  moe::AdamWConfig adamw = {.beta1 = 0.9, .beta2 = 0.99, .decay = 0.1};
-  double clip = 1.0, floor = 0.05;
-  Index warm_up = 100;
-  Balance balance = Balance::aux;
-  RouterLosses losses = {.balance = 0.01, .z = 0.001};
-  double bias_rate = 0.001;
-  Index evaluations = 20, validation_tokens = 32768, test_tokens = 131072;
-  int threads = 1;
-};
 
 /// What a line of progress shows.
 struct Progress {
@@ -41,6 +23,14 @@ struct Progress {
   bool evaluated = false;  ///< validation_bits is new
 };
 
+/// Who goes along with a run.
+struct Companion {
+  std::function<bool()> stop = [] { return false; };  ///< asked between two steps
+  std::function<void(const Progress&)> show = [](const Progress&) {};
+  std::function<void(const Json&)> record = [](const Json&) {};
+  std::function<void()> save = [] {};  ///< every so many steps, and behind the last one
+};
+
 class Run {
  public:
   Run(const Corpus& corpus, const ModelConfig& config, const TrainOptions& options,
@@ -48,10 +38,13 @@ class Run {
       : corpus_(corpus),
         options_(options),
         seed_(seed),
+        settings_(settings_of(config, options)),
         flops_(config),
         model_(config, seed),
         adamw_(options.adamw, group_of),
-        num_steps_((std::max)(Index{1}, options.tokens / options.batch)) {
+        num_steps_(options.num_steps()) {
+    settings_["seed"] = seed;
+    settings_["text"] = corpus.description();
     model_.set_threads(options.threads);
     for (Index b = 0; b < num_routers(config); ++b) {
       load_.emplace_back(config.feed_forward.num_experts);
@@ -62,12 +55,15 @@ class Run {
   Model<float>& model() { return model_; }
   const ModelFlops& flops() const { return flops_; }
 
-  /// Trains to the end, or until stop() is true between two steps. `record` gets each JSON record.
-  /// What it goes on from, and so what a checkpoint of a run has to hold: the model's walk, the
-  /// state and steps of adamw_, and seconds_. Batches come from the seed and the step alone.
-  void train(const std::function<bool()>& stop, const std::function<void(const Progress&)>& show,
-             const std::function<void(Json)>& record) {
-    for (Index step = adamw_.steps() + 1; step <= num_steps_ && !stop(); ++step) {
+  Index steps() const { return adamw_.steps(); }
+
+  /// Trains to the end, or until it is told to stop. A run that goes on first gives the records
+  /// that it has; what it measures when it is stopped is no part of it.
+  void train(const Companion& with) {
+    for (const Json& record : records_.all) {
+      with.record(record);
+    }
+    for (Index step = steps() + 1; step <= num_steps_ && !with.stop(); ++step) {
       const auto start = std::chrono::steady_clock::now();
       const double bits = do_step(step) / std::log(2.0);
       seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -76,26 +72,39 @@ class Run {
       const bool evaluated = evaluations_by(step) > evaluations_by(step - 1);
       if (evaluated) {
         validation_bits_ = evaluate(Split::validation, options_.validation_tokens);
-        record(evaluation());
+        add(evaluation(), with);
       }
-      show(progress(evaluated));
+      with.show(progress(evaluated));
       for (moe::ExpertLoad& load : load_) {
         evaluated ? load.clear() : void();
       }
+      if (step % options_.save_every == 0 && step < num_steps_) {
+        with.save();
+      }
     }
-    Json end{{"event", "end"},
-             {"complete", adamw_.steps() == num_steps_},
-             {"tokens", tokens()},
-             {"seconds", seconds_},
-             {"parameters", model_.num_parameters()},
-             {"forward_flops_per_token", flops_.forward},
-             {"training_flops_per_token", flops_.training},
-             {"validation_bits", evaluate(Split::validation, options_.validation_tokens)},
-             {"test_bits", evaluate(Split::test, options_.test_tokens)}};
-    if (!load_.empty()) {
-      end["specialisation"] = specialisation();
+    if (steps() < num_steps_) {
+      with.save();
+      with.record(end());
+    } else if (records_.all.back()["event"] != "end") {
+      add(end(), with);
+      with.save();
     }
-    record(end);
+  }
+
+  /// The whole run as a checkpoint; io/training_state.hpp says what is thrown, and what stays.
+  void save(const std::filesystem::path& path) {
+    Rows<Index> counts = load_counts();
+    moe::io::save_training_state(path, [&](auto& state) { describe(state, counts); });
+  }
+  /// Goes on from a checkpoint of the same text, settings and seed; others are refused.
+  void load(const std::filesystem::path& path) {
+    Rows<Index> counts = load_counts();
+    moe::io::load_training_state(path, [&](auto& state) { describe(state, counts); });
+    for (std::size_t b = 0; b < load_.size(); ++b) {
+      load_[b].clear();
+      load_[b].add(std::span<const Index>(&counts(static_cast<Index>(b), 0),
+                                          static_cast<std::size_t>(counts.cols())));
+    }
   }
 
  private:
@@ -111,6 +120,33 @@ class Run {
   }
 
   Index tokens() const { return adamw_.steps() * options_.batch; }
+
+  /// Batches come from the seed and the number of the step alone: there is no generator to keep.
+  void describe(moe::io::TrainingState& state, Rows<Index>& counts) {
+    for (const auto& [name, value] : settings_.items()) {
+      state.expect(name, value.dump());
+    }
+    state.add("adamw", adamw_, [&](auto&& visit) { model_.walk(visit); });
+    state.add("seconds", seconds_);
+    state.add("smooth_bits", smooth_bits_);
+    state.add("validation_bits", validation_bits_);
+    state.add("load", counts);
+    state.add("records", records_);
+  }
+  /// (routers, E)
+  Rows<Index> load_counts() const {
+    Rows<Index> counts(std::ssize(load_), load_.empty() ? 0 : std::ssize(load_[0].choices()));
+    for (std::size_t b = 0; b < load_.size(); ++b) {
+      std::copy(load_[b].choices().begin(), load_[b].choices().end(),
+                &counts(static_cast<Index>(b), 0));
+    }
+    return counts;
+  }
+
+  void add(Json record, const Companion& with) {
+    records_.all.push_back(std::move(record));
+    with.record(records_.all.back());
+  }
 
   /// The loss of the text in nats.
   double do_step(Index step) {
@@ -136,7 +172,7 @@ class Run {
         step_load_[b].clear();
         step_load_[b].add(part.routing());
         moe::update_selection_bias(part.moe()->router().params().selection_bias, step_load_[b],
-                                   {.rate = options_.bias_rate});
+                                   options_.bias);
       }
     }
     return loss;
@@ -165,6 +201,22 @@ class Run {
       now.balance = (std::max)(now.balance, load.largest_over_mean());
     }
     return now;
+  }
+
+  Json end() {
+    Json all{{"event", "end"},
+             {"complete", steps() == num_steps_},
+             {"tokens", tokens()},
+             {"seconds", seconds_},
+             {"parameters", model_.num_parameters()},
+             {"forward_flops_per_token", flops_.forward},
+             {"training_flops_per_token", flops_.training},
+             {"validation_bits", evaluate(Split::validation, options_.validation_tokens)},
+             {"test_bits", evaluate(Split::test, options_.test_tokens)}};
+    if (!load_.empty()) {
+      all["specialisation"] = specialisation();
+    }
+    return all;
   }
 
   Json evaluation() const {
@@ -210,12 +262,14 @@ class Run {
   const Corpus& corpus_;
   TrainOptions options_;
   std::uint64_t seed_;
+  Json settings_;
   ModelFlops flops_;
   Model<float> model_;
   moe::AdamW<float> adamw_;
   Index num_steps_;
   std::vector<moe::ExpertLoad> load_, step_load_;  // of each router, since the last evaluation
   double seconds_ = 0.0, smooth_bits_ = 0.0, validation_bits_ = 0.0;
+  Records records_;
   Batch batch_, eval_batch_;
   std::vector<Index> eval_source_;
 };

@@ -7,7 +7,7 @@ blocks = int(STATS_max) + 1
 set format x '%.0s %c'
 set xlabel 'Tokens'
 set xtics rotate by -45
-set key top right
+set key bottom right
 set multiplot layout 1,blocks + 1
 set ylabel 'Busiest expert over the mean'
 plot [] [0:*] for [b = 0:blocks - 1] for [s in seeds] 'load.csv' \

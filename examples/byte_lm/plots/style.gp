@@ -2,9 +2,9 @@
 # `gnuplot -e "kind = 'png'" curve.gp` curve.png. A script first sets its name, width and height.
 if (!exists('kind')) kind = 'svg'
 if (kind eq 'svg') {
-  set terminal svg size width,height font 'DejaVu Sans,Arial,sans-serif,14' background '#ffffff'
+  set terminal svg noenhanced size width,height font 'DejaVu Sans,Arial,sans-serif,14' background '#ffffff'
 } else {
-  set terminal pngcairo size width,height font 'DejaVu Sans,11' background '#ffffff'
+  set terminal pngcairo noenhanced size width,height font 'DejaVu Sans,11' background '#ffffff'
 }
 set output name.'.'.kind
 set encoding utf8
@@ -24,4 +24,4 @@ models = ''; seeds = ''
 stats 'curve.csv' using (models = with(models, strcol('model')), \
                          seeds = with(seeds, strcol('seed')), 0) nooutput
 set datafile missing NaN
-number(model) = model eq 'dense' ? 0 : 1
+number(model) = model eq 'dense' ? 0 : model eq 'moe' ? 1 : 6
