@@ -38,6 +38,18 @@ TEST(Part, GivesEveryThreadSeveralParts) {
   }
 }
 
+TEST(Part, IsLargeEnoughUnlessThatLeavesAThreadWithoutOne) {
+  EXPECT_EQ(parts_of_each(1, 2, 0), 2);
+  EXPECT_EQ(parts_of_each(1, 8, 3), 8);
+  EXPECT_EQ(parts_of_each(1, 2, 5), 4) << "as many for each thread";
+  EXPECT_EQ(parts_of_each(3, 2, 7), 7);
+  EXPECT_EQ(parts_of_each(100, 2, 0), 1);
+  for (const Index pieces : {1, 2, 63, 64, 65}) {
+    EXPECT_EQ(parts_of_each(pieces, 2, 64), parts_of_each(pieces, 2)) << pieces;
+    EXPECT_EQ(parts_of_each(pieces, 1, 64), 1) << pieces;
+  }
+}
+
 TEST(ForParts, DoesEveryPartOfEveryPieceOnce) {
   for (const int threads : {1, 2, 8}) {
     for (const Index pieces : {0, 1, 3, 100}) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "parallel.hpp"
 
@@ -27,11 +28,18 @@ struct Part {
   }
 };
 
-/// Parts into which to cut each of `num_pieces` of work, so that all threads are busy to the end.
-inline std::ptrdiff_t parts_of_each(std::ptrdiff_t num_pieces, int threads) {
+/// Parts into which to cut each of `num_pieces` of work, so that all threads are busy to the end;
+/// not more than `most`, but one for each thread, and as many for one as for another.
+inline std::ptrdiff_t parts_of_each(
+    std::ptrdiff_t num_pieces, int threads,
+    std::ptrdiff_t most = (std::numeric_limits<std::ptrdiff_t>::max)()) {
   constexpr std::ptrdiff_t items_per_thread = 32;
-  const std::ptrdiff_t wanted = threads == 1 ? 1 : threads * items_per_thread;
-  return num_pieces == 0 ? 1 : (wanted + num_pieces - 1) / num_pieces;
+  if (num_pieces == 0 || threads == 1) {
+    return 1;
+  }
+  const auto parts_of = [&](std::ptrdiff_t items) { return (items + num_pieces - 1) / num_pieces; };
+  const std::ptrdiff_t least = parts_of(threads), wanted = parts_of(threads * items_per_thread);
+  return wanted <= most ? wanted : (std::max)(most / least, std::ptrdiff_t{1}) * least;
 }
 
 /// body(piece, part, worker) for every part of every piece, worker in [0, threads).

@@ -18,6 +18,9 @@ class FfnExperts : public TrainableExpertList<Expert<T>> {
  public:
   /// Most rows in a part of a group: enough to pay for reading a weight from memory and packing it.
   static constexpr Index part_rows = 1024;
+  /// Least rows of a weight's gradient in a part of it, if these are still one for each thread:
+  /// every part packs the rows of all tokens again.
+  static constexpr Index least_gradient_rows = 48;
 
   static constexpr bool weighs_hidden = true;
 
@@ -159,11 +162,13 @@ void FfnExperts<T>::backward_params(ConstMatrixRef<T> x, ConstMatrixRef<T> drows
   const auto is_first = [&](std::size_t i) {
     return i == 0 || tape.parts[i].expert != tape.parts[i - 1].expert;
   };
-  Index active = 0;
+  Index active = 0, widest = 0;
   for (std::size_t i = 0; i < tape.parts.size(); ++i) {
+    const Expert<T>& expert = of(tape.parts[i].expert);
     active += is_first(i) ? 1 : 0;
+    widest = (std::max)({widest, expert.d_ff(), expert.d_out()});
   }
-  const Index count = detail::parts_of_each(active, threads);
+  const Index count = detail::parts_of_each(active, threads, widest / least_gradient_rows);
   const Index items = static_cast<Index>(tape.parts.size()) * count;
   detail::parallel_for(items, threads, [&](Index item, int worker) {
     const auto first = static_cast<std::size_t>(item / count);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "register_tile.hpp"
 #include "view.hpp"
@@ -33,8 +34,8 @@ void pack_tiles(View<T> a, T* packed) {
     T* to = packed + row * a.cols;
     for (Index k = 0; k < a.cols; ++k, to += rows) {
       const T* step = a.data + row + k * a.col_stride;
-      if (rows == RegisterTile<T>::rows) {  // a constant makes a few moves of it
-        std::copy_n(step, RegisterTile<T>::rows, to);
+      if (rows == RegisterTile<T>::rows) {  // a constant makes a few moves of it, in memcpy alone
+        std::memcpy(to, step, sizeof(T) * RegisterTile<T>::rows);
       } else {
         std::copy_n(step, rows, to);
       }

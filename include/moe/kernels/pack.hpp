@@ -42,12 +42,10 @@ template <class T, class P>
 void pack_step(const T* row, Index row_stride, P* step) {
   using Tile = RegisterTile<P>;
   constexpr Index cols = Tile::cols;
-  if constexpr (!std::is_same_v<T, P>) {
+  if constexpr (Tile::step == 1) {  // in packets, as copy_n would be a call for each step
     for (Index col = 0; col < cols; col += Tile::packet_size) {
       store_step(step + col, load_step<typename Tile::Packet>(row + col));
     }
-  } else if constexpr (Tile::step == 1) {
-    std::copy_n(row, cols, step);
   } else {
     for (Index col = 0; col < cols; ++col) {
       store_pair(row[col], row[row_stride + col], step + 2 * col);
