@@ -58,13 +58,9 @@ struct alignas(64) CodedBlock {
   }
 };
 
-/// The bias of the numbers that sums are made of. Halves of a byte are summed apart where sums are
-/// made in 16 bits, and only the high ones, which have a sign then, have one.
+/// The bias of the numbers that sums are made of.
 template <class F>
-inline constexpr std::int32_t bias_of_sums = F::bits == 4       ? F::bias
-                                             : sums_in_halves   ? F::bias / 16
-                                             : bytes_have_signs ? 0
-                                                                : F::bias;
+inline constexpr std::int32_t bias_of_sums = F::bits == 8 && bytes_have_signs ? 0 : F::bias;
 
 /// Rounded once where the machine can, as in the vector registers.
 inline float multiply_add(float a, float b, float c) {

@@ -37,12 +37,12 @@ inline constexpr Index block_size = 32;
 
 // Where the dot product of bytes takes a weight without a sign and sums in 32 bits, the code of a
 // weight is above its value by a bias, and the sums of a block begin with what this is too much.
-// Without that instruction sums are made in 16 bits, two for each column: of the k with k % 4 < 2,
-// and of the others.
+// Without that instruction the sums of a small bias are made in 16 bits, two for each column: of
+// the k with k % 4 < 2, and of the others.
 #ifdef MOE_BYTE_DOTS_IN_HALVES
-inline constexpr bool sums_in_halves = true;
+inline constexpr std::int32_t most_bias_in_halves = 12;  ///< |bias * code| of 16 k fits 16 bits
 #else
-inline constexpr bool sums_in_halves = false;
+inline constexpr std::int32_t most_bias_in_halves = -1;
 #endif
 
 /// Whether a byte of a weight that has its bias is made a number with a sign where it is read.
@@ -55,12 +55,11 @@ inline constexpr bool bytes_have_signs = false;
 /// 32 numbers of a row. Its code is 0 where a number is not finite, and the scale NaN.
 struct CodedInput {
   float scale;
-  std::int32_t correction;  ///< what sums begin with: see sums_in_halves
+  std::int32_t correction;  ///< what sums begin with: see most_bias_in_halves
   std::int8_t code[block_size];
 };
 
-/// For weights whose codes are above their values by the bias, at most 12 where sums are made in
-/// halves: |bias * code| of 16 k then fits 16 bits.
+/// For weights whose codes are above their values by the bias.
 inline std::int32_t correction_of(const std::int8_t* code, std::int32_t bias) {
   // Each code is lifted by 128 to be positive, so that a word adds up four pairs of them.
   std::uint64_t pairs = 0;
@@ -75,7 +74,7 @@ inline std::int32_t correction_of(const std::int8_t* code, std::int32_t bias) {
     return static_cast<std::int32_t>(pairs >> 16 * number & 0xffffu);
   };
   const std::int32_t low = pair(0) + pair(2) - 16 * 128, high = pair(1) + pair(3) - 16 * 128;
-  if constexpr (sums_in_halves) {
+  if (bias <= most_bias_in_halves) {
     return static_cast<std::int32_t>((static_cast<std::uint32_t>(-bias * high) << 16) |
                                      (static_cast<std::uint32_t>(-bias * low) & 0xffffu));
   } else {

@@ -44,31 +44,39 @@ inline __m256i add_products(__m256i sum, __m256i w, __m256i x) {
 }
 inline __m256i whole_sum(__m256i sum) { return sum; }
 #else
+/// The same sum, which no compiler sees through: GCC would make all products of a line first, to
+/// add them up in another order, and spill.
+inline __m256i in_order(__m256i sum) {
+#ifdef __GNUC__  // and Clang
+  asm("" : "+x"(sum));
+#endif
+  return sum;
+}
+
 /// Of 16 bits: a product of two bytes and its neighbour's fit, and so does what 16 k add up to,
 /// less their bias, whatever the sum of some of them is: it wraps round.
 inline __m256i add_products(__m256i sum, __m256i w, __m256i x) {
-  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+  return in_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)));
 }
 inline __m256i whole_sum(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 #endif
 
-/// The sums of a block for 8 columns from `col` on, times their scales, are added to those before.
+/// to += the sums of a block for 8 columns, times their scales.
 template <class F>
-void finish_block(__m256i dot, __m256 scale, const CodedInput& x, float* to, bool add) {
-  const __m256 before = add ? _mm256_loadu_ps(to) : _mm256_setzero_ps();
+void finish_block(__m256i dot, __m256 scale, const CodedInput& x, float* to) {
   const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale * F::unit));
-  _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, before));
+  _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, _mm256_loadu_ps(to)));
 }
 
-/// A block of 16 columns from `col` on.
+/// sums += a block of 16 columns from `col` on.
 template <class F, int Rows>
-EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* rows,
+EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* row,
                                               const CodedBlock<F>& block, Index b, Index col,
-                                              float* sums, Index stride, bool add) {
+                                              float* sums, Index stride) {
   using Block = CodedBlock<F>;
   __m256i dot[Rows][2];
   MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-    dot[r][0] = dot[r][1] = _mm256_set1_epi32(rows[r][b].correction);
+    dot[r][0] = dot[r][1] = _mm256_set1_epi32(row[r][b].correction);
   }
   const std::uint8_t* lines = block.code + col / Block::group * Block::lines * Block::line;
   MOE_KEEP_LOOP for (Index i = 0; i < Block::lines; ++i) {
@@ -76,7 +84,7 @@ EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* rows,
     const __m256i first = _mm256_load_si256(line), second = _mm256_load_si256(line + 1);
     const auto add_lines = [&](__m256i w0, __m256i w1, Index k) {
       MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-        const __m256i x = _mm256_set1_epi32(four_codes(rows[r][b].code + k));
+        const __m256i x = _mm256_set1_epi32(four_codes(row[r][b].code + k));
         dot[r][0] = add_products(dot[r][0], w0, x);
         dot[r][1] = add_products(dot[r][1], w1, x);
       }
@@ -91,39 +99,59 @@ EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* rows,
   const __m256 scale0 = load_scales(block.scale + col), scale1 = load_scales(block.scale + col + 8);
   MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
     float* to = sums + r * stride + col;
-    finish_block<F>(whole_sum(dot[r][0]), scale0, rows[r][b], to, add);
-    finish_block<F>(whole_sum(dot[r][1]), scale1, rows[r][b], to + 8, add);
+    finish_block<F>(whole_sum(dot[r][0]), scale0, row[r][b], to);
+    finish_block<F>(whole_sum(dot[r][1]), scale1, row[r][b], to + 8);
   }
 }
 
 #ifdef MOE_BYTE_DOTS_IN_HALVES
-/// Of 8 columns and 8 bits, whose halves are summed apart.
-template <class F, int Rows>
-EIGEN_ALWAYS_INLINE void multiply_block_of_8(const CodedInput* const* rows,
-                                             const CodedBlock<F>& block, Index b, Index col,
-                                             float* sums, Index stride, bool add) {
-  using Block = CodedBlock<F>;
-  __m256i low[Rows], high[Rows];
-  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-    low[r] = _mm256_setzero_si256();
-    high[r] = _mm256_set1_epi32(rows[r][b].correction);
-  }
-  const std::uint8_t* lines =
-      block.code + col / Block::group * Block::lines * Block::line + col % Block::group * 4;
-  MOE_KEEP_LOOP for (Index i = 0; i < Block::lines; ++i) {
-    const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i*>(lines + i * 64));
-    const __m256i w_low = numbers_of<F>(bytes, 0), w_high = numbers_of<F>(bytes, 1);
+/// Codes of rows in 16 bits, to meet weights of 8 bits: of each four k the first and the third in
+/// 32 bits, and then the other two.
+template <int Rows>
+struct CodePairs {
+  alignas(32) std::int32_t pair[Rows][2][block_size / 4];
+
+  CodePairs(const CodedInput* const* row, Index b) {
     MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-      const __m256i x = _mm256_set1_epi32(four_codes(rows[r][b].code + 4 * i));
-      low[r] = add_products(low[r], w_low, x);
-      high[r] = add_products(high[r], w_high, x);
+      const auto* code = reinterpret_cast<const __m256i*>(row[r][b].code);
+      const __m256i fours = _mm256_loadu_si256(code);
+      auto* to = reinterpret_cast<__m256i*>(pair[r]);
+      _mm256_store_si256(to, _mm256_srai_epi16(_mm256_slli_epi16(fours, 8), 8));
+      _mm256_store_si256(to + 1, _mm256_srai_epi16(fours, 8));
     }
   }
-  const __m256 scale = load_scales(block.scale + col);
+};
+
+/// sums += a block of 16 columns of 8 bits: two products of bytes do not fit 16 bits.
+template <class F, int Rows>
+EIGEN_ALWAYS_INLINE void multiply_pairs_of_16(const CodedInput* const* row,
+                                              const CodePairs<Rows>& x, const CodedBlock<F>& block,
+                                              Index b, Index col, float* sums, Index stride) {
+  using Block = CodedBlock<F>;
+  __m256i dot[Rows][2];
   MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-    const __m256i sixteen = _mm256_madd_epi16(high[r], _mm256_set1_epi16(16));
-    finish_block<F>(_mm256_add_epi32(sixteen, whole_sum(low[r])), scale, rows[r][b],
-                    sums + r * stride + col, add);
+    dot[r][0] = dot[r][1] = _mm256_set1_epi32(row[r][b].correction);
+  }
+  const std::uint8_t* lines = block.code + col / Block::group * Block::lines * Block::line;
+  const auto add_lines = [&](__m256i w0, __m256i w1, int half, Index i) {
+    MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+      const __m256i pair = _mm256_set1_epi32(x.pair[r][half][i]);
+      dot[r][0] = in_order(_mm256_add_epi32(dot[r][0], _mm256_madd_epi16(w0, pair)));
+      dot[r][1] = in_order(_mm256_add_epi32(dot[r][1], _mm256_madd_epi16(w1, pair)));
+    }
+  };
+  MOE_KEEP_LOOP for (Index i = 0; i < Block::lines; ++i) {
+    const auto* line = reinterpret_cast<const __m256i*>(lines + i * Block::line);
+    const __m256i first = _mm256_load_si256(line), second = _mm256_load_si256(line + 1);
+    const __m256i low = _mm256_set1_epi16(255);
+    add_lines(_mm256_and_si256(first, low), _mm256_and_si256(second, low), 0, i);
+    add_lines(_mm256_srli_epi16(first, 8), _mm256_srli_epi16(second, 8), 1, i);
+  }
+  const __m256 scale0 = load_scales(block.scale + col), scale1 = load_scales(block.scale + col + 8);
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    float* to = sums + r * stride + col;
+    finish_block<F>(dot[r][0], scale0, row[r][b], to);
+    finish_block<F>(dot[r][1], scale1, row[r][b], to + 8);
   }
 }
 #endif
@@ -133,19 +161,26 @@ template <class F, int Rows>
 EIGEN_DONT_INLINE void multiply_coded(const CodedInput* const* rows, const CodedBlock<F>* panel,
                                       Index blocks, Sums<CodedInput> sums, Ahead ahead) {
   BlockFetch<F, Rows> fetch(ahead);
+  const CodedInput* row[Rows];
+  MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+    row[r] = rows[r];
+    for (Index col = 0; sums.update == Update::assign && col < CodedBlock<F>::cols; col += 8) {
+      _mm256_storeu_ps(sums.data + r * sums.stride + col, _mm256_setzero_ps());
+    }
+  }
   for (Index b = 0; b < blocks; ++b) {
-    const bool add = b > 0 || sums.update == Update::add;
     fetch(panel + b);
 #ifdef MOE_BYTE_DOTS_IN_HALVES
     if constexpr (F::bits == 8) {
-      for (Index col = 0; col < CodedBlock<F>::cols; col += 8) {
-        multiply_block_of_8<F, Rows>(rows, panel[b], b, col, sums.data, sums.stride, add);
+      const CodePairs<Rows> x(row, b);
+      for (Index col = 0; col < CodedBlock<F>::cols; col += 16) {
+        multiply_pairs_of_16<F, Rows>(row, x, panel[b], b, col, sums.data, sums.stride);
       }
       continue;
     }
 #endif
     for (Index col = 0; col < CodedBlock<F>::cols; col += 16) {
-      multiply_block_of_16<F, Rows>(rows, panel[b], b, col, sums.data, sums.stride, add);
+      multiply_block_of_16<F, Rows>(row, panel[b], b, col, sums.data, sums.stride);
     }
   }
 }
