@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <functional>
+#include <span>
 #include <moe/io/training_state.hpp>
 
 #include "data.hpp"
