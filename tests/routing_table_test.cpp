@@ -120,5 +120,16 @@ TEST(RoutingTable, HasNoPaddingUnlessItSaysSo) {
   EXPECT_TRUE(table.is_padding(1));
 }
 
+TEST(RoutingTable, CountsTheChoicesThatAreUsed) {
+  RoutingTable<double> table = table_of(3, 2, 5);
+  table.expert.setZero();
+  table.expert(0, 1) = table.expert(2, 0) = table.expert(2, 1) = none;
+  EXPECT_EQ(table.num_choices(0), 1);
+  EXPECT_EQ(table.num_choices(1), 2);
+  EXPECT_EQ(table.num_choices(2), 0);
+  EXPECT_EQ(table.num_choices(), 3);
+  EXPECT_EQ(RoutingTable<double>{}.num_choices(), 0);
+}
+
 }  // namespace
 }  // namespace moe

@@ -38,6 +38,15 @@ template <class P>
 concept StatesBackwardFlops = requires(const P& part, Index rows) {
   part.backward_flops(rows);
 };
+/// A part whose count depends on what it chose: it states that of the call which wrote a table.
+template <class P, class Table>
+concept StatesFlopsOf = requires(const P& part, const Table& table) {
+  part.forward_flops(table);
+};
+template <class P, class Table>
+concept StatesBackwardFlopsOf = requires(const P& part, const Table& table) {
+  part.backward_flops(table);
+};
 
 namespace detail {
 

@@ -34,6 +34,17 @@ struct RoutingTable {
   bool is_padding(Index token) const {
     return !padding.empty() && padding[static_cast<std::size_t>(token)] != 0;
   }
+  /// Those that are used, of a token and of all.
+  Index num_choices(Index token) const {
+    return static_cast<Index>((expert.row(token).array() != none).count());
+  }
+  Index num_choices() const {
+    Index count = 0;
+    for (Index token = 0; token < num_tokens(); ++token) {
+      count += num_choices(token);
+    }
+    return count;
+  }
 };
 
 /// The gradient of a scalar with respect to a routing table. An empty matrix stands for zeros.

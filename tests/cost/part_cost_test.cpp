@@ -11,9 +11,12 @@
 #include "../support/random_matrix.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "moe/routing/cosine_gate.hpp"
+#include "moe/routing/dynamic_top_k.hpp"
 #include "moe/routing/linear_router.hpp"
 #include "moe/routing/norm_gate.hpp"
+#include "moe/routing/relu_routing.hpp"
 #include "moe/routing/sequence_top_k.hpp"
+#include "moe/routing/state_gate.hpp"
 #include "moe/routing/top_tokens.hpp"
 #include "moe/routing/two_layer_gate.hpp"
 #include "moe/routing/two_level.hpp"
@@ -106,6 +109,68 @@ TEST(Flops, OfRulesAreThoseThatTheyPerform) {
       expect_flops_of_rule(
           SequenceTopK<Counting>(E, {.top_k = 2, .most = 3, .score = score, .weight = weight}));
     }
+  }
+}
+
+/// Compares what a router states of the call that wrote a table with what it performs.
+template <class Rule>
+void expect_flops_of_table(Rule rule) {
+  const auto router = linear_router<Counting>(D, E, std::move(rule), 1);
+  for (const Index tokens : {0, 1, 9}) {
+    const auto x = random_matrix<Counting>(tokens, D, 2);
+    typename decltype(router)::Table table;
+    const auto forward = count_flops([&] { router.route(x, {}, table); });
+    EXPECT_EQ(router.forward_flops(table).total(), forward);
+    RoutingGradient<Counting> gradient;
+    gradient.weight = random_matrix<Counting>(tokens, table.top_k(), 3);
+    Matrix<Counting> dx(tokens, D);
+    auto grads = zero_grads_of(router);
+    EXPECT_EQ(router.backward_flops(table).total(),
+              count_flops([&] { router.backward(x, table, gradient, dx, grads); }));
+  }
+}
+
+TEST(Flops, OfRulesThatChooseAsManyExpertsAsATokenNeedsAreThoseOfTheirTable) {
+  for (const WeightConfig& weight :
+       {WeightConfig{.renormalise = false}, WeightConfig{.renormalise = true, .scale = 2.5},
+        WeightConfig{.source = WeightSource::softmax_of_chosen}}) {
+    for (const Index least : {1, 2}) {
+      for (const Index most : {3, 4}) {
+        expect_flops_of_table(DynamicTopK<Counting>(
+            E, {.top_p = 0.6, .least = least, .most = most, .weight = weight}));
+        expect_flops_of_table(DynamicTopK<Counting>(
+            E, {.relative = 0.5, .least = least, .most = most, .weight = weight}));
+        expect_flops_of_table(DynamicTopK<Counting>(
+            E, {.top_p = 0.8, .relative = 0.3, .least = least, .most = most, .weight = weight}));
+      }
+    }
+  }
+  expect_flops_of_table(ReluRouting<Counting>(E));
+  expect_flops_of_table(TopK<Counting>(E, 2, {}));
+}
+
+TEST(Flops, OfAGateWithAStateAreThoseThatItPerforms) {
+  for (const bool takes_state : {false, true}) {
+    const StateGate<Counting> gate(D, E, {.d_state = H, .takes_state = takes_state});
+    for (const Index tokens : {0, 1, 7}) {
+      const auto x = random_matrix<Counting>(tokens, gate.d_model(), 1);
+      const auto params = gate.initial_params(2);
+      auto grads = zeros_like(params);
+      StateGate<Counting>::Table table;
+      EXPECT_EQ(gate.forward_flops(tokens).total(),
+                count_flops([&] { gate.forward(params, x, {}, table); }));
+      RoutingGradient<Counting> gradient;
+      gradient.logits = random_matrix<Counting>(tokens, E, 3);
+      gradient.state = random_matrix<Counting>(tokens, H, 4);
+      Matrix<Counting> dx(tokens, gate.d_model());
+      EXPECT_EQ(gate.backward_flops(tokens).total(), count_flops([&] {
+                  gate.backward_input(params, x, table, gradient, dx);
+                  gate.backward_params(params, x, table, gradient, grads);
+                }))
+          << tokens;
+    }
+    const StateGate<float> floats(D, E, {.d_state = H, .takes_state = takes_state});
+    EXPECT_EQ(floats.forward_flops(7).matmul, 2.0 * floats.multiply_adds(7));
   }
 }
 

@@ -40,6 +40,7 @@ TYPED_TEST_SUITE(DecodeE4m3, Targets);
 TYPED_TEST(DecodeE4m3, GivesEveryValueExactlyAtItsPlaceInThePanelOfTheTile) {
   using Tile = RegisterTile<TypeParam>;
   constexpr Index cols = Tile::cols, step = Tile::step, block_depth = E4m3Block::depth;
+  constexpr double per_unit = 1 / double{E4m3Decoder<TypeParam>::unit};
   const std::vector<E4m3Block> blocks = some_blocks(2);
   for (const Index size : {0, 4, 12, 128, 132, 256}) {
     for (Index first = 0; first < E4m3Block::cols; first += cols) {
@@ -50,8 +51,10 @@ TYPED_TEST(DecodeE4m3, GivesEveryValueExactlyAtItsPlaceInThePanelOfTheTile) {
           const Index place = E4m3Block::place(first + col, k % block_depth);
           const auto& block = blocks[static_cast<std::size_t>(k / block_depth)];
           const double want = value_of(block.code[place]);
-          const auto value = static_cast<double>(
-              got[static_cast<std::size_t>((k / step * cols + col) * step + k % step)]);
+          const double value =
+              per_unit *
+              static_cast<double>(
+                  got[static_cast<std::size_t>((k / step * cols + col) * step + k % step)]);
           ASSERT_TRUE(value == want || (std::isnan(value) && std::isnan(want)))
               << value << ", not " << want << " at " << k << ", " << first + col;
           ASSERT_EQ(std::signbit(value),

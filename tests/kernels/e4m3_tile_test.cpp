@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <memory>
 #include <random>
+#include <vector>
 
 #include "moe/storage/bfloat16.hpp"
 
@@ -48,6 +51,22 @@ TEST(E4m3Tile, HasTheBitsOfTheTileOnTheDecodedPanel) {
         }
       }
     }
+  } else {
+    GTEST_SKIP() << "panels are decoded into a buffer here";
+  }
+}
+
+TEST(E4m3Tile, OfACodeThatIsNanGivesNanInItsColumnAlone) {
+  if constexpr (DecodesE4m3<Input>) {
+    const auto block = std::make_unique<E4m3Block>();
+    block->code[E4m3Block::place(37, 90)] = 0xff;
+    const std::vector<Input> x(2 * 128);
+    const Input* rows[] = {x.data(), x.data() + 128};
+    Matrix<float> sums(2, 64);
+    multiply_tile(2, RowPointers<Input>{rows, 1}, Panel<Input, E4m3Block>{block.get()}, 128,
+                  Sums<Input>{sums.data(), 64, Update::assign}, Ahead{nullptr});
+    EXPECT_EQ(sums.array().isNaN().count(), 2);
+    EXPECT_TRUE(std::isnan(sums(0, 37)) && std::isnan(sums(1, 37)));
   } else {
     GTEST_SKIP() << "panels are decoded into a buffer here";
   }

@@ -4,7 +4,9 @@
 // NaN. As fast as a panel is read from memory, where the instruction set allows.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <limits>
 
 #include "bfloat16.hpp"
 #include "eight_bit_floats.hpp"
@@ -43,9 +45,13 @@ struct E4m3Steps {
   Packet packet[2][packets];
 };
 
-/// Makes E4m3Steps<In> of their codes, where the machine has instructions for it.
+/// Makes E4m3Steps<In> of their codes, where the machine has instructions for it: so many times the
+/// values as the unit says. saw_nan() if one was NaN, which may have become a number.
 template <class In>
-class E4m3Decoder {};
+class E4m3Decoder {
+ public:
+  static constexpr float unit = 1.0f;
+};
 
 template <class In>
 concept DecodesE4m3 = requires(E4m3Decoder<In> decode, const std::uint8_t* codes) {
@@ -75,6 +81,9 @@ constexpr std::array<std::uint8_t, 128> bytes_of_bfloat16(int shift) {
 template <>
 class E4m3Decoder<bf16> {
  public:
+  static constexpr float unit = 1.0f;
+  static constexpr bool saw_nan() { return false; }
+
   E4m3Steps<bf16> operator()(const std::uint8_t* codes) const {
     constexpr __mmask8 every = 0xff;
     const __m512i code = _mm512_maskz_permutexvar_epi64(every, order_, _mm512_loadu_si512(codes));
@@ -104,34 +113,34 @@ class E4m3Decoder<bf16> {
 template <>
 class E4m3Decoder<float> {
  public:
-  E4m3Steps<float> operator()(const std::uint8_t* codes) const {
+  static constexpr float unit = 0x1p-8f;
+  bool saw_nan() const {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(largest_, _mm256_set1_epi8(-1))) != 0;
+  }
+
+  E4m3Steps<float> operator()(const std::uint8_t* codes) {
     const __m256i two = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    largest_ = _mm256_max_epu8(largest_, _mm256_or_si256(two, _mm256_set1_epi8(-128)));
     const __m256i first = half_of(_mm256_slli_epi16(two, 8)), second = half_of(two);
 #ifdef EIGEN_VECTORIZE_AVX512
     constexpr __mmask16 every = 0xffff;
-    const auto widened = [](__m256i half) {
-      return _mm512_mul_ps(_mm512_maskz_cvtph_ps(every, half), _mm512_set1_ps(256.0f));
-    };
-    return {{ {widened(first)}, { widened(second) } }};
+    return {{ {_mm512_maskz_cvtph_ps(every, first)}, { _mm512_maskz_cvtph_ps(every, second) } }};
 #else
-    const auto widened = [](__m128i half) {
-      return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
-    };
-    return {
-        {{widened(_mm256_castsi256_si128(first)), widened(_mm256_extracti128_si256(first, 1))},
-         {widened(_mm256_castsi256_si128(second)), widened(_mm256_extracti128_si256(second, 1))}}};
+    return {{{_mm256_cvtph_ps(_mm256_castsi256_si128(first)),
+              _mm256_cvtph_ps(_mm256_extracti128_si256(first, 1))},
+             {_mm256_cvtph_ps(_mm256_castsi256_si128(second)),
+              _mm256_cvtph_ps(_mm256_extracti128_si256(second, 1))}}};
 #endif
   }
 
  private:
   /// Of words whose high byte is a code.
   static __m256i half_of(__m256i word) {
-    const __m256i no_bit_14 = _mm256_set1_epi16(static_cast<short>(0xbf80)),
-                  sign = _mm256_set1_epi16(static_cast<short>(0x8000));
-    const __m256i half = _mm256_and_si256(_mm256_srai_epi16(word, 1), no_bit_14);
-    const __m256i is_nan = _mm256_cmpeq_epi16(_mm256_or_si256(half, sign), no_bit_14);
-    return _mm256_or_si256(half, is_nan);
+    return _mm256_and_si256(_mm256_srai_epi16(word, 1),
+                            _mm256_set1_epi16(static_cast<short>(0xbf80)));
   }
+
+  __m256i largest_ = _mm256_setzero_si256();  // codes as if all had the sign: 255 is NaN
 };
 
 #endif
@@ -160,14 +169,29 @@ void decode_e4m3_plainly(const E4m3Block* blocks, Index size, Index first, In* t
   }
 }
 
-/// As above. Codes a page ahead are asked for.
+/// mark(k, column) for each of so many k and of the columns [first, end) whose code is NaN.
+template <class Mark>
+void for_nans(const E4m3Block* blocks, Index size, Index first, Index end, Mark&& mark) {
+  constexpr unsigned magnitude = 0x7f;
+  for (Index k = 0; k < size; ++k) {
+    for (Index col = first; col < end; ++col) {
+      const Index place = E4m3Block::place(col, k % E4m3Block::depth);
+      if ((blocks[k / E4m3Block::depth].code[place] & magnitude) == magnitude) {
+        mark(k, col);
+      }
+    }
+  }
+}
+
+/// As above, times the decoder's unit. Codes a page ahead are asked for.
 template <class In>
 void decode_e4m3(const E4m3Block* blocks, Index size, Index first, In* to) {
   if constexpr (DecodesE4m3<In>) {
     using Steps = E4m3Steps<In>;
     constexpr Index cols = RegisterTile<In>::cols, group = E4m3Block::group;
     static_assert(cols % group == 0);
-    const E4m3Decoder<In> decode;
+    E4m3Decoder<In> decode;
+    In* const begin = to;
     for (Index k = 0; k < size; k += E4m3Block::step, to += E4m3Block::step * cols) {
       const std::uint8_t* line =
           blocks[k / E4m3Block::depth].code + E4m3Block::place(first, k % E4m3Block::depth);
@@ -184,6 +208,12 @@ void decode_e4m3(const E4m3Block* blocks, Index size, Index first, In* to) {
           }
         }
       }
+    }
+    if (decode.saw_nan()) {
+      for_nans(blocks, size, first, first + cols, [&](Index k, Index col) {
+        begin[(k / Steps::step * cols + col - first) * Steps::step + k % Steps::step] =
+            std::numeric_limits<In>::quiet_NaN();
+      });
     }
   } else {
     decode_e4m3_plainly(blocks, size, first, to);

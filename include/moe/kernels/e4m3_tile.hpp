@@ -24,8 +24,9 @@ struct RegisterTile<In, E4m3Block> : RegisterTile<In> {
 #define MOE_UNROLL
 #endif
 
-/// c (Rows, 64) = or += a (Rows, depth) * the panel's first k, without its scales; depth is at most
-/// that of a block. Columns that all have their sums in registers come together.
+/// c (Rows, 64) = or += a (Rows, depth) * the panel's first k, times the decoder's unit and without
+/// its scales; depth is at most that of a block. Columns that all have their sums in registers come
+/// together.
 template <class In, int Rows>
 EIGEN_DONT_INLINE void multiply_e4m3(const In* const* rows, const E4m3Block* panel, Index depth,
                                      Sums<In> c) {
@@ -40,7 +41,7 @@ EIGEN_DONT_INLINE void multiply_e4m3(const In* const* rows, const E4m3Block* pan
   for (int r = 0; r < Rows; ++r) {
     row[r] = rows[r];
   }
-  const E4m3Decoder<In> decode;
+  E4m3Decoder<In> decode;
   for (Index col = 0; col < E4m3Block::cols; col += groups * E4m3Block::group) {
     Packet sum[Rows][groups * packets];
     const auto place = [&](int r, int p) {
@@ -74,6 +75,13 @@ EIGEN_DONT_INLINE void multiply_e4m3(const In* const* rows, const E4m3Block* pan
     MOE_UNROLL for (int r = 0; r < Rows; ++r) {
       MOE_UNROLL for (int p = 0; p < groups * packets; ++p) { ei::pstoreu(place(r, p), sum[r][p]); }
     }
+  }
+  if (decode.saw_nan()) {
+    for_nans(panel, depth, 0, E4m3Block::cols, [&](Index, Index col) {
+      for (int r = 0; r < Rows; ++r) {
+        c.data[r * c.stride + col] = std::numeric_limits<Wide<In>>::quiet_NaN();
+      }
+    });
   }
 }
 #undef MOE_UNROLL

@@ -28,10 +28,11 @@ struct PanelMemory {
 };
 
 /// Whether weights have scales that their sums meet, P::scaled_depth k by so many: scales(panel, k)
-/// are one for each column.
+/// are one for each column. Panels are P::unit times what the scales are for.
 template <class P>
 concept ScalesSums = requires(const P& weight, Index i) {
   { P::scaled_depth } -> std::convertible_to<Index>;
+  { P::unit } -> std::convertible_to<Wide<typename P::Input>>;
   { weight.scales(i, i) } -> std::same_as<const Wide<typename P::Input>*>;
 };
 
@@ -51,13 +52,14 @@ void add_scaled(const typename Tile::Sum* partial, Index count, const PanelBlock
                 typename Tile::Sum* total) {
   namespace ei = Eigen::internal;
   using Packet = typename Tile::Packet;
+  const auto per_unit = ei::pset1<Packet>(1 / P::unit);  // a power of two
   for (Index col = 0; col < Tile::cols; col += Tile::packet_size) {
     const auto scale = ei::ploadu<Packet>(block.scales + block.col + col);
     for (Index row = 0; row < count; ++row) {
       typename Tile::Sum* const to = total + row * P::cols + col;
       const auto before =
           block.k == 0 ? ei::pset1<Packet>(typename Tile::Sum(0)) : ei::ploadu<Packet>(to);
-      const auto sum = ei::ploadu<Packet>(partial + row * Tile::cols + col);
+      const auto sum = ei::pmul(per_unit, ei::ploadu<Packet>(partial + row * Tile::cols + col));
       ei::pstoreu(to, ei::pmadd(scale, sum, before));
     }
   }

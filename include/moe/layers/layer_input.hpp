@@ -4,6 +4,7 @@
 #pragma once
 
 #include <concepts>
+#include <type_traits>
 
 #include "../types.hpp"
 
@@ -40,5 +41,32 @@ struct LayerInputGrads {
   LayerInputGrads(MatrixRef<T> of_x, MatrixRef<T> of_router_x)
       : dx(of_x), router_dx(of_router_x), apart(true) {}
 };
+
+namespace detail {
+
+template <class X>
+inline constexpr bool is_view = false;
+template <class Plain, int options, class Stride>
+inline constexpr bool is_view<Eigen::Ref<Plain, options, Stride>> = true;
+
+/// What no layer for tokens in T takes as its input and output. Views are left to the compiler, as
+/// concepts ask with those.
+template <class T, class X, class Y>
+concept WrongMatrices =
+    !is_view<X> && !is_view<std::remove_cvref_t<Y>> &&
+    (!std::convertible_to<const X&, LayerInput<T>> || !std::convertible_to<Y, MatrixRef<T>>);
+
+/// Ends in a sentence for each that is wrong.
+template <class T, class X, class Y>
+constexpr void refuse_matrices() {
+  static_assert(std::convertible_to<const X&, LayerInput<T>>,
+                "x is no matrix of the layer's scalar: give it a moe::Matrix<T>, an Eigen::Map of "
+                "memory that is elsewhere, or x.cast<T>() of another scalar");
+  static_assert(std::convertible_to<Y, MatrixRef<T>>,
+                "y is no row-major matrix of the layer's scalar that can be written: give it a "
+                "moe::Matrix<T>, or an Eigen::Map or a block of one");
+}
+
+}  // namespace detail
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

@@ -54,6 +54,13 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     run(input, y, scratch, scratch, call);
   }
 
+  /// A call with other matrices does not compile: a sentence says which.
+  template <class X, class Y, class Memory>
+  requires detail::WrongMatrices<T, X, Y>
+  void forward(const X&, Y&&, Memory&, const CallOptions& = {}) const {
+    detail::refuse_matrices<T, X, Y>();
+  }
+
   /// The first steps of forward alone, of what the router looks at: table, kept choices and plan,
   /// for whoever computes the experts elsewhere or only wants to see who goes where. A tape is no
   /// longer one for backward.

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "../flops.hpp"
 #include "../kernels/topk.hpp"
 #include "concepts.hpp"
 #include "score.hpp"
@@ -70,6 +71,31 @@ class DynamicTopK {
   }
   double multiply_adds(Index rows) const {
     return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
+  }
+
+  /// Of the call that wrote the table; with padding or a mask, an upper bound.
+  Flops forward_flops(const RoutingTable<W>& table) const {
+    const Index width = top_k(), of_choice = weight_flops(config_.weight, width) / width;
+    const Index tokens = table.num_tokens();
+    const Index chosen = table.num_choices();
+    Index looks = 0;  // at experts that are compared with the best
+    for (Index token = 0; config_.relative && token < table.num_tokens(); ++token) {
+      const Index count = table.num_choices(token);
+      looks += count == 0 ? 0 : (std::min)(count + 1, width) - config_.least;
+    }
+    return detail::flops_of_one(
+        0, tokens * score_flops(Score::softmax, num_experts_) + looks + chosen * (1 + of_choice));
+  }
+  Flops backward_flops(const RoutingTable<W>& table) const {
+    const WeightConfig& weight = config_.weight;
+    const Index width = top_k(), of_choice = weight_gradient_flops(weight, width) / width;
+    const bool softmax = weight.source == WeightSource::softmax_of_chosen;
+    const bool divides = weight.source != WeightSource::one && weight.renormalises(width);
+    const Index unused = softmax ? 1 : divides ? 2 : 0;  // of a zero in the sums
+    const Index tokens = table.num_tokens();
+    const Index chosen = table.num_choices();
+    return detail::flops_of_one(0, tokens * score_gradient_flops(Score::softmax, num_experts_) +
+                                       chosen * of_choice + (tokens * width - chosen) * unused);
   }
 
   void route(const Params&, const TokenRoute<W>& token) const {

@@ -108,6 +108,24 @@ class GatedRouter {
   Flops backward_flops(Index tokens) const {
     return gate_.backward_flops(tokens) + rule_.backward_flops(tokens);
   }
+  /// Of the call that wrote the table, also where those of the rule depend on what it chose.
+  /// Padding counts for the gate: where there is some, an upper bound.
+  Flops forward_flops(const Table& table) const requires StatesFlops<Gate> &&
+      (StatesFlops<Rule> || StatesFlopsOf<Rule, Table>) {
+    if constexpr (StatesFlopsOf<Rule, Table>) {
+      return gate_.forward_flops(table.num_tokens()) + rule_.forward_flops(table);
+    } else {
+      return forward_flops(table.num_tokens());
+    }
+  }
+  Flops backward_flops(const Table& table) const requires StatesBackwardFlops<Gate> &&
+      (StatesBackwardFlops<Rule> || StatesBackwardFlopsOf<Rule, Table>) {
+    if constexpr (StatesBackwardFlopsOf<Rule, Table>) {
+      return gate_.backward_flops(table.num_tokens()) + rule_.backward_flops(table);
+    } else {
+      return backward_flops(table.num_tokens());
+    }
+  }
   const Gate& gate() const { return gate_; }
   const Rule& rule() const { return rule_; }
   Params& params() { return params_; }

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "../flops.hpp"
 #include "../kernels/finite.hpp"
 #include "concepts.hpp"
 #include "insert_choice.hpp"
@@ -41,6 +42,12 @@ class ReluRouting {
   bool probs_sum_to_one() const { return false; }
   double multiply_adds(Index rows) const {
     return static_cast<double>(rows) * static_cast<double>(num_experts_);
+  }
+
+  /// Comparisons are none.
+  Flops forward_flops(Index) const { return {}; }
+  Flops backward_flops(const RoutingTable<W>& table) const {
+    return detail::flops_of_one(0, 2 * table.num_choices());
   }
 
   void route(const Params&, const TokenRoute<W>& token) const {

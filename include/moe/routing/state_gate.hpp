@@ -92,6 +92,20 @@ class StateGate {
            output_.multiply_adds(rows);
   }
 
+  Flops forward_flops(Index tokens) const {
+    const Index norm = 4 * d_state() + 4, gelus = 2 * 5 * d_state();
+    return down_.forward_flops(tokens) + 2 * inner_.forward_flops(tokens) +
+           output_.forward_flops(tokens) +
+           tokens * detail::flops_of_one(0, norm + gelus + of_state(2));
+  }
+  Flops backward_flops(Index tokens) const {
+    const Index norm = (4 + 6 + 3) * d_state() + 1, gelus = 2 * 11 * d_state();
+    return down_.backward_flops(tokens) + 2 * inner_.backward_flops(tokens) +
+           output_.backward_flops(tokens) +
+           tokens * detail::flops_of_one(0, norm + gelus + of_state(1 + 2)) +
+           detail::flops_of_one(0, d_state() + of_state(1));
+  }
+
   /// Weights from N(0, 1 / columns), biases zero, scales one.
   Params initial_params(std::uint64_t seed) const {
     const auto of = [seed](const auto& gate, std::uint64_t number) {
@@ -183,6 +197,9 @@ class StateGate {
     config.validate();
     return config;
   }
+
+  /// So many for each number of a state that it takes.
+  Index of_state(Index flops) const { return config_.takes_state ? flops * d_state() : 0; }
 
   void write_state(const Params& params, const ConstMatrixRef<T>& x, Index token,
                    Table& table) const {

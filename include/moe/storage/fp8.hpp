@@ -65,6 +65,7 @@ class PackedMatrix<fp8>
   using Tile = kernels::RegisterTile<Input, Weight>;
   using Stored = kernels::E4m3Block;
   static constexpr Index scaled_depth = Stored::depth;
+  static constexpr float unit = kernels::E4m3Decoder<Input>::unit;
   static constexpr Index buffer_size = scaled_depth * Tile::cols;
   /// Fewer rows are one tile, which decodes in registers.
   static constexpr Index rows_to_decode =

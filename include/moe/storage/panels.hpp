@@ -44,8 +44,8 @@ class PackedMatrix;
 ///                                    values of Wide<S>, times the weight, in a row from k on
 ///
 /// Scales that weights share may wait for the sums: a storage that has `scaled_depth`, a divisor of
-/// the tile's depth, gives its panels in blocks of so many k, and scales(number, k) for their sums.
-/// See kernels::ScalesSums.
+/// the tile's depth, gives its panels in blocks of so many k, `unit` times what scales(number, k)
+/// for their sums are for. See kernels::ScalesSums.
 ///
 /// Decoding pays where many rows meet the panel. A storage whose memory another tile can read as it
 /// lies has `rows_to_decode`, and stored(number, k) for fewer rows: see kernels::multiply_panels.
