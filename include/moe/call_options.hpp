@@ -75,6 +75,15 @@ struct CallOptions {
   /// choices with which its samples were drawn). `none` is no choice; rows of padding are not read.
   /// Capacity applies. Routers that cannot are refused as for top_k.
   const Matrix<ExpertId>* experts = nullptr;
+  /// In [0, 1), of a call with a noise_seed: each choice is left out with this probability, behind
+  /// routing and capacity, and the weights of the others are divided by 1 less it, so that the
+  /// output is in the mean what it is without (expert output masking, NLLB Team 2022, as fairseq
+  /// has it). The choices that are left out take no rows; losses and loads see them. For layers
+  /// that choose experts whose weights act on their outputs or hidden rows.
+  double expert_dropout = 0.0;
+
+  /// Whether choices are left out in this call.
+  bool drops_experts() const { return expert_dropout > 0.0 && noise_seed.has_value(); }
 
   /// Throws std::invalid_argument unless all of it fits so many tokens and experts.
   void validate(Index num_tokens, Index num_experts) const;
@@ -147,6 +156,8 @@ inline void CallOptions::validate(Index num_tokens, Index num_experts) const {
   if (capacity) {
     capacity->validate();
   }
+  detail::throw_unless(expert_dropout >= 0.0 && expert_dropout < 1.0,
+                       "CallOptions: expert_dropout = ", expert_dropout, ", expected in [0, 1)");
   if (experts != nullptr) {
     validate_experts(num_tokens, num_experts);
   }

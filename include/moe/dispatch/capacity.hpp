@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../call_options.hpp"
+#include "../detail/random.hpp"
 #include "../kernels/topk.hpp"
 #include "../routing_table.hpp"
 
@@ -56,6 +57,11 @@ class KeptChoices {
   template <Real T>
   void select(const RoutingTable<T>& table, Index num_experts, const Capacity& capacity,
               const Tokens& tokens);
+
+  /// Leaves out choices as call.expert_dropout says, of a table with so many for each token. A
+  /// draw comes from the seed, the token's place in its batch and the number of the choice. What
+  /// had no place gets none: a capacity counts those that are left out.
+  void drop_out(Index top_k, const CallOptions& call);
 
   /// Whether a choice, numbered token * K + k, keeps its place; an expert `none` has none to keep.
   bool operator[](Index choice) const {
@@ -146,6 +152,23 @@ void KeptChoices::drop(const RoutingTable<T>& table, const Sequence& sequence,
     if (++taken_[e] > limit) {
       mark_[static_cast<std::size_t>(choice)] = 0;
       ++dropped_[e];
+    }
+  }
+}
+
+inline void KeptChoices::drop_out(Index top_k, const CallOptions& call) {
+  constexpr std::uint64_t stream = 7;  // behind those of routers
+  if (!call.drops_experts()) {
+    return;
+  }
+  const detail::CounterRandom random(*call.noise_seed, stream);
+  if (mark_.empty()) {
+    mark_.assign(static_cast<std::size_t>(num_choices_), 1);
+  }
+  for (Index choice = 0; choice < num_choices_; ++choice) {
+    const Index place = call.tokens.position_of(choice / top_k) * top_k + choice % top_k;
+    if (random.uniform(static_cast<std::uint64_t>(place)) < call.expert_dropout) {
+      mark_[static_cast<std::size_t>(choice)] = 0;
     }
   }
 }

@@ -13,15 +13,18 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// The weight of each row of a plan (S), from that of its choice (N, K). Throws
-/// std::invalid_argument on another shape.
+/// The weight of each row of a plan (S), from that of its choice (N, K), times a factor of at least
+/// 1. Throws std::invalid_argument on another shape.
 template <class T>
 void gather_weights(const GrowingMatrix<T>& weight, const DispatchPlan& plan,
-                    std::vector<T>& row_weight) {
+                    std::vector<T>& row_weight, double factor = 1.0) {
   detail::check_shape(weight, plan.num_tokens(), plan.top_k(), "gather_weights: weight");
   row_weight.resize(plan.token().size());
   for (std::size_t row = 0; row < row_weight.size(); ++row) {
     row_weight[row] = weight(plan.token()[row], plan.choice()[row]);
+    if (factor > 1.0) {
+      row_weight[row] *= T(factor);
+    }
   }
 }
 

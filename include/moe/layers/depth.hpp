@@ -313,7 +313,8 @@ class DepthLayer {
         compute(tokens, memory.rows, memory.block,
                 {.num_threads = threads,
                  .tokens = memory.taken.tokens(),
-                 .noise_seed = call.noise_seed});
+                 .noise_seed = call.noise_seed,
+                 .expert_dropout = call.expert_dropout});
       }
       detail::for_rows(x.rows(), threads, [&](Index token) { write_row(token, x, memory, y); });
     });

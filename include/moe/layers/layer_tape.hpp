@@ -17,6 +17,7 @@ struct Routed {
   typename RouterT::Table routing;
   KeptChoices kept;
   DispatchPlan plan;
+  double weight_factor = 1.0;  ///< of the weights of the rows, where other choices were left out
   detail::Owner owner;  ///< the layer whose forward it is of, to go back from; nobody: of none
 };
 

@@ -146,6 +146,9 @@ class MoELayer : public LayerParts<T, RouterT, E> {
                          const CallOptions& call) const {
     detail::check_shape(x, num_tokens, router_width(), "MoELayer: router_x");
     call.validate(num_tokens, num_experts());
+    detail::throw_unless(call.expert_dropout <= 0.0 || options_.weight_on != WeightOn::input,
+                         "MoELayer: the call sets expert_dropout, expected none where weights act "
+                         "on the inputs of experts");
     if constexpr (requires { router_.check_call(call, num_tokens); }) {
       router_.check_call(call, num_tokens);
     }
@@ -174,6 +177,8 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     call.check_obeyed(routed.routing.expert);
     routed.kept.select(routed.routing, num_experts(), call.capacity.value_or(options_.capacity),
                        call.tokens);
+    routed.kept.drop_out(routed.routing.top_k(), call);
+    routed.weight_factor = call.drops_experts() ? 1.0 / (1.0 - call.expert_dropout) : 1.0;
     routed.plan.build(routed.routing, routed.kept, num_experts());
   }
 
@@ -218,7 +223,7 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   void compute(ConstMatrixRef<T> x, const Routed<T, RouterT>& routed, Memory& memory,
                int threads) const {
     const Index num_rows = routed.plan.num_rows();
-    gather_weights(routed.routing.weight, routed.plan, memory.row_weight);
+    gather_weights(routed.routing.weight, routed.plan, memory.row_weight, routed.weight_factor);
     memory.rows.resize(num_rows, experts_.d_out());
     if (latent_) {
       latent_->enter(x, memory.latent, threads);

@@ -146,15 +146,19 @@ void MoELayer<T, RouterT, E>::weights_back(ConstMatrixRef<T> x, ConstMatrixRef<T
     const Index token = routed.plan.token()[slot];
     T* dx_row = &work.dx_rows.coeffRef(row, 0);
     W& dweight = work.gradient.weight(token, routed.plan.choice()[slot]);
+    const auto add = [&](W product) {
+      if (routed.weight_factor > 1.0) {
+        product *= W(routed.weight_factor);
+      }
+      dweight += product;
+    };
     if constexpr (WeighsHidden<Set>) {
       if (options_.weight_on == WeightOn::hidden) {
-        dweight += work.experts.dhidden_weight[slot];
-        return;
+        return add(work.experts.dhidden_weight[slot]);
       }
     }
-    dweight += on_input
-                   ? kernels::dot(&x.coeffRef(token, 0), dx_row, x.cols())
-                   : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), dy.cols());
+    add(on_input ? kernels::dot(&x.coeffRef(token, 0), dx_row, x.cols())
+                 : kernels::dot(&dy.coeffRef(token, 0), &work.rows.coeffRef(row, 0), dy.cols()));
     if (on_input && !weighted_when_added) {
       kernels::scale_row(work.row_weight[slot], x.cols(), dx_row);
     }
