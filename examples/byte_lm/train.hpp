@@ -6,8 +6,8 @@
 
 #include <chrono>
 #include <functional>
-#include <span>
 #include <moe/io/training_state.hpp>
+#include <span>
 
 #include "data.hpp"
 #include "records.hpp"
