@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace byte_lm {
@@ -87,6 +88,33 @@ inline Json seeds_of(const std::vector<Json>& records, std::int64_t tokens) {
       least = (std::min)(least.value_or(margin / spread), margin / spread);
       all["margin_over_spread"] = *least;
     }
+  }
+  return all;
+}
+
+/// For each MoE the worst of its blocks and evaluations, but for the first, which has the warm-up:
+/// the busiest expert over the mean, and how many experts had less than a hundredth of it.
+inline Json balance_of(const std::vector<Json>& records) {
+  std::map<std::pair<std::uint64_t, std::string>, std::vector<const Json*>> loads;
+  for (const Json& r : records) {
+    if (r.contains("load")) {
+      loads[{r["seed"].get<std::uint64_t>(), r["model"].get<std::string>()}].push_back(&r["load"]);
+    }
+  }
+  Json all = Json::array();
+  for (const auto& [run, evaluations] : loads) {
+    double largest = 0.0;
+    std::int64_t starved = 0;
+    for (std::size_t i = evaluations.size() > 1 ? 1 : 0; i < evaluations.size(); ++i) {
+      for (const Json& block : *evaluations[i]) {
+        largest = (std::max)(largest, block["largest_over_mean"].get<double>());
+        starved = (std::max)(starved, block["starved"].get<std::int64_t>());
+      }
+    }
+    all.push_back({{"model", run.second},
+                   {"seed", run.first},
+                   {"largest_over_mean", largest},
+                   {"starved", starved}});
   }
   return all;
 }

@@ -93,6 +93,13 @@ void print_runs(const Json& runs) {
 
 void print(const Json& results) {
   print_runs(results["runs"]);
+  for (const Json& load : results["balance"]) {
+    std::printf(
+        "%s, seed %lld: the busiest expert had at most %.2f times the mean, %lld experts had less "
+        "than 1 %% of it\n",
+        load["model"].get<std::string>().c_str(), load["seed"].get<long long>(),
+        load["largest_over_mean"].get<double>(), load["starved"].get<long long>());
+  }
   for (const Json& margin : results["margins"]) {
     std::printf(
         "%s, seed %lld: the MoE is %.4f bits per byte below the dense model on the test "

@@ -55,6 +55,7 @@ class Report {
     }
     results["margins"] = margins_of(records_);
     results["seeds"] = seeds_of(records_, settings["tokens"].get<std::int64_t>());
+    results["balance"] = balance_of(records_);
     results["pareto"] = pareto ? pareto_of(records_) : Json::array();
     write_curves();
     write_pareto(results["pareto"]);
@@ -79,7 +80,7 @@ class Report {
   void write_curves() const {
     std::ostringstream curve, load;
     curve << "model,seed,tokens,seconds,training_flops,validation_bits\n";
-    load << "model,seed,block,tokens,largest_over_mean,idle\n";
+    load << "model,seed,block,tokens,largest_over_mean,idle,starved\n";
     for (const Json& r : records_) {
       const std::string run = text(r, "model") + ',' + r["seed"].dump() + ',';
       if (r["event"] == "evaluation") {
@@ -89,7 +90,7 @@ class Report {
       for (std::size_t block = 0; r.contains("load") && block < r["load"].size(); ++block) {
         const Json& of = r["load"][block];
         load << run << block << ',' << r["tokens"] << ',' << of["largest_over_mean"] << ','
-             << of["idle"] << '\n';
+             << of["idle"] << ',' << of["starved"] << '\n';
       }
     }
     write_text(out_ / "curve.csv", curve.str());

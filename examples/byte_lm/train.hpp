@@ -204,6 +204,13 @@ class Run {
     return now;
   }
 
+  /// Experts with less than a hundredth of the mean.
+  static Index num_starved(const moe::ExpertLoad& load) {
+    return std::count_if(load.choices().begin(), load.choices().end(), [&](Index count) {
+      return static_cast<double>(count) < 0.01 * load.mean();
+    });
+  }
+
   Json end() {
     Json all{{"event", "end"},
              {"complete", steps() == num_steps_},
@@ -230,6 +237,7 @@ class Run {
     for (const moe::ExpertLoad& load : load_) {
       all["load"].push_back({{"largest_over_mean", load.largest_over_mean()},
                              {"idle", load.num_idle()},
+                             {"starved", num_starved(load)},
                              {"choices", load.choices()}});
     }
     return all;
