@@ -75,6 +75,8 @@ Json sizes_of(const io::LayerConfig& config) {
           {"top_k", config.top_k},
           {"copy_experts", config.zero.copies},
           {"zero_experts", config.zero.zeros},
+          {"adjugate_experts", config.adjugate.count},
+          {"adjugate_d_ff", config.adjugate.d_ff},
           {"second_set_experts", config.second_experts},
           {"second_set_d_ff", config.second_d_ff},
           {"latent_width", config.latent ? config.latent->width : 0},
@@ -158,7 +160,13 @@ Json storage_of(io::Checkpoint& model, moe::Index layer) {
 Json cost_of(const io::LayerConfig& config) {
   moe::ParameterCount count = moe::parameters(config);
   count.total -= config.zero.num_experts() * count.expert;
-  const auto flops = moe::forward_flops(config, moe::predicted_work(config, 1)).total();
+  auto flops = moe::forward_flops(config, moe::predicted_work(config, 1)).total();
+  if (const auto& [number, d_ff, scale] = config.adjugate; number > 0) {
+    const moe::FfnShape small{config.expert_d_in(), d_ff, config.expert_d_out(), config.expert};
+    count.total += number * small.parameters();
+    count.active += std::min(number, config.top_k) * small.parameters();
+    flops += moe::adjugate_flops(small, config.top_k).total();
+  }
   const auto router = static_cast<double>(count.router) * 4,
              rest = static_cast<double>(count.total - count.router);
   return {{"parameters", count.total},

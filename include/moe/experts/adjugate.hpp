@@ -5,6 +5,8 @@
 //   y = expert_e(x) + scale * adjugate_g(x),    g = e / (E / G)
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
