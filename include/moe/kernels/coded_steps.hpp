@@ -57,11 +57,17 @@ inline std::int32_t four_codes(const std::int8_t* code) {
 }
 
 /// Asks for lines at each block of a tile: for what comes next or, where one or two rows wait for
-/// memory, for the panel's own, a page ahead. Bytes are read so evenly that the machine does this
-/// by itself, and requests would take more time than they save.
+/// memory, for the panel's own, two pages ahead. Those go to the first cache: bytes are used up so
+/// fast that the way from the second would be waited for. Where the machine keeps up with lines of
+/// 8 bits by itself, requests would take more time than they save.
 template <class F, int Rows>
 class BlockFetch {
   using Tile = RegisterTile<CodedInput, CodedBlock<F>>;
+#ifdef MOE_BYTE_DOTS_OF_64
+  static constexpr bool asks_for_own = F::bits == 4;
+#else
+  static constexpr bool asks_for_own = true;
+#endif
 
  public:
   explicit BlockFetch(Ahead ahead)
@@ -69,9 +75,9 @@ class BlockFetch {
 
   void operator()(const CodedBlock<F>* block) {
     if constexpr (Rows <= 2) {
-      const char* own = reinterpret_cast<const char*>(block) + 4096;
-      MOE_UNROLL_LOOP for (Index i = 0; i < (F::bits == 4 ? Tile::lines : 0); ++i) {
-        prefetch(own + 64 * i);
+      const char* own = reinterpret_cast<const char*>(block) + 8192;
+      MOE_UNROLL_LOOP for (Index i = 0; i < (asks_for_own ? Tile::lines : 0); ++i) {
+        prefetch<1>(own + 64 * i);
       }
     } else if (stride_ != 0) {
       MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines_ahead; ++i) {

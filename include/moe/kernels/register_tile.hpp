@@ -69,9 +69,10 @@ struct RowPointers {
 /// Asks for a cache line, for the second cache. In the first, which is small, it would push out
 /// what is at work, or be pushed out by columns that lie a power of two apart, before its turn
 /// comes.
-inline void prefetch(const void* line) {
+template <int cache = 2>
+void prefetch(const void* line) {
 #ifdef __GNUC__  // and Clang
-  __builtin_prefetch(line, 0, 2);
+  __builtin_prefetch(line, 0, 4 - cache);
 #else
   Eigen::internal::prefetch(static_cast<const char*>(line));
 #endif
