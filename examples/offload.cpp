@@ -15,7 +15,6 @@
 #include <cstdio>
 #include <list>
 #include <memory>
-#include <new>
 #include <random>
 #include <thread>
 
@@ -141,13 +140,15 @@ double probe_disk(const fs::path& path, std::size_t block, int threads) {
   const bool direct = file.read_directly();
   const Index blocks = static_cast<Index>(file.size() / block);
   std::atomic<Index> next = 0;
-  const auto read = [&] {
-    const std::unique_ptr<std::byte, void (*)(std::byte*)> memory(
-        static_cast<std::byte*>(::operator new (block, std::align_val_t{4096})),
-        [](std::byte* start) { ::operator delete (start, std::align_val_t{4096}); });
+  std::vector<moe::io::detail::Pages> memory(
+      static_cast<std::size_t>(moe::io::detail::reads_apart ? threads : 1));
+  for (moe::io::detail::Pages& pages : memory) {
+    pages = moe::io::detail::make_pages(block);
+  }
+  const auto read = [&](std::byte* to) {
     for (Index i = next++; i < blocks; i = next++) {
       const auto offset = static_cast<std::uint64_t>(i) * block;
-      file.read(offset, {memory.get(), block});
+      file.read(offset, {to, block});
       if (!direct) {
         file.forget(offset, block);
       }
@@ -155,10 +156,10 @@ double probe_disk(const fs::path& path, std::size_t block, int threads) {
   };
   const double seconds = seconds_of([&] {
     std::vector<std::thread> readers;
-    for (int i = 1; i < (moe::io::detail::reads_apart ? threads : 1); ++i) {
-      readers.emplace_back(read);
+    for (std::size_t i = 1; i < memory.size(); ++i) {
+      readers.emplace_back(read, memory[i].get());
     }
-    read();
+    read(memory.front().get());
     for (std::thread& reader : readers) {
       reader.join();
     }

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <system_error>
@@ -23,6 +24,28 @@ namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
 
 /// Of the addresses, offsets and sizes of direct reads.
 inline constexpr std::size_t direct_step = 4096;
+
+/// As large as those of most systems.
+inline constexpr std::size_t large_page = std::size_t{1} << 21;
+
+struct FreePages {
+  std::align_val_t alignment{direct_step};
+  void operator()(std::byte* pages) const { ::operator delete(pages, alignment); }
+};
+using Pages = std::unique_ptr<std::byte, FreePages>;
+
+/// Memory for direct reads, in large pages where the system has them: a disk takes so many pieces
+/// of memory in a request at most, so that small pages make many requests of a large read. All of
+/// it is there: a system that clears a page when it is first written would do so while reading.
+inline Pages make_pages(std::size_t bytes) {
+  const std::align_val_t alignment{bytes < large_page ? direct_step : large_page};
+  Pages pages(static_cast<std::byte*>(::operator new(bytes, alignment)), {alignment});
+  prefer_large_pages(pages.get(), bytes);
+  for (std::size_t at = 0; at < bytes; at += direct_step) {
+    pages.get()[at] = std::byte{0};
+  }
+  return pages;
+}
 
 /// Read-only bytes and whoever keeps them alive (a buffer or a mapping).
 struct Bytes {

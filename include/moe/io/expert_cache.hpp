@@ -12,13 +12,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <span>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "../detail/check.hpp"
+#include "byte_source.hpp"
 #include "cache_slots.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
@@ -73,11 +73,6 @@ class ExpertCache final : public ExpertStore {
 
  private:
   using Lock = std::unique_lock<std::mutex>;
-  static constexpr std::align_val_t page{4096};
-
-  struct FreePages {
-    void operator()(std::byte* pages) const { ::operator delete(pages, page); }
-  };
   /// The last member: they end before what they use.
   struct Readers {
     ExpertCache& cache;
@@ -103,7 +98,7 @@ class ExpertCache final : public ExpertStore {
 
   const std::size_t bytes_;
   const ReadExpert read_;
-  std::unique_ptr<std::byte, FreePages> pages_;
+  detail::Pages pages_;
 
   std::mutex calls_;          // a call's thread has it from begin() to end()
   mutable std::mutex mutex_;  // of all that follows
@@ -120,8 +115,7 @@ inline ExpertCache::ExpertCache(Index num_experts, std::size_t bytes, ReadExpert
     : bytes_(bytes), read_(std::move(read)), slots_(0, 0) {
   options.validate(num_experts);
   slots_ = detail::CacheSlots(num_experts, (std::min)(options.slots, num_experts));
-  pages_.reset(
-      static_cast<std::byte*>(::operator new(static_cast<std::size_t>(num_slots()) * bytes, page)));
+  pages_ = detail::make_pages(static_cast<std::size_t>(num_slots()) * bytes);
   for (int i = 0; i < options.threads; ++i) {
     readers_.threads.emplace_back([this] { read_all(); });
   }

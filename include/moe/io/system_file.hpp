@@ -68,6 +68,7 @@ inline constexpr bool reads_apart = false;
 inline bool set_direct(int, bool) { return false; }
 inline void forget(int, std::uint64_t, std::size_t) {}
 inline void will_need(const void*, std::size_t) {}
+inline void prefer_large_pages(void*, std::size_t) {}
 
 /// A new file: fails where there is one of this name.
 inline int open_new(const std::filesystem::path& path) {
@@ -146,6 +147,13 @@ inline void forget([[maybe_unused]] int fd, [[maybe_unused]] std::uint64_t offse
 /// A hint that these bytes of a mapped file will be read.
 inline void will_need(const void* start, std::size_t size) {
   ::posix_madvise(const_cast<void*>(start), size, POSIX_MADV_WILLNEED);
+}
+
+/// A hint that this memory, which begins at a page, is to be in large pages as far as it goes.
+inline void prefer_large_pages([[maybe_unused]] void* start, [[maybe_unused]] std::size_t size) {
+#if defined(MADV_HUGEPAGE)
+  ::madvise(start, size, MADV_HUGEPAGE);
+#endif
 }
 
 /// A new file: fails where there is one of this name.
