@@ -10,4 +10,5 @@
 #include "cost/part_cost.hpp"
 #include "cost/soft_moe_cost.hpp"
 #include "cost/tape_bytes.hpp"
+#include "cost/training_bytes.hpp"
 #include "cost/zero_cost.hpp"

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "losses/balance.hpp"
+#include "losses/distillation.hpp"
 #include "losses/global_balance.hpp"
 #include "losses/importance.hpp"
 #include "losses/load.hpp"

@@ -5,6 +5,7 @@
 
 #include "train/adamw.hpp"
 #include "train/balance_bias.hpp"
+#include "train/distil.hpp"
 #include "train/expert_load.hpp"
 #include "train/initialise.hpp"
 #include "train/merge.hpp"

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <type_traits>
 
 #include "../detail/random.hpp"
 #include "../kernels/convert.hpp"

@@ -10,7 +10,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "expert_load.hpp"
@@ -100,7 +102,7 @@ void copy_expert(MoELayer<T>& layer, const Revival& revival, const RevivalConfig
   layer.check_params({});
   detail::check_selects_by_scores(layer.router(), "copy_expert");
   const Index num_experts = layer.num_experts();
-  const auto [to, from] = revival;
+  const ExpertId to = revival.expert, from = revival.copied;
   for (const ExpertId e : {to, from}) {
     detail::throw_unless(e >= 0 && e < num_experts, "copy_expert: expert ", e, ", expected in [0, ",
                          num_experts, ")");
