@@ -35,9 +35,7 @@ struct RoutingTable {
     return !padding.empty() && padding[static_cast<std::size_t>(token)] != 0;
   }
   /// Those that are used, of a token and of all.
-  Index num_choices(Index token) const {
-    return static_cast<Index>((expert.row(token).array() != none).count());
-  }
+  Index num_choices(Index token) const { return (expert.row(token).array() != none).count(); }
   Index num_choices() const {
     Index count = 0;
     for (Index token = 0; token < num_tokens(); ++token) {

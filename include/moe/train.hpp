@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a trainer has beside the layer: optimisers over any layer and tensors of the user's own,
-// schedules, scales of initialisation, balance by bias, and layers made of dense ones or of fewer experts.
+// schedules, scales of initialisation, balance by bias, and layers made of dense ones or of fewer
+// experts.
 #pragma once
 
 #include "train/adamw.hpp"

@@ -20,7 +20,7 @@ namespace detail {
 /// has the experts, and behind them the small ones that they share.
 template <class To, class Set, class E>
 To set_of(std::vector<E> list, const LayerConfig& config) {
-  const auto own = list.begin() + static_cast<std::ptrdiff_t>(config.num_feed_forwards());
+  const auto own = list.begin() + config.num_feed_forwards();
   std::vector<E> small(std::make_move_iterator(own), std::make_move_iterator(list.end()));
   list.erase(own, list.end());
   Set set(std::move(list));
