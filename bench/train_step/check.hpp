@@ -48,6 +48,7 @@ inline void check_curve(const TaskShape& shape, int threads) {
       "%-8s %d steps as LibTorch: loss %.6f to %.6f, difference at most %.1e, %d clipped, "
       "%td of %td choices dropped in the last\n",
       shape.style.c_str(), steps, first, last, most, clipped, choices - rows, choices);
+  std::fflush(stdout);
   if (clipped == 0 || (shape.config.capacity.limited() && rows == choices)) {
     throw std::runtime_error("moe_train_step: " + shape.style + " clips or drops nothing");
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step in LibTorch, as the models of the field are written in PyTorch: a loop over the experts
-// with index_select and index_add, autograd, and its own AdamW.
+// with index_select and index_add, autograd, and its own AdamW. Its products are those of the BLAS
+// that is installed, of which the reference BLAS is no yardstick.
 #include <torch/torch.h>
 
 #include "task.hpp"
