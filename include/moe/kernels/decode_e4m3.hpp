@@ -109,7 +109,8 @@ class E4m3Decoder<bf16> {
 
 #if defined(EIGEN_VECTORIZE_AVX2) && defined(__F16C__)
 
-/// Reads codes as halves, which have an exponent with a bias of 15 for 7.
+/// Reads codes as halves, which have an exponent with a bias of 15 for 7: that is the unit, and
+/// sums in it lose digits where those of the values are below 2^-118.
 template <>
 class E4m3Decoder<float> {
  public:
