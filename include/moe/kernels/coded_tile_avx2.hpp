@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The register tile for weights in integers with registers of 32 bytes: by their dot product
-// (AVX-VNNI), or by sums of two products in 16 bits.
+// (AVX-VNNI), or without it by sums of two products: of 4 bits in 16, of 8 bits in 32.
 #pragma once
 
 #include "coded_steps.hpp"

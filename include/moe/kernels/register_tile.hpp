@@ -66,9 +66,9 @@ struct RowPointers {
   Index stride;
 };
 
-/// Asks for a cache line, for the second cache. In the first, which is small, it would push out
-/// what is at work, or be pushed out by columns that lie a power of two apart, before its turn
-/// comes.
+/// Asks for a cache line, for the second cache if not told. In the first, which is small, it would
+/// push out what is at work, or be pushed out by columns that lie a power of two apart, before its
+/// turn comes.
 template <int cache = 2>
 void prefetch(const void* line) {
 #ifdef __GNUC__  // and Clang
