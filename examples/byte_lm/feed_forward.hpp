@@ -29,27 +29,21 @@ struct FeedForwardConfig {
             .top_k = top_k,
             .router = {.selection = {.bias = selection_bias}}};
   }
-  moe::DenseFfn<float> made_dense() const {
-    return {{d_model, d_ff, d_model}, moe::ExpertConfig{}, 0};
-  }
+  moe::FfnShape shape() const { return {d_model, d_ff, d_model, {}}; }  ///< if it is dense
   /// Of one token, router and combining counted.
   double forward_flops() const {
-    return dense() ? made_dense().forward_flops(1).total()
+    return dense() ? shape().forward_flops(1).total()
                    : moe::forward_flops(moe(), moe::predicted_work(moe(), 1)).total();
   }
   double backward_flops() const {
-    return dense() ? made_dense().backward_flops(1).total()
+    return dense() ? shape().backward_flops(1).total()
                    : moe::backward_flops(moe(), moe::predicted_work(moe(), 1)).total();
   }
 };
 
-/// The narrowest dense one that computes at least as much for a token as the other does.
+/// The narrowest dense one that computes at least as much for a token as the other, a MoE, does.
 inline FeedForwardConfig dense_of_equal_flops(const FeedForwardConfig& other) {
-  FeedForwardConfig dense{.d_model = other.d_model, .d_ff = 1, .num_experts = 0};
-  while (dense.forward_flops() < other.forward_flops()) {
-    ++dense.d_ff;
-  }
-  return dense;
+  return {.d_model = other.d_model, .d_ff = moe::dense_of_equal_flops(other.moe()).d_ff};
 }
 
 /// What a step adds to the loss for each router.
@@ -79,12 +73,8 @@ class FeedForward {
     } else {
       part_ = std::make_unique<Moe>(moe::MoELayer<T>(config.moe(), seed));
     }
-    const T factor = T(1) / std::sqrt(static_cast<T>(2 * blocks));
-    walk("", [&](const auto& name, auto& parameter, auto&) {
-      if (name().ends_with("down")) {
-        parameter *= factor;
-      }
-    });
+    std::visit([&](auto& p) { moe::scale_init(p->layer, {.output = moe::residual_scale(blocks)}); },
+               part_);
   }
 
   /// nullptr if it is dense.
