@@ -33,7 +33,6 @@ class IkLlama : public GgmlPeer {
 [[maybe_unused]] const bool added =
     add_type<IkLlama>("ik F32", Type::f32, GGML_TYPE_F32) &&
     add_type<IkLlama>("ik BF16", Type::bf16, GGML_TYPE_BF16) &&
-    add_type<IkLlama>("ik BF16_R16", Type::bf16, GGML_TYPE_BF16_R16) &&
     add_type<IkLlama>("ik Q8_0", Type::q8, GGML_TYPE_Q8_0) &&
     add_type<IkLlama>("ik Q8_0_R8", Type::q8, GGML_TYPE_Q8_0_R8) &&
     add_type<IkLlama>("ik Q4_0", Type::q4, GGML_TYPE_Q4_0) &&
@@ -41,6 +40,11 @@ class IkLlama : public GgmlPeer {
     add_type<IkLlama>("ik IQ4_NL_R4", Type::q4, GGML_TYPE_IQ4_NL_R4) &&
     add_type<IkLlama>("ik MXFP4", Type::mxfp4, GGML_TYPE_MXFP4) &&
     add_type<IkLlama>("ik MXFP4_R8", Type::mxfp4, GGML_TYPE_MXFP4_R8);
+
+#if defined(__AVX512BF16__)  // without which the library ends the process
+[[maybe_unused]] const bool added_of_16 =
+    add_type<IkLlama>("ik BF16_R16", Type::bf16, GGML_TYPE_BF16_R16);
+#endif
 
 /// Types of blocks of 256 weights, which no row of the smallest sizes has.
 [[maybe_unused]] const bool added_of_256 =
