@@ -21,13 +21,13 @@ namespace detail {
 template <class To, class Set, class E>
 To set_of(std::vector<E> list, const LayerConfig& config) {
   const auto own = list.begin() + config.num_feed_forwards();
-  std::vector<E> small(std::make_move_iterator(own), std::make_move_iterator(list.end()));
+  std::vector<E> adjugates(std::make_move_iterator(own), std::make_move_iterator(list.end()));
   list.erase(own, list.end());
   Set set(std::move(list));
   if constexpr (std::same_as<To, Set>) {
     return set;
   } else if constexpr (requires(const To& to) { to.adjugates(); }) {
-    return To(std::move(set), Set(std::move(small)), config.adjugate.scale);
+    return To(std::move(set), Set(std::move(adjugates)), config.adjugate.scale);
   } else {
     return To(std::move(set), config.zero, 0);
   }

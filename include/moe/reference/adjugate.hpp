@@ -10,9 +10,9 @@ namespace moe::inline MOE_INSTRUCTION_SET::reference {
 template <Real T>
 Row adjugate_expert(const AdjugateExperts<T>& experts, std::size_t number, const Row& x) {
   const std::size_t each = experts.set().size() / experts.adjugates().size();
-  const Expert<T>&own = experts.set()[number], &small = experts.adjugates()[number / each];
+  const Expert<T>&own = experts.set()[number], &adjugate = experts.adjugates()[number / each];
   Row y = expert(own.params(), own.config(), x);
-  const Row added = expert(small.params(), small.config(), x);
+  const Row added = expert(adjugate.params(), adjugate.config(), x);
   for (std::size_t i = 0; i < y.size(); ++i) {
     y[i] += experts.scale() * added[i];
   }
