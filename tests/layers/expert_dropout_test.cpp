@@ -10,6 +10,7 @@
 #include "../support/layer_step.hpp"
 #include "../support/throws.hpp"
 #include "moe/losses/balance.hpp"
+#include "moe/routing/uniform_choice.hpp"
 
 namespace moe {
 namespace {
@@ -59,6 +60,21 @@ TEST(ExpertDropout, IsTheSumOverTheChoicesThatAreLeftTimesOneOverTheirShare) {
   EXPECT_EQ(scratch.plan.num_rows(), left);
   EXPECT_NEAR(static_cast<double>(left) / 120.0, 0.6, 0.13);
   EXPECT_EQ(scratch.kept.num_dropped(), 0) << "none was over capacity";
+}
+
+TEST(ExpertDropout, DrawsApartFromARouterThatDraws) {
+  const auto router = linear_router<double>(6, 2, UniformChoice<double>(2, {.top_k = 2}), 1);
+  const MoELayer<double, std::remove_const_t<decltype(router)>> layer(
+      router, make_experts<double>({.d_model = 6, .d_ff = 5, .num_experts = 2, .top_k = 2}, 1));
+  const Matrix<double> x = random_matrix<double>(4000, 6, 2);
+  Matrix<double> y(4000, 6);
+  std::remove_const_t<decltype(layer)>::Scratch scratch;
+  layer.forward(x, y, scratch, {.num_threads = 1, .noise_seed = 5, .expert_dropout = 0.5});
+  for (Index e = 0; e < 2; ++e) {
+    const auto rows =
+        static_cast<double>(scratch.plan.groups().end(e) - scratch.plan.groups().begin(e));
+    EXPECT_NEAR(rows / 4000.0, 0.5, 0.05) << e;
+  }
 }
 
 TEST(ExpertDropout, IsInTheMeanTheLayerWithoutIt) {

@@ -172,12 +172,21 @@ TEST(Distil, RefusesLayersThatAreNoSumOfExperts) {
   latent.latent = LatentConfig{.width = 4};
   const std::vector<double> weight(4, 0.25);
   const std::string no_sum =
-      "the layer has a latent part, coefficients or weights on inputs, expected a weighted sum of "
-      "its experts' outputs";
+      "the layer has a latent part, coefficients, a norm of its output or weights on inputs, "
+      "expected a weighted sum of its experts' outputs";
   EXPECT_EQ(message_of([&] { dense_of_mean(make_layer<double>(latent, 1), weight); }),
             "dense_of_mean: " + no_sum);
   EXPECT_EQ(message_of([&] { dense_of_all(make_layer<double>(latent, 1), weight); }),
             "dense_of_all: " + no_sum);
+  MoEConfig normed = config;
+  normed.output_norm = OutputNormConfig{};
+  EXPECT_EQ(message_of([&] { dense_of_all(make_layer<double>(normed, 1), weight); }),
+            "dense_of_all: " + no_sum);
+  auto experts = make_experts<double>(config, 1);
+  experts[2] = Expert<double>({config.d_model, config.d_ff, config.d_model}, {.gated = false}, 1);
+  const MoELayer<double> mixed(make_layer<double>(config, 1).router(), experts);
+  EXPECT_EQ(message_of([&] { dense_of_mean(mixed, weight); }),
+            "dense_of_mean: expert 2 is of another kind than the first");
   MoEConfig gate = config;
   gate.shared->output_gate = true;
   EXPECT_EQ(message_of([&] { dense_of_all(make_layer<double>(gate, 1), weight); }),

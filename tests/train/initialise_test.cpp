@@ -39,7 +39,7 @@ void expect_scaled(Layer scaled, Layer fresh, const InitScale& scale, const Fact
 
 double plain_factor(const std::string& name) {
   if (name.starts_with("router")) {
-    return 0.1;
+    return name == "router.weight" ? 0.1 : 1.0;
   }
   if (name.ends_with("output_gate") || name.ends_with("bias")) {
     return 1.0;
@@ -52,6 +52,21 @@ TEST(InitScale, HasItsFactorsOfARouterAndOfAllFeedForwards) {
   expect_scaled(MoELayer<double>(config(), 3), MoELayer<double>(config(), 3), scale, plain_factor);
   expect_scaled(DenseFfn<double>({8, 6, 8}, {.bias = true}, 3),
                 DenseFfn<double>({8, 6, 8}, {.bias = true}, 3), scale, plain_factor);
+}
+
+TEST(InitScale, LeavesTheBiasesAndScalesOfARouter) {
+  MoEConfig biased = config();
+  biased.router.logits.bias = true;
+  biased.router.selection.bias = true;
+  biased.router.weight.expert_scale = ExpertScale::learned;
+  const auto made = [&] {
+    MoELayer<double> layer(biased, 3);
+    layer.router().params().bias.setOnes();
+    layer.router().params().selection_bias.setOnes();
+    return layer;
+  };
+  expect_scaled(made(), made(), {.router = 0.1},
+                [](const std::string& name) { return name == "router.weight" ? 0.1 : 1.0; });
 }
 
 TEST(InitScale, OfALatentLayerHasItsOutputFactorOnceOnEachWayOut) {

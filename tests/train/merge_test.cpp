@@ -103,6 +103,20 @@ TEST(MergeExperts, KeepsAScaleOfAllExperts) {
   EXPECT_TRUE(same_bits(kept.router().params().expert_scale, layer.router().params().expert_scale));
 }
 
+TEST(MergeExperts, RefusesAGroupOfSeveralKinds) {
+  const MoEConfig three{.d_model = 6, .d_ff = 5, .num_experts = 3, .top_k = 1};
+  const auto layer = make_layer<double>(three, 1);
+  auto experts = make_experts<double>(three, 1);
+  experts[2] = Expert<double>({6, 5, 6}, {.gated = false}, 1);
+  const MoELayer<double> mixed(layer.router(), experts);
+  const std::vector<double> weight(3, 1.0);
+  EXPECT_EQ(message_of([&] {
+              merge_experts(mixed, std::vector<ExpertId>{0, 1, 1}, weight);
+            }),
+            "merge_experts: expert 2 is of another kind than expert 1 of its group");
+  EXPECT_EQ(merge_experts(mixed, std::vector<ExpertId>{0, 0, 1}, weight).num_experts(), 2);
+}
+
 TEST(MergeExperts, RefusesGroupsAndWeightsThatAreNone) {
   const auto layer = make_layer<double>(config, 1);
   const auto message = [&](const Groups& groups, const Weights& weights) {

@@ -61,6 +61,27 @@ TEST(ExpertSaliency, IsTheMeanOfWeightTimesTheNormOfAnOutput) {
   EXPECT_EQ(saliency.best(3), (std::vector<ExpertId>{0, 2, 3}));
 }
 
+TEST(ExpertSaliency, CountsAWeightOnceWhereverItActs) {
+  MoEConfig on_output = config;
+  on_output.shared.reset();
+  MoEConfig on_hidden = on_output;
+  on_hidden.weight_on = WeightOn::hidden;
+  const Matrix<double> x = random_matrix<double>(20, 6, 2);
+  const auto saliency_of = [&](const MoEConfig& c) {
+    const auto layer = make_layer<double>(c, 1);
+    MoELayer<double>::Scratch scratch;
+    Matrix<double> y(20, 6);
+    layer.forward(x, y, scratch);
+    ExpertSaliency saliency(4, c.weight_on);
+    saliency.add(scratch);
+    return saliency.values();
+  };
+  const std::vector<double> want = saliency_of(on_output), got = saliency_of(on_hidden);
+  for (std::size_t e = 0; e < 4; ++e) {
+    EXPECT_NEAR(got[e], want[e], 1e-12) << e;
+  }
+}
+
 TEST(ExpertSaliency, OfNanRanksBelowEveryNumber) {
   const auto layer = layer_with_a_dead_expert();
   Matrix<double> x = random_matrix<double>(20, 6, 2), y(20, 6);

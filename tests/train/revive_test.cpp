@@ -152,6 +152,12 @@ TEST(Revive, RefusesWhatDoesNotFit) {
             "copy_expert: expert 1 from itself, expected another");
   EXPECT_EQ(message_of([&] { copy_expert(layer, {.expert = 2, .copied = 1}, {.noise = -1.0}); }),
             "RevivalConfig: noise = -1, expected finite and at least 0");
+  auto experts = make_experts<double>(config(), 3);
+  experts[2] = Expert<double>({config().d_model, config().d_ff, config().d_model},
+                              {.activation = Activation::relu}, 1);
+  MoELayer<double> mixed(layer.router(), experts);
+  EXPECT_EQ(message_of([&] { copy_expert(mixed, {.expert = 2, .copied = 1}, {}); }),
+            "copy_expert: expert 2 is of another kind than expert 1");
   StarvedExperts starved(3);
   EXPECT_THROW(revive(layer, starved, load_of({1, 2, 3})), std::invalid_argument);
   EXPECT_EQ(message_of([&] {

@@ -157,7 +157,7 @@ void KeptChoices::drop(const RoutingTable<T>& table, const Sequence& sequence,
 }
 
 inline void KeptChoices::drop_out(Index top_k, const CallOptions& call) {
-  constexpr std::uint64_t stream = 7;  // behind those of routers
+  constexpr std::uint64_t stream = 8;  // behind those of routers
   if (!call.drops_experts()) {
     return;
   }

@@ -42,22 +42,13 @@ template <class Layer>
 void check_sums_experts(const Layer& layer, std::span<const double> weight, const char* what) {
   layer.check_params({});
   throw_unless(
-      !layer.latent() && !layer.coefficients() && layer.options().weight_on != WeightOn::input,
+      !layer.latent() && !layer.coefficients() && !layer.output_norm() &&
+          layer.options().weight_on != WeightOn::input,
       what,
-      ": the layer has a latent part, coefficients or weights on inputs, expected a "
-      "weighted sum of its experts' outputs");
+      ": the layer has a latent part, coefficients, a norm of its output or weights on inputs, "
+      "expected a weighted sum of its experts' outputs");
   throw_unless(std::ssize(weight) == layer.num_experts(), what, ": there are ", weight.size(),
                " weights, expected one for each of ", layer.num_experts(), " experts");
-}
-
-/// Whether hidden units of both kinds may stand side by side.
-inline bool same_kind(const ExpertConfig& a, const ExpertConfig& b) {
-  return a.activation == b.activation && a.gated == b.gated && a.bias == b.bias &&
-         a.output_gate == b.output_gate && a.clamp == b.clamp &&
-         a.limit.has_value() == b.limit.has_value() &&
-         equals(a.limit.value_or(0.0), b.limit.value_or(0.0)) && equals(a.up_offset, b.up_offset) &&
-         equals(a.alpha, b.alpha) && equals(a.gate_bound, b.gate_bound) &&
-         equals(a.up_bound, b.up_bound);
 }
 
 /// Puts a feed-forward's hidden units behind those that are there, its outputs times a factor.
@@ -89,7 +80,7 @@ void put_beside(const ExpertParams<T>& from, double factor, Index first, ExpertP
 /// The dense feed-forward that is the mean of the routed experts, by weight (their load, or
 /// mean_weights()), times the layer's scale of them: of copies of one feed-forward, whose weights
 /// sum to 1 in each token, it is the routed part of the layer. A shared expert is not in it. Throws
-/// std::invalid_argument if the routed output is no sum of experts of one width, or as
+/// std::invalid_argument if the routed output is no sum of experts of one width and kind, or as
 /// merge_experts() does on weights.
 template <Real T>
 DenseFfn<T> dense_of_mean(const MoELayer<T>& layer, std::span<const double> weight) {
@@ -98,9 +89,12 @@ DenseFfn<T> dense_of_mean(const MoELayer<T>& layer, std::span<const double> weig
   const std::vector<double> share = detail::shares_in_groups(group, weight, 1);
   ExpertParams<T> mean = layer.experts()[0].params();
   for (Index e = 0; e < layer.num_experts(); ++e) {
-    const Index d_ff = layer.experts()[static_cast<std::size_t>(e)].d_ff();
-    detail::throw_unless(d_ff == mean.up.rows(), "dense_of_mean: expert ", e, " has width ", d_ff,
-                         ", expected ", mean.up.rows(), " as the first");
+    const Expert<T>& expert = layer.experts()[static_cast<std::size_t>(e)];
+    detail::throw_unless(expert.d_ff() == mean.up.rows(), "dense_of_mean: expert ", e,
+                         " has width ", expert.d_ff(), ", expected ", mean.up.rows(),
+                         " as the first");
+    detail::throw_unless(detail::same_kind(expert.config(), layer.experts()[0].config()),
+                         "dense_of_mean: expert ", e, " is of another kind than the first");
   }
   using P = ExpertParams<T>;
   for (const auto tensor :

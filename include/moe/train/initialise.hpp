@@ -4,8 +4,10 @@
 // DenseFfn, an expert.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string_view>
 #include <type_traits>
@@ -52,8 +54,12 @@ inline bool is_of(const ParameterName& name, std::string_view part) {
 }
 
 inline double init_factor(const ParameterName& name, const InitScale& scale, bool has_latent) {
-  if (is_of(name, "router")) {
-    return scale.router;
+  if (is_of(name, "router")) {  // of a gate in several steps, each of them
+    constexpr std::string_view weights[] = {"weight", "hidden", "projection",
+                                            "down",   "first",  "second"};
+    const bool is_weight =
+        std::find(std::begin(weights), std::end(weights), name.word) != std::end(weights);
+    return is_weight ? scale.router : 1.0;
   }
   if (is_of(name, "latent")) {
     return name.word == "up" ? scale.output : 1.0;

@@ -83,7 +83,7 @@ void merge_rows(Matrix<W>& tensor, std::span<const ExpertId> group, std::span<co
 /// correspond. Groups of one expert each give the same layer; a token that chose several experts of
 /// a group chooses others in the place of all but one. Throws std::invalid_argument if the spans
 /// have not one number an expert, a group is empty, there are fewer than top_k, the experts of one
-/// differ in width, or the router selects as keep_experts() does not take it.
+/// differ in width or kind, or the router selects as keep_experts() does not take it.
 template <Real T>
 MoELayer<T> merge_experts(const MoELayer<T>& layer, std::span<const ExpertId> group,
                           std::span<const double> weight) {
@@ -114,6 +114,10 @@ MoELayer<T> merge_experts(const MoELayer<T>& layer, std::span<const ExpertId> gr
       const Index d_ff = layer.experts()[e].d_ff(), expected = layer.experts()[first].d_ff();
       detail::throw_unless(group[e] != g || d_ff == expected, "merge_experts: expert ", e,
                            " has width ", d_ff, ", expected that of its group, ", expected);
+      detail::throw_unless(
+          group[e] != g ||
+              detail::same_kind(layer.experts()[e].config(), layer.experts()[first].config()),
+          "merge_experts: expert ", e, " is of another kind than expert ", first, " of its group");
     }
     ExpertParams<T> merged = layer.experts()[first].params();
     const auto merge = [&](Matrix<T> ExpertParams<T>::*tensor) {

@@ -15,10 +15,13 @@
 namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// Saliency of experts: the mean, over the tokens that an expert had, of weight times the norm of
-/// its output (Lasby et al. 2025, REAP). Counted over the calls of a calibration set.
+/// its output (Lasby et al. 2025, REAP), or of that norm where the weight is in the output already.
+/// Counted over the calls of a calibration set.
 class ExpertSaliency {
  public:
-  explicit ExpertSaliency(Index num_experts) {
+  /// `weight_on` is that of the layer's options().
+  explicit ExpertSaliency(Index num_experts, WeightOn weight_on = WeightOn::output)
+      : weighs_(weight_on == WeightOn::output) {
     detail::throw_unless(num_experts >= 1, "ExpertSaliency: num_experts = ", num_experts,
                          ", expected at least 1");
     sum_.assign(static_cast<std::size_t>(num_experts), 0.0);
@@ -36,7 +39,7 @@ class ExpertSaliency {
       const Index expert = static_cast<Index>(e);
       for (Index row = groups.begin(expert); row < groups.end(expert); ++row) {
         const double weight =
-            static_cast<double>(scratch.row_weight[static_cast<std::size_t>(row)]);
+            weighs_ ? static_cast<double>(scratch.row_weight[static_cast<std::size_t>(row)]) : 1.0;
         sum_[e] += weight * scratch.rows.row(row).template cast<double>().norm();
       }
       rows_[e] += groups.end(expert) - groups.begin(expert);
@@ -68,11 +71,22 @@ class ExpertSaliency {
   }
 
  private:
+  bool weighs_;
   std::vector<double> sum_;
   std::vector<Index> rows_;
 };
 
 namespace detail {
+
+/// Whether experts of both compute the same of the same parameters.
+inline bool same_kind(const ExpertConfig& a, const ExpertConfig& b) {
+  return a.activation == b.activation && a.gated == b.gated && a.bias == b.bias &&
+         a.output_gate == b.output_gate && a.clamp == b.clamp &&
+         a.limit.has_value() == b.limit.has_value() &&
+         equals(a.limit.value_or(0.0), b.limit.value_or(0.0)) && equals(a.up_offset, b.up_offset) &&
+         equals(a.alpha, b.alpha) && equals(a.gate_bound, b.gate_bound) &&
+         equals(a.up_bound, b.up_bound);
+}
 
 /// Throws std::invalid_argument unless every expert of a router is chosen by its score, so that it
 /// has its own part of the router's tensors and nothing else.
