@@ -36,9 +36,8 @@ fs::path made_model() {
              "num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3})";
   const moe::MoEConfig config{.d_model = 64, .d_ff = 96, .num_experts = 8, .top_k = 2};
   const moe::MoELayer<moe::bf16> first(config, 1), third(config, 3);
-  io::save_layers<moe::bf16, moe::Router<moe::bf16>>(
-      {{"model.layers.0.", &first}, {"model.layers.2.", &third}}, *io::find_family("mixtral"),
-      folder);
+  io::save_layers<moe::bf16>({{"model.layers.0.", &first}, {"model.layers.2.", &third}},
+                             *io::find_family("mixtral"), folder);
   return folder;
 }
 

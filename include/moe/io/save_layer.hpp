@@ -141,7 +141,7 @@ using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 /// shards beside a model.safetensors of before. The model that was there stays until the new one is
 /// whole and takes its place at once, whether the disk runs full or the process dies; shards of it
 /// go then.
-template <Real T, class RouterT, class E = Expert<T>>
+template <Real T, class RouterT = Router<T>, class E = Expert<T>>
 void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {
   moe::detail::throw_unless(!layers.empty(), "save_layers: no layer, expected at least 1");
