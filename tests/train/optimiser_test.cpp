@@ -200,6 +200,27 @@ TEST(Optimiser, RefusesAWalkThatIsNotTheOneOfBefore) {
   EXPECT_EQ(adam.steps(), 1);
 }
 
+TEST(Optimiser, RefusesATensorInAnotherScalarThanBefore) {
+  const std::string refused =
+      "optimiser: parameter w is in another scalar, expected that of before";
+  Matrix<float> wide = random_matrix<float>(3, 5, 1);
+  const Matrix<float> gradient = random_matrix<float>(3, 5, 2);
+  Matrix<bf16> narrow = wide.cast<bf16>();
+  const auto walk = [&](auto& parameter) {
+    return [&](auto&& visit) { visit("w", parameter, gradient); };
+  };
+  AdamW<float> of_wide, of_narrow;
+  of_wide.step(walk(wide), {.rate = 0.1});
+  of_narrow.step(walk(narrow), {.rate = 0.1});
+  const Matrix<float> wide_before = wide;
+  const Matrix<bf16> narrow_before = narrow;
+  EXPECT_EQ(message_of([&] { of_wide.step(walk(narrow), {.rate = 0.1}); }), refused);
+  EXPECT_EQ(message_of([&] { of_narrow.step(walk(wide), {.rate = 0.1}); }), refused);
+  EXPECT_TRUE(same_bits(wide, wide_before));
+  EXPECT_TRUE(same_bits(narrow, narrow_before));
+  EXPECT_EQ(of_wide.steps(), 1);
+}
+
 TEST(Optimiser, RefusesRatesAndNormsOutOfTheirRange) {
   Model<float> model;
   Sgd<float> sgd;

@@ -59,7 +59,7 @@ class TrainedTensors {
     W* value = nullptr;
     const W* gradient = nullptr;
     void* narrow = nullptr;
-    /// narrow[i] = value[i], of [begin, end).
+    /// narrow[i] = value[i], of [begin, end); of each scalar its own, and none of W.
     void (*round)(const W* value, void* narrow, Index begin, Index end) = nullptr;
 
     Index size() const { return moments.empty() ? main.size() : moments.front().size(); }
@@ -77,7 +77,7 @@ class TrainedTensors {
 
   /// Looks the tensors up, and makes their memory the first time. Throws std::invalid_argument,
   /// before anything is changed, if there is none, if a gradient has not the shape of its
-  /// parameter, or if a tensor is not of the shape that it had.
+  /// parameter, or if a tensor is not of the shape and the scalar that it had.
   template <class Walk>
   void gather(Walk&& walk) {
     const bool first = tensors_.empty();
@@ -165,15 +165,33 @@ class TrainedTensors {
                    parameter.cols(), "), expected ", tensors_[number].name, " (", known.rows(),
                    ", ", known.cols(), ") as before");
     }
+    if (tensors_[number].round != rounding_to<typename P::Scalar>()) {
+      detail::fail("optimiser: parameter ", detail::text_of(name),
+                   " is in another scalar, expected that of before");
+    }
   }
   static const Matrix<W>& shape_of(const Tensor& tensor) {
     return tensor.moments.empty() ? tensor.main : tensor.moments.front();
+  }
+
+  template <class T>
+  static auto rounding_to() -> decltype(Tensor::round) {
+    if constexpr (std::same_as<T, W>) {
+      return nullptr;
+    } else {
+      return [](const W* value, void* narrow, Index begin, Index end) {
+        for (Index i = begin; i < end; ++i) {
+          static_cast<T*>(narrow)[i] = kernels::convert<T>(value[i]);
+        }
+      };
+    }
   }
 
   template <class Name, class P>
   Tensor make(const Name& name, const P& parameter) const {
     Tensor made;
     made.name = detail::text_of(name);
+    made.round = rounding_to<typename P::Scalar>();
     made.moments.assign(num_moments_, Matrix<W>::Zero(parameter.rows(), parameter.cols()));
     if constexpr (!std::same_as<typename P::Scalar, W>) {
       made.main.resize(parameter.rows(), parameter.cols());
@@ -192,11 +210,6 @@ class TrainedTensors {
     } else {
       tensor.value = tensor.main.data();
       tensor.narrow = parameter.data();
-      tensor.round = [](const W* value, void* narrow, Index begin, Index end) {
-        for (Index i = begin; i < end; ++i) {
-          static_cast<T*>(narrow)[i] = kernels::convert<T>(value[i]);
-        }
-      };
     }
   }
   void cut() {
