@@ -94,6 +94,22 @@ TEST(Optimiser, GivesTensorsTheRateAndDecayOfTheirGroup) {
   EXPECT_TRUE(matrix_near(model.large, (before.large - 0.5 * before.dlarge).eval(), 1e-15));
 }
 
+TEST(Optimiser, AsksForAllGroupsAgainIfOneCouldNotBeGiven) {
+  Model<double> model, before;
+  bool fails = true;
+  Sgd<double> sgd(plain, [&](const std::string& name) {
+    return fails && name == "large" ? throw std::runtime_error("no group of large")
+                                    : ParameterGroup{.rate = name == "large" ? 0.5 : 1.0};
+  });
+  EXPECT_THROW(sgd.step(model.walk(), {.rate = 1.0}), std::runtime_error);
+  EXPECT_TRUE(same_bits(model.small, before.small));
+  EXPECT_EQ(sgd.steps(), 0);
+  fails = false;
+  sgd.step(model.walk(), {.rate = 1.0});
+  EXPECT_TRUE(matrix_near(model.small, (before.small - before.dsmall).eval(), 1e-15));
+  EXPECT_TRUE(matrix_near(model.large, (before.large - 0.5 * before.dlarge).eval(), 1e-15));
+}
+
 TEST(Optimiser, TrainsEveryParameterOfALayerUnderItsName) {
   const MoEConfig config{.d_model = 6,
                          .d_ff = 5,

@@ -47,8 +47,8 @@ class Optimiser {
   using Tensor = typename TrainedTensors<W>::Tensor;
   using GroupOf = std::function<ParameterGroup(const std::string& name)>;
 
-  /// group_of is asked once for each tensor. Throws std::invalid_argument if the config breaks its
-  /// rules.
+  /// group_of is asked once for each tensor, and for all again if it throws. Throws
+  /// std::invalid_argument if the config breaks its rules.
   explicit Optimiser(const Config& config = {}, GroupOf group_of = {})
       : config_(config), group_of_(std::move(group_of)), tensors_(Rule::num_moments) {
     config.validate();
@@ -103,9 +103,11 @@ class Optimiser {
   void prepare(Walk&& walk) {
     tensors_.gather(walk);
     if (groups_.empty()) {
+      std::vector<ParameterGroup> groups;  // group_of_ may throw
       for (const Tensor& tensor : tensors_.tensors()) {
-        groups_.push_back(group_of_ ? group_of_(tensor.name) : ParameterGroup{});
+        groups.push_back(group_of_ ? group_of_(tensor.name) : ParameterGroup{});
       }
+      groups_ = std::move(groups);
     }
   }
   /// visit(name, matrix) for all of the state: "<tensor>.moment.0", ..., "<tensor>.main".
