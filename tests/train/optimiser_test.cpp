@@ -84,6 +84,16 @@ TEST(Optimiser, LeavesEverythingAsItWasIfANormIsNotFinite) {
   }
 }
 
+TEST(Optimiser, DoesNotApplyFiniteGradientsWhoseNormOverflows) {
+  Model<double> model, before;
+  model.dlarge(129, 256) = 1e160;
+  Sgd<double> sgd(plain);
+  const StepResult result = sgd.step(model.walk(), {.rate = 1.0, .clip = 1.0});
+  EXPECT_FALSE(result.applied);
+  EXPECT_EQ(result.gradient_norm, std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(same_bits(model.large, before.large));
+}
+
 TEST(Optimiser, GivesTensorsTheRateAndDecayOfTheirGroup) {
   Model<double> model, before;
   Sgd<double> sgd({.momentum = 0.0, .decay = 0.1}, [](const std::string& name) {
