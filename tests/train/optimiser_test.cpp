@@ -226,6 +226,42 @@ TEST(Optimiser, RefusesAWalkThatIsNotTheOneOfBefore) {
   EXPECT_EQ(adam.steps(), 1);
 }
 
+TEST(Optimiser, RefusesTensorsOfOneShapeInAnotherOrder) {
+  Matrix<float> a = random_matrix<float>(3, 5, 1), b = random_matrix<float>(3, 5, 2);
+  const Matrix<float> a_before = a;
+  const Matrix<float> gradient = Matrix<float>::Zero(3, 5);
+  const auto walk = [&](auto first, auto second) {
+    return [&gradient, &a, &b, first, second](auto&& visit) {
+      visit(first, a, gradient);
+      visit(second, b, gradient);
+    };
+  };
+  Sgd<float> sgd({.decay = 0.1});
+  sgd.prepare(walk("a", "b"));
+  EXPECT_EQ(message_of([&] { sgd.step(walk("b", "a"), {.rate = 0.1}); }),
+            "optimiser: parameter b, expected a as before");
+  EXPECT_EQ(message_of([&] { sgd.step(walk("a", std::string("c")), {.rate = 0.1}); }),
+            "optimiser: parameter c, expected b as before");
+  EXPECT_TRUE(same_bits(a, a_before));
+  const auto made = [](const char* name) { return [name] { return std::string(name); }; };
+  sgd.step(walk(made("b"), made("a")), {.rate = 0.1});  // to know them they would have to be made
+  EXPECT_EQ(sgd.steps(), 1);
+}
+
+TEST(Optimiser, RefusesALayerWhoseNameIsAnother) {
+  auto layer = make_layer<float>({.d_model = 6, .d_ff = 5, .num_experts = 12, .top_k = 2}, 1);
+  auto grads = layer.zero_grads();
+  Sgd<float> sgd;
+  const auto step = [&](std::string_view prefix) {
+    sgd.step([&](auto&& visit) { visit_trained(visit, layer, grads, prefix); }, {.rate = 0.1});
+  };
+  step("layers.0.");
+  step("layers.0.");
+  const std::string message = message_of([&] { step("layers.1."); });
+  EXPECT_TRUE(message.starts_with("optimiser: parameter layers.1.")) << message;
+  EXPECT_NE(message.find(", expected layers.0."), std::string::npos) << message;
+}
+
 TEST(Optimiser, RefusesATensorInAnotherScalarThanBefore) {
   const std::string refused =
       "optimiser: parameter w is in another scalar, expected that of before";
