@@ -94,6 +94,26 @@ TEST(ParameterName, IsAStringWhereOneIsTaken) {
   EXPECT_EQ(text, "shared.up");
 }
 
+TEST(ParameterName, IsItsTextAndNoOther) {
+  const ParameterName layer{.word = "layer", .number = 12};
+  Names names;
+  const Whole whole;
+  walk_params(whole, layer, [&](const ParameterName& name, const auto&) {
+    const std::string text = name.text();
+    EXPECT_TRUE(name.is(text)) << text;
+    for (const std::string& other :
+         {"x" + text, text + "x", text.substr(1), std::string(), text.substr(0, text.size() - 1)}) {
+      EXPECT_FALSE(name.is(other)) << text << ' ' << other;
+    }
+    for (const std::string& other : names) {
+      EXPECT_FALSE(name.is(other)) << text << ' ' << other;
+    }
+    names.push_back(text);
+  });
+  EXPECT_TRUE(ParameterName{}.is(""));
+  EXPECT_FALSE(layer.is("layer.2"));
+}
+
 TEST(WalkParams, VisitsThePartAndTheOthersInStep) {
   Whole whole;
   Whole::Params grads = whole.zero_grads();

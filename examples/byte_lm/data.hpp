@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text: files of bytes, a language or a source each. The end of each file is kept from training:
-// 5 % for validation and 5 % for the test, cut at the end of a line.
+// 5 % for validation and 5 % for the test, cut at the end of a line where there is one.
 //
 // The bytes of a split stand in a line, those of one file behind those of another; a place in it is
 // a byte to predict that has all of its context in its own file and split.
@@ -115,16 +115,22 @@ class Corpus {
     }
     const Index begin = num_bytes(), length = static_cast<Index>(text.size());
     bytes_.insert(bytes_.end(), text.begin(), text.end());
-    // Behind the end of the line that has the last byte of the share.
-    const auto line_end = [&](double share) {
-      Index i = static_cast<Index>(share * static_cast<double>(length));
-      while (i > 0 && i < length && text[static_cast<std::size_t>(i - 1)] != '\n') {
-        ++i;
-      }
-      return begin + i;
+    const auto share = [&](double part) {
+      return static_cast<Index>(part * static_cast<double>(length));
     };
-    sources_.push_back(
-        {path.stem().string(), {begin, line_end(0.9), line_end(0.95), begin + length}});
+    // Behind the end of the line that has the last byte before `place`; at the place itself if that
+    // line leaves no place to predict before the next cut.
+    const auto line_end = [&](Index place, Index next) {
+      for (Index i = (std::max)(place, Index{1}); i < next - context_; ++i) {
+        if (text[static_cast<std::size_t>(i - 1)] == '\n') {
+          return begin + i;
+        }
+      }
+      return begin + place;
+    };
+    sources_.push_back({path.stem().string(),
+                        {begin, line_end(share(0.9), share(0.95)), line_end(share(0.95), length),
+                         begin + length}});
     for (const Split split : {Split::train, Split::validation, Split::test}) {
       if (places(sources_.back(), split) < 1) {
         throw std::invalid_argument(path.string() + " is too short, expected text with more than " +

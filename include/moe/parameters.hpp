@@ -4,6 +4,7 @@
 // checks or updates parameters walks the list.
 #pragma once
 
+#include <charconv>
 #include <concepts>
 #include <string>
 #include <string_view>
@@ -33,6 +34,26 @@ struct ParameterName {
     return number < 0 ? all : detail::joined(all, ".", number);
   }
   operator std::string() const { return text(); }
+  /// text() == other, without making it.
+  bool is(std::string_view other) const { return take_from_end(other) && other.empty(); }
+
+ private:
+  bool take_from_end(std::string_view& rest) const {
+    const auto take = [&rest](std::string_view end) {
+      const bool ends = rest.ends_with(end);
+      rest.remove_suffix(ends ? end.size() : 0);
+      return ends;
+    };
+    if (number >= 0) {
+      char digits[20];  // as many as the largest Index has, and one more
+      const auto end = std::to_chars(digits, digits + sizeof(digits), number).ptr;
+      if (!take({digits, static_cast<std::size_t>(end - digits)}) || !take(".")) {
+        return false;
+      }
+    }
+    const bool inside = part != nullptr && !part->word.empty();
+    return take(word) && (!inside || (take(".") && part->take_from_end(rest)));
+  }
 };
 
 /// What a tensor has to be. One that its part does not have is empty, whatever its rows and

@@ -185,6 +185,24 @@ TEST_F(ByteLmCorpus, DrawsTheSameBatchForTheSameSeedAndStep) {
   EXPECT_NE(first.context, other.context);
 }
 
+TEST_F(ByteLmCorpus, IsCutAnywhereWhereNoLineEnds) {
+  const std::filesystem::path file = folder / "long.txt";
+  for (const char* end : {"", "\n"}) {
+    std::ofstream(file, std::ios::binary) << std::string(1999, 'x') << end;
+    const Corpus corpus({file.string()}, 4);
+    EXPECT_NEAR(static_cast<double>(corpus.size(Split::train)), 1796.0, 1.0);
+    EXPECT_NEAR(static_cast<double>(corpus.size(Split::validation)), 96.0, 1.0);
+    EXPECT_NEAR(static_cast<double>(corpus.size(Split::test)), 96.0, 1.0);
+  }
+  // A line that goes on through all of the validation and into the test.
+  std::ofstream(file, std::ios::binary) << std::string(1700, 'x') << '\n'
+                                        << std::string(249, 'y') << '\n'
+                                        << std::string(49, 'z');
+  const Corpus corpus({file.string()}, 4);
+  EXPECT_EQ(corpus.size(Split::train), 1796);
+  EXPECT_EQ(corpus.size(Split::validation), 1951 - 1800 - 4);
+}
+
 TEST_F(ByteLmCorpus, RefusesWhatCannotBeReadOrIsTooShort) {
   EXPECT_THROW(Corpus({(folder / "c.txt").string()}, 4), std::invalid_argument);
   EXPECT_THROW(Corpus({(folder / "a.txt").string()}, 400), std::invalid_argument);

@@ -70,6 +70,18 @@ TEST(AdamW, MovesAWeightByTheRateInItsFirstStepWhateverTheGradient) {
   EXPECT_EQ(w(2), 0.0);
 }
 
+TEST(AdamW, RefusesAnEpsilonThatIsZeroOrInfiniteInItsScalarAlone) {
+  EXPECT_EQ(message_of([] { AdamW<float>({.epsilon = 1e-60}); }),
+            "AdamWConfig: epsilon = 1e-60 is 0 in the scalar of the optimiser, expected finite and "
+            "positive");
+  EXPECT_THROW(AdamW<float>({.epsilon = 1e60}), std::invalid_argument);
+  Matrix<double> w = Matrix<double>::Ones(1, 3);
+  const Matrix<double> g = Matrix<double>::Zero(1, 3);
+  AdamW<double> adam({.epsilon = 1e-60, .decay = 0.0});
+  adam.step([&](auto&& visit) { visit("w", w, g); }, {.rate = 0.5});
+  EXPECT_TRUE(matrix_near(w, Matrix<double>::Ones(1, 3).eval(), 0.0));
+}
+
 TEST(AdamW, RefusesSettingsOutOfTheirRange) {
   EXPECT_EQ(message_of([] { AdamW<float>({.beta1 = 1.0}); }),
             "AdamWConfig: a beta is 1, expected in [0, 1)");

@@ -84,6 +84,16 @@ TEST(Optimiser, LeavesEverythingAsItWasIfANormIsNotFinite) {
   }
 }
 
+TEST(Optimiser, DoesNotApplyFiniteGradientsWhoseNormOverflows) {
+  Model<double> model, before;
+  model.dlarge(129, 256) = 1e160;
+  Sgd<double> sgd(plain);
+  const StepResult result = sgd.step(model.walk(), {.rate = 1.0, .clip = 1.0});
+  EXPECT_FALSE(result.applied);
+  EXPECT_EQ(result.gradient_norm, std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(same_bits(model.large, before.large));
+}
+
 TEST(Optimiser, GivesTensorsTheRateAndDecayOfTheirGroup) {
   Model<double> model, before;
   Sgd<double> sgd({.momentum = 0.0, .decay = 0.1}, [](const std::string& name) {
@@ -91,6 +101,22 @@ TEST(Optimiser, GivesTensorsTheRateAndDecayOfTheirGroup) {
   });
   sgd.step(model.walk(), {.rate = 0.5});
   EXPECT_TRUE(same_bits(model.small, before.small));
+  EXPECT_TRUE(matrix_near(model.large, (before.large - 0.5 * before.dlarge).eval(), 1e-15));
+}
+
+TEST(Optimiser, AsksForAllGroupsAgainIfOneCouldNotBeGiven) {
+  Model<double> model, before;
+  bool fails = true;
+  Sgd<double> sgd(plain, [&](const std::string& name) {
+    return fails && name == "large" ? throw std::runtime_error("no group of large")
+                                    : ParameterGroup{.rate = name == "large" ? 0.5 : 1.0};
+  });
+  EXPECT_THROW(sgd.step(model.walk(), {.rate = 1.0}), std::runtime_error);
+  EXPECT_TRUE(same_bits(model.small, before.small));
+  EXPECT_EQ(sgd.steps(), 0);
+  fails = false;
+  sgd.step(model.walk(), {.rate = 1.0});
+  EXPECT_TRUE(matrix_near(model.small, (before.small - before.dsmall).eval(), 1e-15));
   EXPECT_TRUE(matrix_near(model.large, (before.large - 0.5 * before.dlarge).eval(), 1e-15));
 }
 
@@ -198,6 +224,63 @@ TEST(Optimiser, RefusesAWalkThatIsNotTheOneOfBefore) {
   EXPECT_EQ(message([](auto&&) {}), "optimiser: the walk has no tensor, expected at least 1");
   EXPECT_TRUE(same_bits(model.large, before.large));
   EXPECT_EQ(adam.steps(), 1);
+}
+
+TEST(Optimiser, RefusesTensorsOfOneShapeInAnotherOrder) {
+  Matrix<float> a = random_matrix<float>(3, 5, 1), b = random_matrix<float>(3, 5, 2);
+  const Matrix<float> a_before = a;
+  const Matrix<float> gradient = Matrix<float>::Zero(3, 5);
+  const auto walk = [&](auto first, auto second) {
+    return [&gradient, &a, &b, first, second](auto&& visit) {
+      visit(first, a, gradient);
+      visit(second, b, gradient);
+    };
+  };
+  Sgd<float> sgd({.decay = 0.1});
+  sgd.prepare(walk("a", "b"));
+  EXPECT_EQ(message_of([&] { sgd.step(walk("b", "a"), {.rate = 0.1}); }),
+            "optimiser: parameter b, expected a as before");
+  EXPECT_EQ(message_of([&] { sgd.step(walk("a", std::string("c")), {.rate = 0.1}); }),
+            "optimiser: parameter c, expected b as before");
+  EXPECT_TRUE(same_bits(a, a_before));
+  const auto made = [](const char* name) { return [name] { return std::string(name); }; };
+  sgd.step(walk(made("b"), made("a")), {.rate = 0.1});  // to know them they would have to be made
+  EXPECT_EQ(sgd.steps(), 1);
+}
+
+TEST(Optimiser, RefusesALayerWhoseNameIsAnother) {
+  auto layer = make_layer<float>({.d_model = 6, .d_ff = 5, .num_experts = 12, .top_k = 2}, 1);
+  auto grads = layer.zero_grads();
+  Sgd<float> sgd;
+  const auto step = [&](std::string_view prefix) {
+    sgd.step([&](auto&& visit) { visit_trained(visit, layer, grads, prefix); }, {.rate = 0.1});
+  };
+  step("layers.0.");
+  step("layers.0.");
+  const std::string message = message_of([&] { step("layers.1."); });
+  EXPECT_TRUE(message.starts_with("optimiser: parameter layers.1.")) << message;
+  EXPECT_NE(message.find(", expected layers.0."), std::string::npos) << message;
+}
+
+TEST(Optimiser, RefusesATensorInAnotherScalarThanBefore) {
+  const std::string refused =
+      "optimiser: parameter w is in another scalar, expected that of before";
+  Matrix<float> wide = random_matrix<float>(3, 5, 1);
+  const Matrix<float> gradient = random_matrix<float>(3, 5, 2);
+  Matrix<bf16> narrow = wide.cast<bf16>();
+  const auto walk = [&](auto& parameter) {
+    return [&](auto&& visit) { visit("w", parameter, gradient); };
+  };
+  AdamW<float> of_wide, of_narrow;
+  of_wide.step(walk(wide), {.rate = 0.1});
+  of_narrow.step(walk(narrow), {.rate = 0.1});
+  const Matrix<float> wide_before = wide;
+  const Matrix<bf16> narrow_before = narrow;
+  EXPECT_EQ(message_of([&] { of_wide.step(walk(narrow), {.rate = 0.1}); }), refused);
+  EXPECT_EQ(message_of([&] { of_narrow.step(walk(wide), {.rate = 0.1}); }), refused);
+  EXPECT_TRUE(same_bits(wide, wide_before));
+  EXPECT_TRUE(same_bits(narrow, narrow_before));
+  EXPECT_EQ(of_wide.steps(), 1);
 }
 
 TEST(Optimiser, RefusesRatesAndNormsOutOfTheirRange) {

@@ -11,7 +11,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 struct AdamWConfig {
   double beta1 = 0.9, beta2 = 0.999;  ///< of the moments, in [0, 1)
-  double epsilon = 1e-8;              ///< positive
+  double epsilon = 1e-8;              ///< positive, also as a number of the optimiser's scalar
   double decay = 0.01;                ///< a step takes rate * decay of the weight itself
 
   void validate() const {
@@ -53,6 +53,15 @@ struct AdamWRule {
       });
     }
   };
+
+  /// Throws std::invalid_argument if epsilon is 0 in W, as 0 / 0 would be the step of a weight
+  /// without a gradient, or infinite.
+  static void check(const Config& config) {
+    const W epsilon = static_cast<W>(config.epsilon);
+    detail::throw_unless(std::isfinite(epsilon) && epsilon > W(0),
+                         "AdamWConfig: epsilon = ", config.epsilon, " is ", epsilon,
+                         " in the scalar of the optimiser, expected finite and positive");
+  }
 
   static Constants prepare(const Config& config, Index number, double rate, double decay) {
     const double t = static_cast<double>(number);

@@ -32,14 +32,16 @@ struct StepOptions {
 
 struct StepResult {
   double gradient_norm = 0.0;  ///< before clipping; 0 if that was not asked for
-  /// False if the norm is not finite: then nothing was changed, and the step is not counted.
+  /// False if the norm is not finite: then nothing was changed, and the step is not counted. It is
+  /// Inf also where the sum of squares overflows in double: of gradients in double beyond 1e154.
   bool applied = true;
 };
 
-/// A Rule has a name, a Config with validate(), num_moments, and prepare(config, number of the
-/// step, rate, decay factor) for the constants of a step, whose update<W>(n, value, gradient,
-/// scale, moments) changes n values and their moments. State, for each parameter: num_moments W,
-/// and one more where the parameter has 16 bits. No allocation but in the first step.
+/// A Rule has a name, a Config with validate(), perhaps check(config) for what has rules in W
+/// alone, num_moments, and prepare(config, number of the step, rate, decay factor) for the
+/// constants of a step, whose update<W>(n, value, gradient, scale, moments) changes n values and
+/// their moments. State, for each parameter: num_moments W, and one more where the parameter has 16
+/// bits. No allocation but in the first step.
 template <Real W, class Rule>
 class Optimiser {
  public:
@@ -47,11 +49,14 @@ class Optimiser {
   using Tensor = typename TrainedTensors<W>::Tensor;
   using GroupOf = std::function<ParameterGroup(const std::string& name)>;
 
-  /// group_of is asked once for each tensor. Throws std::invalid_argument if the config breaks its
-  /// rules.
+  /// group_of is asked once for each tensor, and for all again if it throws. Throws
+  /// std::invalid_argument if the config breaks its rules.
   explicit Optimiser(const Config& config = {}, GroupOf group_of = {})
       : config_(config), group_of_(std::move(group_of)), tensors_(Rule::num_moments) {
     config.validate();
+    if constexpr (requires { Rule::check(config); }) {
+      Rule::check(config);
+    }
   }
 
   const Config& config() const { return config_; }
@@ -103,9 +108,11 @@ class Optimiser {
   void prepare(Walk&& walk) {
     tensors_.gather(walk);
     if (groups_.empty()) {
+      std::vector<ParameterGroup> groups;  // group_of_ may throw
       for (const Tensor& tensor : tensors_.tensors()) {
-        groups_.push_back(group_of_ ? group_of_(tensor.name) : ParameterGroup{});
+        groups.push_back(group_of_ ? group_of_(tensor.name) : ParameterGroup{});
       }
+      groups_ = std::move(groups);
     }
   }
   /// visit(name, matrix) for all of the state: "<tensor>.moment.0", ..., "<tensor>.main".

@@ -16,6 +16,21 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
+namespace detail {
+
+/// The name of a tensor of a part, made when it is called for.
+struct TrainedName {
+  std::string_view prefix;
+  const ParameterName& name;
+
+  std::string operator()() const { return joined(prefix, name.text()); }
+  bool is(std::string_view text) const {
+    return text.starts_with(prefix) && name.is(text.substr(prefix.size()));
+  }
+};
+
+}  // namespace detail
+
 /// visit(name, parameter, gradient) for every tensor of a part that trains: "layers.0." and
 /// "experts.3.up" make its name. What a walk of an optimiser calls for each of its layers.
 template <class Visit, class Layer, class Grads>
@@ -24,7 +39,7 @@ void visit_trained(Visit&& visit, Layer& layer, Grads& grads, std::string_view p
       layer, ParameterName{},
       [&](const ParameterName& name, auto& parameter, auto& gradient) {
         if (parameter.size() > 0) {
-          visit([&] { return detail::joined(prefix, name.text()); }, parameter, gradient);
+          visit(detail::TrainedName{prefix, name}, parameter, gradient);
         }
       },
       grads);
@@ -39,6 +54,18 @@ std::string text_of(const Name& name) {
     return name();
   } else {
     return std::string(name);
+  }
+}
+
+/// Whether a name is this text; true of one that would have to be made to know.
+template <class Name>
+bool may_be(const Name& name, std::string_view text) {
+  if constexpr (requires { name.is(text); }) {
+    return name.is(text);
+  } else if constexpr (std::convertible_to<const Name&, std::string_view>) {
+    return std::string_view(name) == text;
+  } else {
+    return true;
   }
 }
 
@@ -59,7 +86,7 @@ class TrainedTensors {
     W* value = nullptr;
     const W* gradient = nullptr;
     void* narrow = nullptr;
-    /// narrow[i] = value[i], of [begin, end).
+    /// narrow[i] = value[i], of [begin, end); of each scalar its own, and none of W.
     void (*round)(const W* value, void* narrow, Index begin, Index end) = nullptr;
 
     Index size() const { return moments.empty() ? main.size() : moments.front().size(); }
@@ -77,7 +104,8 @@ class TrainedTensors {
 
   /// Looks the tensors up, and makes their memory the first time. Throws std::invalid_argument,
   /// before anything is changed, if there is none, if a gradient has not the shape of its
-  /// parameter, or if a tensor is not of the shape that it had.
+  /// parameter, or if a tensor has not the shape, the scalar and the name that it had. Names that a
+  /// function of the user's own makes are not compared: that would allocate.
   template <class Walk>
   void gather(Walk&& walk) {
     const bool first = tensors_.empty();
@@ -165,15 +193,37 @@ class TrainedTensors {
                    parameter.cols(), "), expected ", tensors_[number].name, " (", known.rows(),
                    ", ", known.cols(), ") as before");
     }
+    if (tensors_[number].round != rounding_to<typename P::Scalar>()) {
+      detail::fail("optimiser: parameter ", detail::text_of(name),
+                   " is in another scalar, expected that of before");
+    }
+    if (!detail::may_be(name, tensors_[number].name)) {
+      detail::fail("optimiser: parameter ", detail::text_of(name), ", expected ",
+                   tensors_[number].name, " as before");
+    }
   }
   static const Matrix<W>& shape_of(const Tensor& tensor) {
     return tensor.moments.empty() ? tensor.main : tensor.moments.front();
+  }
+
+  template <class T>
+  static auto rounding_to() -> decltype(Tensor::round) {
+    if constexpr (std::same_as<T, W>) {
+      return nullptr;
+    } else {
+      return [](const W* value, void* narrow, Index begin, Index end) {
+        for (Index i = begin; i < end; ++i) {
+          static_cast<T*>(narrow)[i] = kernels::convert<T>(value[i]);
+        }
+      };
+    }
   }
 
   template <class Name, class P>
   Tensor make(const Name& name, const P& parameter) const {
     Tensor made;
     made.name = detail::text_of(name);
+    made.round = rounding_to<typename P::Scalar>();
     made.moments.assign(num_moments_, Matrix<W>::Zero(parameter.rows(), parameter.cols()));
     if constexpr (!std::same_as<typename P::Scalar, W>) {
       made.main.resize(parameter.rows(), parameter.cols());
@@ -192,11 +242,6 @@ class TrainedTensors {
     } else {
       tensor.value = tensor.main.data();
       tensor.narrow = parameter.data();
-      tensor.round = [](const W* value, void* narrow, Index begin, Index end) {
-        for (Index i = begin; i < end; ++i) {
-          static_cast<T*>(narrow)[i] = kernels::convert<T>(value[i]);
-        }
-      };
     }
   }
   void cut() {
