@@ -95,6 +95,7 @@ inline std::vector<Job> jobs_of(const Options& options) {
 inline void add_options(CLI::App& app, Options& options) {
   FeedForwardConfig& moe = options.model.feed_forward;
   TrainOptions& train = options.train;
+  app.option_defaults()->always_capture_default();
   app.add_option("text", options.text, "Files of text, or folders of *.txt: a source each")
       ->required();
   app.add_option("--out", options.out, "Folder of the results and of the checkpoints");
@@ -111,30 +112,37 @@ inline void add_options(CLI::App& app, Options& options) {
   app.add_option("--tokens", train.tokens, "Bytes to train on")->check(CLI::PositiveNumber);
   app.add_option("--long-factor", options.long_factor, "Tokens of dense_long over the others'")
       ->check(CLI::Range(1.0, 100.0));
-  app.add_option("--batch", train.batch)->check(CLI::PositiveNumber);
-  app.add_option("--context", options.model.context)->check(CLI::Range(1, 1024));
+  app.add_option("--batch", train.batch, "Bytes of a step")->check(CLI::PositiveNumber);
+  app.add_option("--context", options.model.context, "Bytes that the next is told from")
+      ->check(CLI::Range(1, 1024));
   app.add_option("--embedding", options.model.embedding, "Width of a byte's vector")
       ->check(CLI::Range(1, 1024));
-  app.add_option("--d-model", moe.d_model)->check(CLI::PositiveNumber);
-  app.add_option("--blocks", options.model.blocks)->check(CLI::Range(1, 48));
-  app.add_option("--experts", moe.num_experts)->check(CLI::PositiveNumber);
-  app.add_option("--top-k", moe.top_k)->check(CLI::PositiveNumber);
+  app.add_option("--d-model", moe.d_model, "Width of the model")->check(CLI::PositiveNumber);
+  app.add_option("--blocks", options.model.blocks, "Residual blocks")->check(CLI::Range(1, 48));
+  app.add_option("--experts", moe.num_experts, "Experts of a block")->check(CLI::PositiveNumber);
+  app.add_option("--top-k", moe.top_k, "Experts of a byte")->check(CLI::PositiveNumber);
   app.add_option("--d-ff", moe.d_ff, "Of an expert")->check(CLI::PositiveNumber);
   app.add_option("--dense-d-ff", options.dense_d_ff, "Not set: of at least the MoE's FLOPs");
-  app.add_option("--rate", train.rate)->check(CLI::PositiveNumber);
-  app.add_option("--warm-up", train.warm_up, "Steps")->check(CLI::NonNegativeNumber);
+  app.add_option("--rate", train.rate, "Of AdamW, after the warm-up")->check(CLI::PositiveNumber);
+  app.add_option("--warm-up", train.warm_up,
+                 "Steps at a rising rate; much of a run of a million bytes")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--balance", train.balance, "Of the experts' load: aux, bias or none")
       ->transform(CLI::CheckedTransformer(balances));
-  app.add_option("--balance-weight", train.losses.balance)->check(CLI::NonNegativeNumber);
-  app.add_option("--z-weight", train.losses.z)->check(CLI::NonNegativeNumber);
-  app.add_option("--bias-rate", train.bias.rate)->check(CLI::NonNegativeNumber);
-  app.add_option("--evaluations", train.evaluations)->check(CLI::PositiveNumber);
-  app.add_option("--validation-tokens", train.validation_tokens)->check(CLI::PositiveNumber);
-  app.add_option("--test-tokens", train.test_tokens)->check(CLI::PositiveNumber);
-  app.add_option("--threads", train.threads)->check(CLI::PositiveNumber);
+  app.add_option("--balance-weight", train.losses.balance, "Of the load-balancing loss")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--z-weight", train.losses.z, "Of the z-loss")->check(CLI::NonNegativeNumber);
+  app.add_option("--bias-rate", train.bias.rate, "What a bias moves in a step, with --balance bias")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--evaluations", train.evaluations, "In a run")->check(CLI::PositiveNumber);
+  app.add_option("--validation-tokens", train.validation_tokens, "Bytes of an evaluation")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--test-tokens", train.test_tokens, "Bytes of the test")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--threads", train.threads, "Of a step")->check(CLI::PositiveNumber);
   app.add_option("--sample", options.sample, "Bytes that each model writes at its end");
   app.add_option("--prompt", options.prompt, "Of the sample");
-  app.add_option("--temperature", options.temperature)->check(CLI::PositiveNumber);
+  app.add_option("--temperature", options.temperature, "Of the sample")->check(CLI::PositiveNumber);
 }
 
 }  // namespace byte_lm
