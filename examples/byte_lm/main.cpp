@@ -74,9 +74,11 @@ void train(const Job& job, const Options& options, const Corpus& corpus, Report&
              .save = [&] { run.save(checkpoint); }});
   std::fprintf(stderr, "%s", terminal ? "\n" : "");
   if (options.sample > 0) {
-    std::printf(
-        "--- %s writes ---\n%s\n", job.name().c_str(),
-        sample(run.model(), options.prompt, options.sample, options.temperature, job.seed).c_str());
+    const std::string text =
+        sample(run.model(), options.prompt, options.sample, options.temperature, job.seed);
+    std::printf("--- %s writes ---\n", job.name().c_str());
+    std::fwrite(text.data(), 1, text.size(), stdout);  // a byte may be 0
+    std::printf("\n");
   }
 }
 
