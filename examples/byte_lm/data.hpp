@@ -14,6 +14,7 @@
 #include <string>
 
 #include "parts.hpp"
+#include "records.hpp"
 
 namespace byte_lm {
 
@@ -22,7 +23,7 @@ enum class Split { train, validation, test };
 class Corpus {
  public:
   /// Files, or folders of which every *.txt is taken, in the order of their names. Throws
-  /// std::invalid_argument if one cannot be read or is too short.
+  /// std::invalid_argument if one cannot be read, is too short, or has a name that is not UTF-8.
   Corpus(const std::vector<std::string>& paths, Index context) : context_(context) {
     namespace fs = std::filesystem;
     std::vector<fs::path> files;
@@ -108,6 +109,12 @@ class Corpus {
   }
 
   void add(const std::filesystem::path& path) {
+    try {
+      static_cast<void>(Json(path.stem().string()).dump());
+    } catch (const Json::type_error&) {
+      throw std::invalid_argument("the name of " + path.string() +
+                                  " is not UTF-8, expected one that results in JSON can name");
+    }
     std::ifstream file(path, std::ios::binary);
     const std::vector<std::uint8_t> text{std::istreambuf_iterator<char>(file), {}};
     if (!file.is_open() || file.bad()) {

@@ -40,11 +40,19 @@ void show(const std::string& name, const Progress& p, bool terminal) {
                terminal ? "  " : "\n");
 }
 
+fs::path checkpoint_of(const Job& job, const Options& options) {
+  return fs::path(options.out) / "runs" / (job.name() + ".safetensors");
+}
+
+bool goes_on(const Job& job, const Options& options) {
+  return options.resume && fs::exists(checkpoint_of(job, options));
+}
+
 void train(const Job& job, const Options& options, const Corpus& corpus, Report& report) {
   Run run(corpus, job.config, job.train, job.seed);
-  const fs::path checkpoint = report.folder() / "runs" / (job.name() + ".safetensors");
+  const fs::path checkpoint = checkpoint_of(job, options);
   fs::create_directories(checkpoint.parent_path());
-  if (options.resume && fs::exists(checkpoint)) {
+  if (goes_on(job, options)) {
     run.load(checkpoint);
   } else {
     run.save(checkpoint);  // what cannot be written is known at once
@@ -66,9 +74,11 @@ void train(const Job& job, const Options& options, const Corpus& corpus, Report&
              .save = [&] { run.save(checkpoint); }});
   std::fprintf(stderr, "%s", terminal ? "\n" : "");
   if (options.sample > 0) {
-    std::printf(
-        "--- %s writes ---\n%s\n", job.name().c_str(),
-        sample(run.model(), options.prompt, options.sample, options.temperature, job.seed).c_str());
+    const std::string text =
+        sample(run.model(), options.prompt, options.sample, options.temperature, job.seed);
+    std::printf("--- %s writes ---\n", job.name().c_str());
+    std::fwrite(text.data(), 1, text.size(), stdout);  // a byte may be 0
+    std::printf("\n");
   }
 }
 
@@ -126,6 +136,11 @@ void print(const Json& results) {
 void run(const Options& options) {
   const std::vector<Job> jobs = jobs_of(options);
   const Corpus corpus(options.text, options.model.context);
+  for (const Job& job : jobs) {  // what is refused leaves the results of before as they were
+    if (goes_on(job, options)) {
+      Run(corpus, job.config, job.train, job.seed).load(checkpoint_of(job, options));
+    }
+  }
   Report report(options.out);
   for (const Job& job : jobs) {
     if (interrupted == 0) {

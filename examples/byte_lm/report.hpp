@@ -4,6 +4,7 @@
 // file; the scripts are copied, so that whoever wants another look edits and runs them there.
 #pragma once
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -60,9 +61,11 @@ class Report {
     write_curves();
     write_pareto(results["pareto"]);
     const bool any_moe = write_maps(settings["sources"]);
+    const bool has_gnuplot = std::system("gnuplot --version > /dev/null 2>&1") == 0;
+    fs::remove(out_ / "gnuplot.log");
     results["pictures"] = Json::array();
     for (const std::string picture : {"pareto", "curve", "load", "heat"}) {
-      if ((picture == "pareto") == pareto && any_moe && draw(picture)) {
+      if ((picture == "pareto") == pareto && any_moe && has_gnuplot && draw(picture)) {
         results["pictures"].push_back(picture);
       }
     }
@@ -163,18 +166,22 @@ class Report {
     return order;
   }
 
-  /// As SVG and as PNG; false without gnuplot, or if it fails.
+  /// As SVG and as PNG; false, and said, if gnuplot fails.
   bool draw(const std::string& picture) const {
-    if (std::system("gnuplot --version > /dev/null 2>&1") != 0) {
-      return false;
-    }
     using enum fs::copy_options;
     fs::copy(report_sources / "plots", out_, recursive | overwrite_existing);
     bool drawn = true;
+    const fs::path here = fs::current_path();
+    fs::current_path(out_);  // a folder may have any name, which a shell would have to be spared
     for (const std::string kind : {"svg", "png"}) {
-      const std::string command = "cd '" + out_.string() + "' && gnuplot -e \"kind = '" + kind +
-                                  "'\" " + picture + ".gp > gnuplot.log 2>&1";
+      const std::string command =
+          "gnuplot -e \"kind = '" + kind + "'\" " + picture + ".gp >> gnuplot.log 2>&1";
       drawn = drawn && std::system(command.c_str()) == 0;
+    }
+    fs::current_path(here);
+    if (!drawn) {
+      std::fprintf(stderr, "no picture %s: gnuplot failed, %s says why\n", picture.c_str(),
+                   (out_ / "gnuplot.log").string().c_str());
     }
     return drawn;
   }

@@ -203,6 +203,20 @@ TEST_F(ByteLmCorpus, IsCutAnywhereWhereNoLineEnds) {
   EXPECT_EQ(corpus.size(Split::validation), 1951 - 1800 - 4);
 }
 
+#if defined(__linux__)  // others do not have such names
+TEST_F(ByteLmCorpus, RefusesAFileWhoseNameIsNotUtf8) {
+  const std::string name = (folder / "caf\xe9.txt").string();
+  std::filesystem::copy_file(folder / "a.txt", name);
+  try {
+    const Corpus corpus({name}, 4);
+    ADD_FAILURE() << "accepted";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_EQ(error.what(),
+              "the name of " + name + " is not UTF-8, expected one that results in JSON can name");
+  }
+}
+#endif
+
 TEST_F(ByteLmCorpus, RefusesWhatCannotBeReadOrIsTooShort) {
   EXPECT_THROW(Corpus({(folder / "c.txt").string()}, 4), std::invalid_argument);
   EXPECT_THROW(Corpus({(folder / "a.txt").string()}, 400), std::invalid_argument);
