@@ -56,7 +56,7 @@ struct AdamWRule {
 
   /// Throws std::invalid_argument if epsilon is 0 in W, as 0 / 0 would be the step of a weight
   /// without a gradient, or infinite.
-  static void check(const Config& config) {
+  static void check_in_scalar(const Config& config) {
     const W epsilon = static_cast<W>(config.epsilon);
     detail::throw_unless(std::isfinite(epsilon) && epsilon > W(0),
                          "AdamWConfig: epsilon = ", config.epsilon, " is ", epsilon,

@@ -37,8 +37,8 @@ struct StepResult {
   bool applied = true;
 };
 
-/// A Rule has a name, a Config with validate(), perhaps check(config) for what has rules in W
-/// alone, num_moments, and prepare(config, number of the step, rate, decay factor) for the
+/// A Rule has a name, a Config with validate(), perhaps check_in_scalar(config) for what has rules
+/// in W alone, num_moments, and prepare(config, number of the step, rate, decay factor) for the
 /// constants of a step, whose update<W>(n, value, gradient, scale, moments) changes n values and
 /// their moments. State, for each parameter: num_moments W, and one more where the parameter has 16
 /// bits. No allocation but in the first step.
@@ -54,8 +54,8 @@ class Optimiser {
   explicit Optimiser(const Config& config = {}, GroupOf group_of = {})
       : config_(config), group_of_(std::move(group_of)), tensors_(Rule::num_moments) {
     config.validate();
-    if constexpr (requires { Rule::check(config); }) {
-      Rule::check(config);
+    if constexpr (requires { Rule::check_in_scalar(config); }) {
+      Rule::check_in_scalar(config);
     }
   }
 
