@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -85,8 +86,9 @@ class TrainedTensors {
     Matrix<W> main;  ///< empty where the parameter itself is as wide
     W* value = nullptr;
     const W* gradient = nullptr;
+    int digits = 0;  ///< of the scalar that the parameter is in
     void* narrow = nullptr;
-    /// narrow[i] = value[i], of [begin, end); of each scalar its own, and none of W.
+    /// narrow[i] = value[i], of [begin, end); none where the parameter is in W.
     void (*round)(const W* value, void* narrow, Index begin, Index end) = nullptr;
 
     Index size() const { return moments.empty() ? main.size() : moments.front().size(); }
@@ -193,7 +195,7 @@ class TrainedTensors {
                    parameter.cols(), "), expected ", tensors_[number].name, " (", known.rows(),
                    ", ", known.cols(), ") as before");
     }
-    if (tensors_[number].round != rounding_to<typename P::Scalar>()) {
+    if (tensors_[number].digits != digits_of<typename P::Scalar>) {
       detail::fail("optimiser: parameter ", detail::text_of(name),
                    " is in another scalar, expected that of before");
     }
@@ -205,6 +207,10 @@ class TrainedTensors {
   static const Matrix<W>& shape_of(const Tensor& tensor) {
     return tensor.moments.empty() ? tensor.main : tensor.moments.front();
   }
+
+  /// Of its mantissa: no two scalars of parameters have as many.
+  template <class T>
+  static constexpr int digits_of = std::numeric_limits<T>::digits;
 
   template <class T>
   static auto rounding_to() -> decltype(Tensor::round) {
@@ -223,6 +229,7 @@ class TrainedTensors {
   Tensor make(const Name& name, const P& parameter) const {
     Tensor made;
     made.name = detail::text_of(name);
+    made.digits = digits_of<typename P::Scalar>;
     made.round = rounding_to<typename P::Scalar>();
     made.moments.assign(num_moments_, Matrix<W>::Zero(parameter.rows(), parameter.cols()));
     if constexpr (!std::same_as<typename P::Scalar, W>) {
