@@ -9,19 +9,15 @@
 #include <vector>
 
 #include "../support/counting_scalar.hpp"
-#include "../support/finite_difference.hpp"
-#include "../support/layer_step.hpp"
-#include "moe/losses.hpp"
+#include "../support/layer_claims.hpp"
 #include "moe/reference.hpp"
 
 namespace moe {
 namespace {
 
-using testing::gradient_error;
+using testing::expect_central_differences;
+using testing::expect_same_bits_of_steps;
 using testing::random_matrix;
-using testing::run_step;
-using testing::same_bits;
-using testing::same_grads;
 
 constexpr Index D = 5, D_out = 4, F = 6, small_F = 3;
 
@@ -80,44 +76,14 @@ TEST(AdjugateExperts, AddToEveryRowThatOfItsGroupTimesTheScale) {
 TEST(AdjugateExperts, MatchCentralDifferencesForEveryParameterAndPlaceOfTheWeight) {
   for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
     for (const auto& capacity : {Capacity{}, Capacity{.rows = 3}}) {
-      Layer<double> layer = layer_of<double>({.capacity = capacity, .weight_on = weight_on});
-      Matrix<double> x = random_matrix<double>(6, D, 6), y(6, D_out), dx(6, D);
-      const Matrix<double> dy = random_matrix<double>(6, D_out, 7);
-      Layer<double>::Tape tape;
-      auto grads = layer.zero_grads();
-      layer.forward(x, y, tape);
-      layer.backward(x, dy, tape, dx, grads, (0.3 * z_loss(tape.routing)).gradient);
-      Layer<double>::Scratch scratch;
-      const auto f = [&] {
-        layer.forward(x, y, scratch);
-        return (y.array() * dy.array()).sum() + 0.3 * z_loss(scratch.routing).value;
-      };
-      EXPECT_LT(gradient_error(f, x, dx), 1e-7);
-      layer.for_each_parameter(
-          [&](const std::string& name, auto& parameter, const auto& gradient) {
-            EXPECT_LT(gradient_error(f, parameter, gradient), 1e-7) << name;
-          },
-          grads);
+      auto layer = layer_of<double>({.capacity = capacity, .weight_on = weight_on});
+      expect_central_differences(layer, random_matrix<double>(6, D, 6));
     }
   }
 }
 
 TEST(AdjugateExperts, GiveALayerTheSameBitsForAnyNumberOfThreadsAndATapeThatRecomputes) {
-  const Layer<float> layer = layer_of<float>();
-  const Matrix<float> x = random_matrix<float>(67, D, 4);
-  const auto one = run_step(layer, x, {.num_threads = 1});
-  const auto two = run_step(layer, x, {.num_threads = 2});
-  EXPECT_TRUE(same_bits(one.y, two.y));
-  EXPECT_TRUE(same_bits(one.dx, two.dx));
-  EXPECT_TRUE(same_grads(layer, one.grads, two.grads));
-  Layer<float>::Tape memory;
-  Layer<float>::RecomputingTape tape(memory);
-  Matrix<float> y(67, D_out), dx(67, D);
-  auto grads = layer.zero_grads();
-  layer.forward(x, y, tape);
-  layer.backward(x, one.dy, tape, dx, grads);
-  EXPECT_TRUE(same_bits(one.dx, dx));
-  EXPECT_TRUE(same_grads(layer, one.grads, grads));
+  expect_same_bits_of_steps(layer_of<float>(), random_matrix<float>(67, D, 4));
 }
 
 TEST(AdjugateExperts, HaveNamesBesideThoseOfTheSet) {

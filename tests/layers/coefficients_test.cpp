@@ -9,22 +9,20 @@
 #include <cmath>
 #include <limits>
 
-#include "../support/finite_difference.hpp"
-#include "../support/layer_step.hpp"
-#include "moe/layers/packed_layer.hpp"
-#include "moe/losses.hpp"
+#include "../support/layer_claims.hpp"
 #include "moe/reference.hpp"
 
 namespace moe {
 namespace {
 
-using testing::gradient_error;
+using testing::expect_central_differences;
+using testing::expect_same_bits_of_steps;
+using testing::expect_same_bits_packed;
 using testing::make_layer;
 using testing::matrix_near;
 using testing::random_matrix;
 using testing::run_step;
 using testing::same_bits;
-using testing::same_grads;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
@@ -64,58 +62,20 @@ TYPED_TEST(CoefficientsOf, WeighTheRoutedAndTheSharedOutputAsTheReferenceDoes) {
 }
 
 TEST(Coefficients, MatchCentralDifferencesForEveryParameterAndPlaceOfTheWeight) {
-  using Layer = MoELayer<double>;
   for (const WeightOn weight_on : all_places) {
     for (const auto& capacity : {Capacity{}, Capacity{.rows = 2}}) {
       MoEConfig config = config_with_coefficients(weight_on);
       config.capacity = capacity;
-      Layer layer = make_layer<double>(config, 5);
-      Matrix<double> x = random_matrix<double>(6, 7, 6), y(6, 3), dx(6, 7);
-      const Matrix<double> dy = random_matrix<double>(6, 3, 7);
-      Layer::Tape tape;
-      Layer::Grads grads = layer.zero_grads();
-      layer.forward(x, y, tape);
-      layer.backward(x, dy, tape, dx, grads, (0.3 * z_loss(tape.routing)).gradient);
-      Layer::Scratch scratch;
-      const auto f = [&] {
-        layer.forward(x, y, scratch);
-        return (y.array() * dy.array()).sum() + 0.3 * z_loss(scratch.routing).value;
-      };
-      EXPECT_LT(gradient_error(f, x, dx), 1e-7);
-      layer.for_each_parameter(
-          [&](const std::string& name, auto& parameter, const auto& gradient) {
-            EXPECT_LT(gradient_error(f, parameter, gradient), 1e-7) << name;
-          },
-          grads);
+      auto layer = make_layer<double>(config, 5);
+      expect_central_differences(layer, random_matrix<double>(6, 7, 6));
     }
   }
 }
 
 TEST(Coefficients, HaveTheSameBitsForAnyNumberOfThreadsARecomputingTapeAndPackedWeights) {
-  using Layer = MoELayer<float>;
-  const Layer layer = make_layer<float>(config_with_coefficients(), 3);
+  const auto layer = make_layer<float>(config_with_coefficients(), 3);
   const Matrix<float> x = random_matrix<float>(67, 7, 4);
-  const auto one = run_step(layer, x, {.num_threads = 1});
-  const auto two = run_step(layer, x, {.num_threads = 2});
-  EXPECT_TRUE(same_bits(one.y, two.y));
-  EXPECT_TRUE(same_bits(one.dx, two.dx));
-  EXPECT_TRUE(same_grads(layer, one.grads, two.grads));
-
-  Layer::Tape memory;
-  Layer::RecomputingTape tape(memory);
-  Matrix<float> y(67, 3), dx(67, 7);
-  auto grads = layer.zero_grads();
-  layer.forward(x, y, tape);
-  layer.backward(x, one.dy, tape, dx, grads);
-  EXPECT_TRUE(same_bits(one.dx, dx));
-  EXPECT_TRUE(same_grads(layer, one.grads, grads));
-
-  const auto packed = pack<float>(layer);
-  PackedLayer<float>::Scratch scratch;
-  packed.forward(x, y, scratch);
-  EXPECT_TRUE(same_bits(one.y, y));
-  unpack<float>(packed).forward(x, y, memory);
-  EXPECT_TRUE(same_bits(one.y, y));
+  expect_same_bits_packed(layer, x, expect_same_bits_of_steps(layer, x).y);
 }
 
 TEST(Coefficients, KeepANaNInTheRowOfItsTokenAndOfPaddingNowhere) {

@@ -5,8 +5,7 @@
 
 #include <limits>
 
-#include "../support/finite_difference.hpp"
-#include "../support/layer_step.hpp"
+#include "../support/layer_claims.hpp"
 #include "moe/cost.hpp"
 #include "moe/layers/packed_layer.hpp"
 #include "moe/reference.hpp"
@@ -14,13 +13,13 @@
 namespace moe {
 namespace {
 
+using testing::expect_same_bits_of_steps;
 using testing::gradient_error;
 using testing::make_layer;
 using testing::matrix_near;
 using testing::random_matrix;
 using testing::run_step;
 using testing::same_bits;
-using testing::same_grads;
 
 MoEConfig config_with_bias() {
   return {.d_model = 7,
@@ -71,21 +70,8 @@ TEST(OutputBiasOfALayer, HasItsGradientAndLeavesThoseOfOthersAsTheyAre) {
 }
 
 TEST(OutputBiasOfALayer, HasTheSameBitsForAnyNumberOfThreadsAndARecomputingTape) {
-  const auto layer = make_layer<float>(config_with_bias(), 3);
-  const Matrix<float> x = random_matrix<float>(67, 7, 4);
-  const auto one = run_step(layer, x, {.num_threads = 1});
-  const auto two = run_step(layer, x, {.num_threads = 2});
-  EXPECT_TRUE(same_bits(one.y, two.y));
-  EXPECT_TRUE(same_bits(one.dx, two.dx));
-  EXPECT_TRUE(same_grads(layer, one.grads, two.grads));
-  MoELayer<float>::Tape memory;
-  MoELayer<float>::RecomputingTape tape(memory);
-  Matrix<float> y(67, 3), dx(67, 7);
-  auto grads = layer.zero_grads();
-  layer.forward(x, y, tape);
-  layer.backward(x, one.dy, tape, dx, grads);
-  EXPECT_TRUE(same_bits(one.dx, dx));
-  EXPECT_TRUE(same_grads(layer, one.grads, grads));
+  expect_same_bits_of_steps(make_layer<float>(config_with_bias(), 3),
+                            random_matrix<float>(67, 7, 4));
 }
 
 template <class S>

@@ -36,14 +36,14 @@ long allocations_of_varying_batches(int threads, const Call& call) {
 }
 
 template <class T>
-long layer_allocations(const MoEConfig& config, int threads) {
+long layer_allocations(const MoEConfig& config, int threads, double expert_dropout = 0.0) {
   using Layer = MoELayer<T>;
   const Layer layer = make_layer<T>(config, 1);
   typename Layer::Scratch scratch;
   typename Layer::Tape tape, memory;
   typename Layer::RecomputingTape recomputing(memory);
   auto grads = layer.zero_grads();
-  const CallOptions call{.num_threads = threads, .noise_seed = 2};
+  const CallOptions call{.num_threads = threads, .noise_seed = 2, .expert_dropout = expert_dropout};
   const Matrix<T> all = random_matrix<T>(most_tokens, layer.d_in(), 3);
   const Matrix<T> dy = random_matrix<T>(most_tokens, layer.d_out(), 4);
   Matrix<T> y = dy, dx = all;
@@ -83,6 +83,7 @@ TEST(SteadyState, ALayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
       EXPECT_EQ(layer_allocations<bf16>(config, threads), 0) << threads;
     }
     EXPECT_EQ(layer_allocations<Eigen::half>(small_config(), threads), 0) << threads;
+    EXPECT_EQ(layer_allocations<float>(dropping, threads, 0.3), 0) << threads;
   }
 }
 
@@ -120,6 +121,8 @@ void expect_packed_allocates_nothing() {
 TEST(SteadyState, APackedLayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {
   expect_packed_allocates_nothing<float>();
   expect_packed_allocates_nothing<bf16>();
+  expect_packed_allocates_nothing<q8>();
+  expect_packed_allocates_nothing<fp8>();
 }
 
 TEST(SteadyState, ADenseLayerAllocatesNothingForBatchesNoLargerThanItHasSeen) {

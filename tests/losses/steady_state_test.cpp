@@ -39,13 +39,15 @@ long allocations_of_varying_batches(int threads, const Call& call) {
 
 TEST(LossSteadyState, ALossWrittenIntoItsLastResultAllocatesNothing) {
   const std::vector<std::uint8_t> all(most_tokens, 1);
+  const std::vector<Index> choices(static_cast<std::size_t>(random_table(1).probs.cols()), 3);
   for (const int threads : {1, 2}) {
-    Loss balance, hugging_face, gshard, importance, load, z;
+    Loss balance, global, hugging_face, gshard, importance, load, z;
     EXPECT_EQ(allocations_of_varying_batches(
                   threads,
                   [&](const Table& table) {
                     const auto mask = TokenMask(all).first(std::size_t(table.num_tokens()));
                     load_balancing_loss(table, mask, balance);
+                    global_balancing_loss(table, choices, mask, global);
                     hugging_face_load_balancing_loss(table, mask, hugging_face);
                     gshard_loss(table, mask, gshard);
                     importance_loss(table, mask, importance);
