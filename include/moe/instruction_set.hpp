@@ -20,6 +20,8 @@
 
 #if defined(EIGEN_DONT_VECTORIZE)
 #define MOE_INSTRUCTION_SET scalar
+#elif defined(__AVX512BF16__) && (defined(__AMX_BF16__) || defined(__AMXBF16__))
+#define MOE_INSTRUCTION_SET avx512_amx
 #elif defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 #define MOE_INSTRUCTION_SET avx512_bf16_vnni
 #elif defined(__AVX512BF16__)
