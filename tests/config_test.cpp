@@ -27,6 +27,24 @@ const std::string fine = "(nothing was thrown)";
 
 TEST(MoEConfig, IsValidWithItsFourSizes) { EXPECT_NO_THROW(valid().validate()); }
 
+TEST(ExpertConfig, EqualsOneThatDiffersInNothing) {
+  EXPECT_EQ(ExpertConfig{}, ExpertConfig{});
+  const ExpertConfig others[] = {{.activation = Activation::relu},
+                                 {.gated = false},
+                                 {.bias = true},
+                                 {.output_gate = true},
+                                 {.limit = 0.0},
+                                 {.clamp = Clamp::after},
+                                 {.up_offset = 1.0},
+                                 {.alpha = 1.0},
+                                 {.gate_bound = 3.0},
+                                 {.up_bound = 3.0}};
+  for (const ExpertConfig& other : others) {
+    EXPECT_NE(other, ExpertConfig{});
+    EXPECT_EQ(other, ExpertConfig(other));
+  }
+}
+
 TEST(MoEConfig, HasTheDefaultsOfAMixtralLayer) {
   const MoEConfig c = valid();
   EXPECT_EQ(c.expert.activation, Activation::silu);

@@ -23,7 +23,8 @@ enum class Split { train, validation, test };
 class Corpus {
  public:
   /// Files, or folders of which every *.txt is taken, in the order of their names. Throws
-  /// std::invalid_argument if one cannot be read, is too short, or has a name that is not UTF-8.
+  /// std::invalid_argument if one cannot be read, is too short, or has a name that is not UTF-8 or
+  /// not on one line.
   Corpus(const std::vector<std::string>& paths, Index context) : context_(context) {
     namespace fs = std::filesystem;
     std::vector<fs::path> files;
@@ -114,6 +115,10 @@ class Corpus {
     } catch (const Json::type_error&) {
       throw std::invalid_argument("the name of " + path.string() +
                                   " is not UTF-8, expected one that results in JSON can name");
+    }
+    if (path.stem().string().find_first_of("\r\n") != std::string::npos) {
+      throw std::invalid_argument("the name of " + path.string() +
+                                  " has several lines, expected one that a table can name");
     }
     std::ifstream file(path, std::ios::binary);
     const std::vector<std::uint8_t> text{std::istreambuf_iterator<char>(file), {}};

@@ -54,6 +54,7 @@ void train(const Job& job, const Options& options, const Corpus& corpus, Report&
   fs::create_directories(checkpoint.parent_path());
   if (goes_on(job, options)) {
     run.load(checkpoint);
+    std::fprintf(stderr, "%s %s\n", job.name().c_str(), run.standing().c_str());
   } else {
     run.save(checkpoint);  // what cannot be written is known at once
   }

@@ -14,10 +14,11 @@ struct Options {
   std::string out = "byte_lm_out", prompt;
   ModelConfig model = {.feed_forward = {.num_experts = 32}};
   Index dense_d_ff = 0, seeds = 1, sample = 0;
-  double long_factor = 2.0, temperature = 0.8;
+  double temperature = 0.8;
   bool resume = false, pareto = false;
-  TrainOptions train = {.threads =
-                            static_cast<int>((std::max)(1U, std::thread::hardware_concurrency()))};
+  TrainOptions train = {
+      .long_factor = 2.0,  // of dense_long alone
+      .threads = static_cast<int>((std::max)(1U, std::thread::hardware_concurrency()))};
 };
 
 /// One run, under a name that no other run of the program has.
@@ -40,11 +41,8 @@ inline Job comparison_job(const Options& options, const std::string& model, std:
     part = dense_of_equal_flops(part);
     part.d_ff = options.dense_d_ff > 0 ? options.dense_d_ff : part.d_ff;
   }
-  if (model == "dense_long") {
-    job.train.tokens =
-        static_cast<Index>(options.long_factor * static_cast<double>(options.train.tokens));
-    job.train.evaluations =
-        static_cast<Index>(options.long_factor * static_cast<double>(options.train.evaluations));
+  if (model != "dense_long") {
+    job.train.long_factor = 1.0;
   }
   return job;
 }
@@ -57,6 +55,7 @@ inline std::vector<Job> pareto_jobs(const Options& options, std::uint64_t seed) 
   const auto add = [&](const std::string& model, const FeedForwardConfig& part) {
     jobs.push_back({model, seed, options.model, options.train});
     jobs.back().config.feed_forward = part;
+    jobs.back().train.long_factor = 1.0;
   };
   FeedForwardConfig part = options.model.feed_forward;
   for (Index i = 0; i < sizes; ++i) {
@@ -110,7 +109,7 @@ inline void add_options(CLI::App& app, Options& options) {
                "Instead: dense models of five widths, and MoEs of 8 to 64 experts, 1 to 4 of them");
   app.add_option("--seeds", options.seeds, "Runs of each")->check(CLI::PositiveNumber);
   app.add_option("--tokens", train.tokens, "Bytes to train on")->check(CLI::PositiveNumber);
-  app.add_option("--long-factor", options.long_factor, "Tokens of dense_long over the others'")
+  app.add_option("--long-factor", train.long_factor, "Tokens of dense_long over the others'")
       ->check(CLI::Range(1.0, 100.0));
   app.add_option("--batch", train.batch, "Bytes of a step")->check(CLI::PositiveNumber);
   app.add_option("--context", options.model.context, "Bytes that the next is told from")

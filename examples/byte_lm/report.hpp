@@ -113,6 +113,28 @@ class Report {
     write_text(out_ / "pareto.csv", rows.str());
   }
 
+  /// The text with each `quote` doubled, between two of them.
+  static std::string quoted(const std::string& text, char quote) {
+    std::string out(1, quote);
+    for (const char c : text) {
+      out.append(c == quote ? 2 : 1, c);
+    }
+    return out + quote;
+  }
+  /// As RFC 4180 has it.
+  static std::string csv_field(const std::string& text) {
+    return text.find_first_of(",\"\r\n") == std::string::npos ? text : quoted(text, '"');
+  }
+  /// For gnuplot, which does not read RFC 4180: at its quotes and commas a label would end.
+  void write_source_tics(const Json& sources) const {
+    std::string tics;
+    for (std::size_t s = 0; s < sources.size(); ++s) {
+      tics += (s == 0 ? "" : ", ") + quoted(sources[s].get<std::string>(), '\'') + ' ' +
+              std::to_string(s);
+    }
+    write_text(out_ / "sources.gp", "set xtics (" + tics + ")\n");
+  }
+
   /// Of the last MoE that ended, for each block: which share of a source's choices each expert has,
   /// experts by the source that they prefer; and, in the same order, the load over time.
   bool write_maps(const Json& sources) const {
@@ -121,13 +143,14 @@ class Report {
     if (last == records_.rend()) {
       return false;
     }
+    write_source_tics(sources);
     for (std::size_t b = 0; b < (*last)["specialisation"].size(); ++b) {
       const auto counts =
           (*last)["specialisation"][b]["counts"].get<std::vector<std::vector<double>>>();
       const std::vector<std::size_t> order = order_of(counts);
       std::ostringstream heat, time;
       for (const Json& name : sources) {
-        heat << ',' << name.get<std::string>();
+        heat << ',' << csv_field(name.get<std::string>());
       }
       for (std::size_t i = 0; i < order.size(); ++i) {
         heat << '\n' << i;

@@ -39,7 +39,7 @@ class Run {
       : corpus_(corpus),
         options_(options),
         seed_(seed),
-        settings_(settings_of(config, options)),
+        settings_(settings_by_option(config, options)),
         flops_(config),
         model_(config, seed),
         adamw_(options.adamw, group_of),
@@ -57,6 +57,12 @@ class Run {
   const ModelFlops& flops() const { return flops_; }
 
   Index steps() const { return adamw_.steps(); }
+  /// Of a run that was loaded, as a message says it.
+  std::string standing() const {
+    return steps() == num_steps_ ? "is complete"
+                                 : "goes on from step " + std::to_string(steps()) + " of " +
+                                       std::to_string(num_steps_);
+  }
 
   /// Trains to the end, or until it is told to stop. A run that goes on first gives the records
   /// that it has; what it measures when it is stopped is no part of it.
@@ -69,7 +75,9 @@ class Run {
       const double bits = do_step(step) / std::log(2.0);
       seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       smooth_bits_ = step == 1 ? bits : 0.95 * smooth_bits_ + 0.05 * bits;
-      const auto evaluations_by = [&](Index n) { return n * options_.evaluations / num_steps_; };
+      const auto evaluations_by = [&](Index n) {
+        return n * options_.num_evaluations() / num_steps_;
+      };
       const bool evaluated = evaluations_by(step) > evaluations_by(step - 1);
       if (evaluated) {
         validation_bits_ = evaluate(Split::validation, options_.validation_tokens);
@@ -97,7 +105,8 @@ class Run {
     Rows<Index> counts = load_counts();
     moe::io::save_training_state(path, [&](auto& state) { describe(state, counts); });
   }
-  /// Goes on from a checkpoint of the same text, settings and seed; others are refused.
+  /// Goes on from a checkpoint of the same text, settings and seed; others are refused with the
+  /// option that differs.
   void load(const std::filesystem::path& path) {
     Rows<Index> counts = load_counts();
     moe::io::load_training_state(path, [&](auto& state) { describe(state, counts); });
@@ -109,6 +118,14 @@ class Run {
   }
 
  private:
+  static Json settings_by_option(const ModelConfig& config, const TrainOptions& options) {
+    const Json settings = settings_of(config, options);
+    Json named;
+    for (const auto& [name, value] : settings.items()) {
+      named[options_of(name, config.feed_forward.dense())] = value;
+    }
+    return named;
+  }
   static Index num_routers(const ModelConfig& config) {
     return config.feed_forward.dense() ? 0 : config.blocks;
   }

@@ -2,6 +2,7 @@
 // What a run is trained by, beside its model, its text and its seed.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <moe/train.hpp>
 #include <nlohmann/json.hpp>
@@ -29,6 +30,7 @@ std::string name_of(const std::map<std::string, T>& names, T value) {
 
 struct TrainOptions {
   Index tokens = 10'000'000, batch = 2048;
+  double long_factor = 1.0;  ///< over `tokens` and `evaluations`
   double rate = 0.016;
   moe::AdamWConfig adamw = {.beta1 = 0.9, .beta2 = 0.99, .decay = 0.1};
   double clip = 1.0, floor = 0.05;
@@ -40,7 +42,13 @@ struct TrainOptions {
   Index save_every = 250;  ///< steps
   int threads = 1;
 
-  Index num_steps() const { return (std::max)(Index{1}, tokens / batch); }
+  Index num_steps() const { return (std::max)(Index{1}, times_factor(tokens) / batch); }
+  Index num_evaluations() const { return times_factor(evaluations); }
+
+ private:
+  Index times_factor(Index count) const {
+    return static_cast<Index>(long_factor * static_cast<double>(count));
+  }
 };
 
 /// All that the bits of a run come from, beside text and seed; neither threads nor saves.
@@ -54,6 +62,7 @@ inline Json settings_of(const ModelConfig& model, const TrainOptions& train) {
           {"experts", ffn.num_experts},
           {"top_k", ffn.top_k},
           {"tokens", train.tokens},
+          {"long_factor", train.long_factor},
           {"batch", train.batch},
           {"rate", train.rate},
           {"warm_up", train.warm_up},
@@ -68,6 +77,19 @@ inline Json settings_of(const ModelConfig& model, const TrainOptions& train) {
           {"evaluations", train.evaluations},
           {"validation_tokens", train.validation_tokens},
           {"test_tokens", train.test_tokens}};
+}
+
+/// Of the command line, those that a setting of settings_of follows from; its own name if none has
+/// it.
+inline std::string options_of(const std::string& setting, bool dense) {
+  for (const char* const constant : {"beta2", "decay", "clip", "floor"}) {
+    if (setting == constant) {
+      return setting;
+    }
+  }
+  std::string option = "--" + setting;
+  std::replace(option.begin(), option.end(), '_', '-');
+  return dense && setting == "d_ff" ? "--dense-d-ff, --d-ff, --experts or --top-k" : option;
 }
 
 }  // namespace byte_lm

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <tuple>
 
 #include "detail/check.hpp"
 #include "router_config.hpp"
@@ -41,8 +42,23 @@ struct ExpertConfig {
   /// situ: the bounds of gate and up, in the order of Kimi-K3's beta and linear_beta.
   double gate_bound = 4.0, up_bound = 25.0;
 
+  /// Whether experts of both compute the same of the same parameters.
+  bool operator==(const ExpertConfig& other) const;
   void validate() const;
+
+ private:
+  /// All of them: the binding counts. A tuple compares floats where no warning looks.
+  auto fields() const {
+    const auto& [kind, has_gate, has_bias, gates_output, most, cut, offset, factor, bound1,
+                 bound2] = *this;
+    return std::tie(kind, has_gate, has_bias, gates_output, most, cut, offset, factor, bound1,
+                    bound2);
+  }
 };
+
+inline bool ExpertConfig::operator==(const ExpertConfig& other) const {
+  return fields() == other.fields();
+}
 
 inline void ExpertConfig::validate() const {
   const auto positive = [](double value, const char* name) {

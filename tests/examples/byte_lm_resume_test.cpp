@@ -2,6 +2,9 @@
 // examples/byte_lm: a run that was stopped or killed and goes on from its checkpoint ends with the
 // bits and the records of one that was left alone; another run's checkpoint is refused.
 #include "../../examples/byte_lm/train.hpp"
+#if __has_include(<CLI/CLI.hpp>)
+#include "../../examples/byte_lm/options.hpp"
+#endif
 #include "../io/hard_times.hpp"
 #include "../io/model_folder.hpp"
 
@@ -103,6 +106,7 @@ TEST_P(ByteLmResumed, GoesOnFromWhereItWasStopped) {
     LmRun part = run(GetParam());
     if (fs::exists(path)) {
       part.load(path);
+      EXPECT_EQ(part.standing(), "goes on from step " + std::to_string(part.steps()) + " of 90");
     }
     records.clear();
     part.train({.stop = [&] { return part.steps() >= last; },
@@ -117,6 +121,7 @@ TEST_P(ByteLmResumed, GoesOnFromWhereItWasStopped) {
 
   LmRun again = run(GetParam());  // one that is complete gives its records, and nothing else
   again.load(path);
+  EXPECT_EQ(again.standing(), "is complete");
   std::vector<Json> once_more;
   finish(again, folder() / "none", once_more);
   EXPECT_EQ(once_more, records);
@@ -186,7 +191,12 @@ TEST_F(ByteLmCheckpoint, OfAnotherRunIsRefused) {
   const auto message = [&](LmRun other) { return fault_of([&] { other.load(path); }); };
   EXPECT_NE(message(run(Balance::bias, 2)).find("\"seed\" is \"1\", expected \"2\""),
             std::string::npos);
-  EXPECT_NE(message(run(Balance::aux)).find("\"balance\" is "), std::string::npos);
+  EXPECT_NE(message(run(Balance::aux)).find("\"--balance\" is "), std::string::npos);
+  TrainOptions longer = options(Balance::bias);
+  longer.long_factor = 2.0;
+  EXPECT_NE(message(LmRun(*corpus_, config(Balance::bias), longer, 1))
+                .find("\"--long-factor\" is \"1.0\", expected \"2.0\""),
+            std::string::npos);
   fs::copy_file(folder() / "a.txt", folder() / "z.txt");
   const Corpus more({folder().string()}, 4);
   const std::string refused =
@@ -195,6 +205,24 @@ TEST_F(ByteLmCheckpoint, OfAnotherRunIsRefused) {
   std::ofstream(path, std::ios::binary | std::ios::in) << "no checkpoint";
   EXPECT_NE(message(run(Balance::bias)).find("last"), std::string::npos);
 }
+
+#if __has_include(<CLI/CLI.hpp>)
+TEST(ByteLmOptions, AreWhatSettingsAreNamedAfter) {
+  CLI::App app;
+  Options options;
+  add_options(app, options);
+  const Json settings = settings_of(options.model, options.train);
+  for (const auto& [setting, value] : settings.items()) {
+    const std::string named = options_of(setting, false);
+    EXPECT_TRUE(named == setting || app.get_option_no_throw(named) != nullptr) << named;
+  }
+  std::istringstream several(options_of("d_ff", true));
+  for (std::string word; several >> word;) {
+    word.resize(word.size() - (word.ends_with(',') ? 1 : 0));
+    EXPECT_TRUE(word == "or" || app.get_option_no_throw(word) != nullptr) << word;
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace byte_lm

@@ -217,6 +217,14 @@ TEST_F(ByteLmCorpus, RefusesAFileWhoseNameIsNotUtf8) {
 }
 #endif
 
+#if defined(__linux__)
+TEST_F(ByteLmCorpus, RefusesAFileWhoseNameHasSeveralLines) {
+  const std::string name = (folder / "a\nb.txt").string();
+  std::filesystem::copy_file(folder / "a.txt", name);
+  EXPECT_THROW(Corpus({name}, 4), std::invalid_argument);
+}
+#endif
+
 TEST_F(ByteLmCorpus, RefusesWhatCannotBeReadOrIsTooShort) {
   EXPECT_THROW(Corpus({(folder / "c.txt").string()}, 4), std::invalid_argument);
   EXPECT_THROW(Corpus({(folder / "a.txt").string()}, 400), std::invalid_argument);

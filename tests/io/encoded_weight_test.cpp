@@ -67,6 +67,35 @@ TEST(EncodedWeight, TakesAScaleOfEachRowOrOneInAll) {
   }
 }
 
+// Their fraction has two bits, below a leading one but for the least exponent: 0x3e is 1.5, 0x81
+// minus 2^-16 and 0x7b 57344; 0x7c is infinity, and 0xfd NaN.
+TEST(EncodedWeight, MultipliesE5M2InBlocksInRowsAndInAll) {
+  const std::vector<std::uint8_t> codes{0x00, 0x3e, 0x81, 0x7b, 0xc5, 0x03};
+  Matrix<double> values(2, 3);
+  values << 0.0, 1.5, -0x1p-16, 57344.0, -5.0, 0x3p-16;
+  const NewTensor weight = tensor_of("F8_E5M2", {2, 3}, codes);
+  const NewTensor one = tensor_of("F32", {1, 1}, std::vector<float>{0.3f});
+  const Matrix<double> times_one = static_cast<double>(0.3f) * values;
+  EXPECT_EQ(decode({{"a.weight", weight}, {"a.weight_scale_inv", one}}, "a.weight", {2, 3}),
+            times_one);
+  EXPECT_EQ(decode({{"a.weight", weight}, {"a.weight_scale", one}}, "a.weight", {2, 3}), times_one);
+  EXPECT_EQ(decode({{"a.weight", weight}, {"a.scale", one}}, "a.weight", {2, 3}), times_one);
+  const NewTensor rows = tensor_of("F32", {2, 1}, std::vector<float>{0.5f, -3.0f});
+  Matrix<double> times_rows = values;
+  times_rows.row(0) *= 0.5;
+  times_rows.row(1) *= -3.0;
+  EXPECT_EQ(decode({{"a.weight", weight}, {"a.weight_scale", rows}}, "a.weight", {2, 3}),
+            times_rows);
+
+  const NewTensor special =
+      tensor_of("F8_E5M2", {1, 3}, std::vector<std::uint8_t>{0x7c, 0xfc, 0xfd});
+  const Matrix<double> got =
+      decode({{"a.weight", special}, {"a.weight_scale", one}}, "a.weight", {1, 3});
+  EXPECT_EQ(got(0, 0), std::numeric_limits<double>::infinity());
+  EXPECT_EQ(got(0, 1), -std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(std::isnan(got(0, 2)));
+}
+
 TEST(EncodedWeight, TakesMxfp4InAllContainers) {
   expect_values(mxfp4_blocks("gate_up_proj", {3, 6, 64}), "gate_up_proj", {3, 6, 64});
   expect_values(mxfp4_packed("w1.weight", 5, 96), "w1.weight", {5, 96});

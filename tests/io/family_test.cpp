@@ -286,6 +286,43 @@ TEST(Family, TheWidthOfSharedExpertsIsThatOfEachOrOfAllByTheirKeyAndFamily) {
   }
 }
 
+TEST(Family, Dots3NoteIsDeepSeekV3WithAWidthOfItsSharedExperts) {
+  const auto config = [](std::string_view more) {
+    return config_of("dots3_note", joined(R"({"hidden_size": 8, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "moe_topk": 3, "moe_intermediate_size": 6,
+        "shared_experts_intermediate_size": 5)",
+                                          more, "}"));
+  };
+  const MoEConfig plain = config("");
+  EXPECT_EQ(plain.top_k, 2);
+  EXPECT_EQ(plain.shared->d_ff, 5);
+  EXPECT_EQ(plain.router.score, Score::sigmoid);
+  EXPECT_TRUE(plain.router.selection.bias);
+  EXPECT_EQ(plain.router.weight.renormalise, true);
+  EXPECT_EQ(plain.router.weight.scale, 1.0);
+  EXPECT_EQ(config(R"(, "n_shared_experts": 2)").shared->d_ff, 10);
+  expect_fault([&] { config(R"(, "use_dynamic_rsf": true)"); }, "config.json", "",
+               {"use_dynamic_rsf", "expected false"});
+}
+
+TEST(Family, PanguUltraHasABiasWhereTheConfigOfEnginesSaysSo) {
+  const MoEConfig own = config_of("pangu_ultra_moe", R"({"hidden_size": 8,
+      "num_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6,
+      "num_shared_experts": 2})");
+  EXPECT_EQ(own.num_experts, 4);
+  EXPECT_EQ(own.shared->d_ff, 12);
+  EXPECT_EQ(own.router.score, Score::sigmoid);
+  EXPECT_FALSE(own.router.selection.bias);
+  EXPECT_FALSE(own.router.selection.groups);
+  EXPECT_EQ(own.router.weight.renormalise, true);
+  EXPECT_EQ(own.router.weight.scale, 2.5);
+  const MoEConfig of_engines = config_of("pangu_ultra_moe", R"({"hidden_size": 8,
+      "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6,
+      "n_shared_experts": 1, "router_enable_expert_bias": true})");
+  EXPECT_EQ(of_engines.num_experts, 4);
+  EXPECT_TRUE(of_engines.router.selection.bias);
+}
+
 TEST(Family, LongCatRoutesToExpertsThatComputeNothing) {
   constexpr std::string_view text = R"("hidden_size": 8, "n_routed_experts": 4, "moe_topk": 3,
       "expert_ffn_hidden_size": 6, "zero_expert_num": 2)";

@@ -247,6 +247,36 @@ TEST_F(LoadEncoded, Fp8KeepsCodesAndScalesWhicheverWayScalesAreShared) {
   }
 }
 
+/// The same bytes as codes of E5M2: values as halves whose low byte is 0.
+EncodedTensors e5m2_rows(const std::string& stem, Index rows, Index cols) {
+  EncodedTensors made = fp8_rows(stem, rows, cols);
+  NewTensor& codes = made.tensors[stem + ".weight"];
+  codes.dtype = "F8_E5M2";
+  for (Index row = 0; row < rows; ++row) {
+    for (Index k = 0; k < cols; ++k) {
+      std::byte& code = codes.data[static_cast<std::size_t>(row * cols + k)];
+      code &= std::byte{0xbf};  // below 2, so neither infinity nor NaN
+      const auto bits = static_cast<std::uint16_t>(std::to_integer<unsigned>(code) << 8);
+      made.values(row, k) = static_cast<double>(std::bit_cast<Eigen::half>(bits)) *
+                            static_cast<double>(0.001f * static_cast<float>(3 + row));
+    }
+  }
+  return made;
+}
+
+TEST_F(LoadEncoded, E5M2BecomesFloatsAndIsQuantisedAnewWhereTheStorageIsE4M3) {
+  const EncodedLayer layer = layer_of(e5m2_rows);
+  write_model(layer.tensors);
+  const auto loaded = load_layer<double>(folder(), 0);
+  expect_weights(loaded, layer);
+  expect_weights(load_layer<bf16>(folder(), 0), layer);
+  expect_weights(unpack(load_packed<float>(folder(), 0)), layer);
+  const auto packed = unpack(load_packed<moe::fp8>(folder(), 0));
+  const auto wanted = unpack(pack<moe::fp8>(loaded));
+  EXPECT_EQ(packed.experts()[1].params().up, wanted.experts()[1].params().up);
+  EXPECT_EQ(packed.experts()[0].params().down, wanted.experts()[0].params().down);
+}
+
 TEST_F(LoadEncoded, Fp8KeepsCodesThatAreNan) {
   EncodedLayer layer = layer_of(fp8);
   layer.tensors[block + "experts.1.up_proj.weight"].data[5 * width + 130] = std::byte{0xff};

@@ -109,6 +109,14 @@ TEST_F(SaveLayer, RefusesALayerThatReadersOfTheFamilyWouldTakeForAnother) {
               std::string::npos)
         << message;
   }
+  MoEConfig cut_behind = mixtral;
+  cut_behind.expert.clamp = Clamp::after;
+  EXPECT_NE(
+      moe::testing::message_of(
+          [&] { save_layer(MoELayer<float>(cut_behind, 1), *find_family("mixtral"), folder()); })
+          .find("save_layers: the expert's clamp, alpha or bounds are not those that readers of "
+                "family mixtral take"),
+      std::string::npos);
   EXPECT_EQ(num_files(), 0U);
 }
 
@@ -118,6 +126,7 @@ TEST_F(SaveLayer, RefusesALayerThatAConfigOfTheDirectoryTellsOtherwise) {
   const std::map<std::string, std::function<void(MoEConfig&)>> changes{
       {"expert.activation = ", [](auto& c) { c.expert.activation = Activation::gelu_erf; }},
       {"expert.limit = 7", [](auto& c) { c.expert.limit = 7.0; }},
+      {"the expert's clamp, alpha", [](auto& c) { c.expert.alpha = 2.0; }},
       {"top_k = 3", [](auto& c) { c.top_k = 3; }},
       {"capacity.rows = 2", [](auto& c) { c.capacity.rows = 2; }}};
   for (const auto& [message, change] : changes) {

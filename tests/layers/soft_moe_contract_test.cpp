@@ -146,11 +146,13 @@ TEST(SoftMoEContract, RefusesWhatItHasNotAndNamesIt) {
   const auto layer = make_soft<float>(small_config());
   const auto x = random_matrix<float>(N, layer.d_in(), 3);
   const ExpertMask mask = ExpertMask::Ones(1, 3);
-  for (const CallOptions& call : {CallOptions{.expert_mask = &mask}, CallOptions{.top_k = 1},
-                                  CallOptions{.capacity = Capacity{}}}) {
-    EXPECT_EQ(message_of([&] { forward(layer, x, call); }),
-              "SoftMoELayer: the call sets expert_mask, experts, top_k or capacity, expected none: "
-              "all tokens are in all slots");
+  for (const CallOptions& call :
+       {CallOptions{.expert_mask = &mask}, CallOptions{.top_k = 1},
+        CallOptions{.capacity = Capacity{}}, CallOptions{.noise_seed = 1, .expert_dropout = 0.5}}) {
+    EXPECT_EQ(
+        message_of([&] { forward(layer, x, call); }),
+        "SoftMoELayer: the call sets expert_mask, experts, top_k, capacity or expert_dropout, "
+        "expected none: all tokens are in all slots");
   }
   EXPECT_EQ(message_of([&] { forward(layer, random_matrix<float>(N, 4, 3)); }),
             "SoftMoELayer: x is (12, 4), expected (12, 5)");

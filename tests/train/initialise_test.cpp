@@ -7,6 +7,7 @@
 #include "../support/matrix_near.hpp"
 #include "../support/throws.hpp"
 #include "moe/layers/moe_layer.hpp"
+#include "moe/routing.hpp"
 
 namespace moe {
 namespace {
@@ -67,6 +68,37 @@ TEST(InitScale, LeavesTheBiasesAndScalesOfARouter) {
   };
   expect_scaled(made(), made(), {.router = 0.1},
                 [](const std::string& name) { return name == "router.weight" ? 0.1 : 1.0; });
+}
+
+/// A tensor of a gate is drawn if it is another one with another seed.
+template <class Gate>
+void expect_drawn_scaled(const Gate& gate) {
+  using Router = GatedRouter<double, Gate, TopK<double>>;
+  const TopK<double> rule(3, 2, {.weight = {.expert_scale = ExpertScale::learned}});
+  const auto made = [&](std::uint64_t seed) {
+    return MoELayer<double, Router>(
+        Router(gate, rule, {gate.initial_params(seed), rule.initial_params()}),
+        make_experts<double>(config(), 1));
+  };
+  MoELayer<double, Router> scaled = made(1), fresh = made(1), other = made(2);
+  scale_init(scaled, {.router = 0.1});
+  using Params = typename Router::Params;
+  Params::for_each(
+      [](std::string_view name, const auto& got, const auto& was, const auto& another) {
+        const double factor = was == another ? 1.0 : 0.1;
+        EXPECT_TRUE(matrix_near(got, factor * was, 1e-15)) << name;
+      },
+      scaled.router().params(), fresh.router().params(), other.router().params());
+}
+
+TEST(InitScale, ScalesWhatIsDrawnOfEveryGate) {
+  const LogitsConfig logits{.bias = true, .noisy = true};
+  expect_drawn_scaled(LinearGate<double>(8, 3, logits));
+  expect_drawn_scaled(NormGate<double>(8, 3, logits, {}));
+  expect_drawn_scaled(TwoLayerGate<double>(8, 4, 3, logits));
+  expect_drawn_scaled(CosineGate<double>(8, 3, {.width = 4}));
+  expect_drawn_scaled(UnitGate<double>(8, 3, {}));
+  expect_drawn_scaled(StateGate<double>(8, 3, {.d_state = 4, .takes_state = false}));
 }
 
 TEST(InitScale, OfALatentLayerHasItsOutputFactorOnceOnEachWayOut) {

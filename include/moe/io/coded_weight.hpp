@@ -36,7 +36,7 @@ bool has_codes_of(const EncodedWeight& weight) {
     return encoding.kind == CodeKind::e2m1 && encoding.group == kernels::block_size &&
            encoding.second_scale.empty();
   } else if constexpr (std::same_as<F, Fp8Format>) {
-    return encoding.kind == CodeKind::e4m3 && weight.shares_scales_by(Fp8Format::block_size);
+    return weight.codes_type() == DType::F8_E4M3 && weight.shares_scales_by(Fp8Format::block_size);
   } else {
     return encoding.kind == CodeKind::integer && weight.bits() <= F::bits && weight.is_symmetric();
   }

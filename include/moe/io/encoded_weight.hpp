@@ -20,6 +20,7 @@ class EncodedWeight {
                 const std::vector<Index>& shape);
 
   const Encoding& encoding() const { return *encoding_; }
+  DType codes_type() const { return codes_->dtype; }
   /// Of all tensors that belong to it.
   const std::vector<std::string>& tensors() const { return tensors_; }
   Index width() const { return width_; }
@@ -265,7 +266,7 @@ inline void EncodedWeight::read_codes(Index row, unsigned* codes) const {
 /// Codes as numbers, without their scale.
 inline void EncodedWeight::read_numbers(Index row, double* to) const {
   const std::byte* const bytes = codes_->data.data() + row * row_bytes_;
-  if (encoding_->kind == CodeKind::e4m3) {
+  if (encoding_->kind == CodeKind::float8) {
     detail::read_floats(*codes_, row * row_bytes_, width_, to);
     return;
   }

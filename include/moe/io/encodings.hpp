@@ -11,10 +11,10 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
-/// What a code is: a float of 8 bits; one of 4, the first of two in a byte in its low half; an
-/// integer in a stream of bits, from the least significant one of words of 32, with 2^(bits - 1)
-/// added to it.
-enum class CodeKind : std::uint8_t { e4m3, e2m1, integer };
+/// What a code is: a float of 8 bits, which one its tensor says; one of 4, the first of two in a
+/// byte in its low half; an integer in a stream of bits, from the least significant one of words of
+/// 32, with 2^(bits - 1) added to it.
+enum class CodeKind : std::uint8_t { float8, e2m1, integer };
 
 /// How many scales a matrix (N, K) has: for blocks of group_rows x group; those, or one for a row,
 /// or one in all; for any groups that divide K.
@@ -25,9 +25,9 @@ enum class ScalesOf : std::uint8_t { blocks, blocks_rows_or_all, any_groups };
 /// behind it. Types are as files spell them, any of several with spaces between them.
 struct Encoding {
   std::string_view name;  ///< for messages
-  CodeKind kind = CodeKind::e4m3;
+  CodeKind kind = CodeKind::float8;
   std::string_view codes = {};  ///< name; empty: the weight's own
-  DType codes_type = DType::F8_E4M3;
+  std::string_view codes_types = "F8_E4M3 F8_E5M2";
   bool in_blocks = false;      ///< their shape is (.., N, K / group, bytes of a group)
   bool outputs_first = false;  ///< whatever order the family's floats have
   std::string_view scale = {}, scale_types = {};  ///< U8 is read as F8_E8M0
@@ -54,24 +54,24 @@ inline constexpr Encoding encodings[] = {
     {.name = "FP8", .scale = "_scale", .scale_types = "F32 BF16 F16",
      .scales_of = ScalesOf::blocks_rows_or_all, .group_rows = 128, .group = 128},
     // gpt-oss.
-    {.name = "MXFP4", .kind = CodeKind::e2m1, .codes = "_blocks", .codes_type = DType::U8,
+    {.name = "MXFP4", .kind = CodeKind::e2m1, .codes = "_blocks", .codes_types = "U8",
      .in_blocks = true, .outputs_first = true, .scale = "_scales", .scale_types = "U8 F8_E8M0",
      .group = 32},
     // compressed-tensors: Kimi-K3.
-    {.name = "MXFP4", .kind = CodeKind::e2m1, .codes = "_packed", .codes_type = DType::U8,
+    {.name = "MXFP4", .kind = CodeKind::e2m1, .codes = "_packed", .codes_types = "U8",
      .scale = "_scale", .scale_types = "U8 F8_E8M0", .group = 32},
     // DeepSeek-V4.
-    {.name = "MXFP4", .kind = CodeKind::e2m1, .codes_type = DType::I8, .scale = ".scale",
+    {.name = "MXFP4", .kind = CodeKind::e2m1, .codes_types = "I8", .scale = ".scale",
      .scale_types = "F8_E8M0 U8", .group = 32},
     // compressed-tensors, and ModelOpt.
-    {.name = "NVFP4", .kind = CodeKind::e2m1, .codes = "_packed", .codes_type = DType::U8,
+    {.name = "NVFP4", .kind = CodeKind::e2m1, .codes = "_packed", .codes_types = "U8",
      .scale = "_scale", .scale_types = "F8_E4M3", .group = 16, .second_scale = "_global_scale",
      .divides = true},
-    {.name = "NVFP4", .kind = CodeKind::e2m1, .codes_type = DType::U8, .scale = "_scale",
+    {.name = "NVFP4", .kind = CodeKind::e2m1, .codes_types = "U8", .scale = "_scale",
      .scale_types = "F8_E4M3", .group = 16, .second_scale = "_scale_2"},
     // compressed-tensors: Kimi-K2-Thinking.
     {.name = "packed integers", .kind = CodeKind::integer, .codes = "_packed",
-     .codes_type = DType::I32, .scale = "_scale", .scale_types = "BF16 F16 F32",
+     .codes_types = "I32", .scale = "_scale", .scale_types = "BF16 F16 F32",
      .scales_of = ScalesOf::any_groups, .zero_point = "_zero_point", .group_index = "_g_idx",
      .shape = "_shape"},
 };
@@ -116,7 +116,8 @@ inline const Encoding* encoding_of(TensorFiles& files, const std::string& weight
   std::string codes, types, scale, scales;
   for (const Encoding& encoding : detail::encodings) {
     const std::string its_codes = detail::partner_of(weight, encoding.codes);
-    if (!files.contains(its_codes) || files.at(its_codes).view.dtype != encoding.codes_type) {
+    if (!files.contains(its_codes) ||
+        !detail::is_one_of(files.at(its_codes).view.dtype, encoding.codes_types)) {
       continue;
     }
     codes = its_codes;

@@ -83,6 +83,21 @@ inline void expect_expert(const Known& known, const std::optional<LayerConfig>& 
   if (config) {
     known.expect("expert.limit", found.limit.value_or(none), read.limit.value_or(none));
   }
+  ExpertConfig all = read;
+  all.gated = found.gated;  // these three tensors show
+  all.bias = found.bias;
+  all.output_gate = found.output_gate;
+  if (!config) {  // these keys may say
+    all.activation = found.activation;
+    all.limit = found.limit;
+    all.alpha = found.alpha;
+    all.gate_bound = found.gate_bound;
+    all.up_bound = found.up_bound;
+  }
+  moe::detail::throw_unless(all == found,
+                            "save_layers: the expert's clamp, alpha or bounds are not those that "
+                            "readers of family ",
+                            known.family.name(), " take");
 }
 
 /// Throws std::invalid_argument, naming the first difference, unless readers of the family take the

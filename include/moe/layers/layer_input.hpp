@@ -49,21 +49,44 @@ inline constexpr bool is_view = false;
 template <class Plain, int options, class Stride>
 inline constexpr bool is_view<Eigen::Ref<Plain, options, Stride>> = true;
 
-/// What no layer for tokens in T takes as its input and output. Views are left to the compiler, as
-/// concepts ask with those.
+/// Views are left to the compiler, as concepts ask with those.
+template <class From, class To>
+inline constexpr bool is_wrong =
+    !is_view<std::remove_cvref_t<From>> && !std::convertible_to<From, To>;
+
+/// What no layer for tokens in T takes as its input and output.
 template <class T, class X, class Y>
-concept WrongMatrices =
-    !is_view<X> && !is_view<std::remove_cvref_t<Y>> &&
-    (!std::convertible_to<const X&, LayerInput<T>> || !std::convertible_to<Y, MatrixRef<T>>);
+concept WrongMatrices = is_wrong<const X&, LayerInput<T>> || is_wrong<Y, MatrixRef<T>>;
+
+/// Nor in a backward.
+template <class T, class X, class Dy, class Dx>
+concept WrongBackwardMatrices = is_wrong<const X&, LayerInput<T>> ||
+    is_wrong<const Dy&, ConstMatrixRef<T>> || is_wrong<Dx, LayerInputGrads<T>>;
+
+template <class T, class X>
+constexpr void refuse_input() {
+  static_assert(std::convertible_to<const X&, LayerInput<T>>,
+                "x is no matrix of the layer's scalar: give it a moe::Matrix<T>, an Eigen::Map of "
+                "memory that is elsewhere, or x.cast<T>() of another scalar");
+}
 
 /// Ends in a sentence for each that is wrong.
 template <class T, class X, class Y>
 constexpr void refuse_matrices() {
-  static_assert(std::convertible_to<const X&, LayerInput<T>>,
-                "x is no matrix of the layer's scalar: give it a moe::Matrix<T>, an Eigen::Map of "
-                "memory that is elsewhere, or x.cast<T>() of another scalar");
+  refuse_input<T, X>();
   static_assert(std::convertible_to<Y, MatrixRef<T>>,
                 "y is no row-major matrix of the layer's scalar that can be written: give it a "
+                "moe::Matrix<T>, or an Eigen::Map or a block of one");
+}
+
+template <class T, class X, class Dy, class Dx>
+constexpr void refuse_backward_matrices() {
+  refuse_input<T, X>();
+  static_assert(std::convertible_to<const Dy&, ConstMatrixRef<T>>,
+                "dy is no matrix of the layer's scalar: give it a moe::Matrix<T>, an Eigen::Map of "
+                "memory that is elsewhere, or dy.cast<T>() of another scalar");
+  static_assert(std::convertible_to<Dx, LayerInputGrads<T>>,
+                "dx is no row-major matrix of the layer's scalar that can be written: give it a "
                 "moe::Matrix<T>, or an Eigen::Map or a block of one");
 }
 

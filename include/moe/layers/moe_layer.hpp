@@ -112,6 +112,13 @@ class MoELayer : public LayerParts<T, RouterT, E> {
       run_back(input, dy, tape, tape.work(), dinput, grads);
     });
   }
+  /// As for forward.
+  template <class X, class Dy, class Memory, class Dx, class G>
+  requires detail::WrongBackwardMatrices<T, X, Dy, Dx>
+  void backward(const X&, const Dy&, Memory&, Dx&&, G&, const RoutingGradient<W>& = {}) const {
+    detail::refuse_backward_matrices<T, X, Dy, Dx>();
+  }
+
   /// Throws std::invalid_argument unless the tape is of a forward of this very layer, and of the
   /// parts that stand in it, as far as these have check_tape(tape, name).
   void check_tape(const Tape& tape,

@@ -70,7 +70,8 @@ class SoftMoELayer {
 
   /// Inference: y (N, d_out) = layer(x (N, d_in)); N may be 0. y may be x itself. Padding is 0 in
   /// y. Throws std::invalid_argument on other shapes, also of parameters, and if the call asks for
-  /// masks, experts, a top_k or a capacity, which there are none of here; y is as before then.
+  /// masks, experts, a top_k, a capacity or an expert_dropout, which there are none of here; y is
+  /// as before then.
   void forward(ConstMatrixRef<T> x, MatrixRef<T> y, Scratch& scratch,
                const CallOptions& call = {}) const {
     check_call(x, y, call);
@@ -145,10 +146,10 @@ class SoftMoELayer {
     detail::check_shape(y, x.rows(), d_out(), "SoftMoELayer: y");
     call.validate(x.rows(), num_experts());
     detail::num_threads(call.num_threads);  // throws what run() would, while there is a tape
-    detail::throw_unless(
-        call.expert_mask == nullptr && call.experts == nullptr && !call.top_k && !call.capacity,
-        "SoftMoELayer: the call sets expert_mask, experts, top_k or capacity, expected none: all "
-        "tokens are in all slots");
+    detail::throw_unless(call.expert_mask == nullptr && call.experts == nullptr && !call.top_k &&
+                             !call.capacity && call.expert_dropout <= 0.0,
+                         "SoftMoELayer: the call sets expert_mask, experts, top_k, capacity or "
+                         "expert_dropout, expected none: all tokens are in all slots");
   }
 
   void check_backward(const ConstMatrixRef<T>& x, const ConstMatrixRef<T>& dy, const Tape& tape,

@@ -93,8 +93,8 @@ DenseFfn<T> dense_of_mean(const MoELayer<T>& layer, std::span<const double> weig
     detail::throw_unless(expert.d_ff() == mean.up.rows(), "dense_of_mean: expert ", e,
                          " has width ", expert.d_ff(), ", expected ", mean.up.rows(),
                          " as the first");
-    detail::throw_unless(detail::same_kind(expert.config(), layer.experts()[0].config()),
-                         "dense_of_mean: expert ", e, " is of another kind than the first");
+    detail::throw_unless(expert.config() == layer.experts()[0].config(), "dense_of_mean: expert ",
+                         e, " is of another kind than the first");
   }
   using P = ExpertParams<T>;
   for (const auto tensor :
@@ -140,7 +140,7 @@ DenseFfn<T> dense_of_all(const MoELayer<T>& layer, std::span<const double> weigh
   const ExpertConfig& kind = parts.front().expert->config();
   Index d_ff = 0;
   for (const Part& part : parts) {
-    detail::throw_unless(detail::same_kind(part.expert->config(), kind) && !kind.output_gate,
+    detail::throw_unless(part.expert->config() == kind && !kind.output_gate,
                          "dense_of_all: experts are of several kinds or have an output gate, "
                          "expected one kind without");
     d_ff += part.expert->d_ff();

@@ -4,10 +4,8 @@
 // DenseFfn, an expert.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <iterator>
 #include <optional>
 #include <string_view>
 #include <type_traits>
@@ -23,7 +21,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 struct InitScale {
   double input = 1.0;   ///< of gate and up of all feed-forwards
   double output = 1.0;  ///< of the last projection: down, or up of a latent part around experts
-  double router = 1.0;
+  double router = 1.0;  ///< of all its matrices
 
   void validate() const {
     for (const double factor : {input, output, router}) {
@@ -53,13 +51,11 @@ inline bool is_of(const ParameterName& name, std::string_view part) {
   return at != nullptr;
 }
 
-inline double init_factor(const ParameterName& name, const InitScale& scale, bool has_latent) {
-  if (is_of(name, "router")) {  // of a gate in several steps, each of them
-    constexpr std::string_view weights[] = {"weight", "hidden", "projection",
-                                            "down",   "first",  "second"};
-    const bool is_weight =
-        std::find(std::begin(weights), std::end(weights), name.word) != std::end(weights);
-    return is_weight ? scale.router : 1.0;
+/// Of a tensor with so many rows.
+inline double init_factor(const ParameterName& name, Index rows, const InitScale& scale,
+                          bool has_latent) {
+  if (is_of(name, "router")) {  // its vectors are biases and scales, but for one expert's weight
+    return rows > 1 || name.word == "weight" ? scale.router : 1.0;
   }
   if (is_of(name, "latent")) {
     return name.word == "up" ? scale.output : 1.0;
@@ -83,7 +79,7 @@ void scale_init(Layer& layer, const InitScale& scale) {
   }
   walk_params(layer, ParameterName{}, [&](const ParameterName& name, auto& tensor) {
     using T = typename std::remove_cvref_t<decltype(tensor)>::Scalar;
-    const double factor = detail::init_factor(name, scale, has_latent);
+    const double factor = detail::init_factor(name, tensor.rows(), scale, has_latent);
     const bool scaled = factor < 1.0 || factor > 1.0;
     for (Index i = 0; scaled && i < tensor.size(); ++i) {
       tensor.data()[i] = kernels::convert<T>(factor * kernels::convert<double>(tensor.data()[i]));

@@ -115,8 +115,7 @@ MoELayer<T> merge_experts(const MoELayer<T>& layer, std::span<const ExpertId> gr
       detail::throw_unless(group[e] != g || d_ff == expected, "merge_experts: expert ", e,
                            " has width ", d_ff, ", expected that of its group, ", expected);
       detail::throw_unless(
-          group[e] != g ||
-              detail::same_kind(layer.experts()[e].config(), layer.experts()[first].config()),
+          group[e] != g || layer.experts()[e].config() == layer.experts()[first].config(),
           "merge_experts: expert ", e, " is of another kind than expert ", first, " of its group");
     }
     ExpertParams<T> merged = layer.experts()[first].params();

@@ -78,16 +78,6 @@ class ExpertSaliency {
 
 namespace detail {
 
-/// Whether experts of both compute the same of the same parameters.
-inline bool same_kind(const ExpertConfig& a, const ExpertConfig& b) {
-  return a.activation == b.activation && a.gated == b.gated && a.bias == b.bias &&
-         a.output_gate == b.output_gate && a.clamp == b.clamp &&
-         a.limit.has_value() == b.limit.has_value() &&
-         equals(a.limit.value_or(0.0), b.limit.value_or(0.0)) && equals(a.up_offset, b.up_offset) &&
-         equals(a.alpha, b.alpha) && equals(a.gate_bound, b.gate_bound) &&
-         equals(a.up_bound, b.up_bound);
-}
-
 /// Throws std::invalid_argument unless every expert of a router is chosen by its score, so that it
 /// has its own part of the router's tensors and nothing else.
 template <class RouterT>

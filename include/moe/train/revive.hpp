@@ -111,9 +111,8 @@ void copy_expert(MoELayer<T>& layer, const Revival& revival, const RevivalConfig
   detail::throw_unless(std::isfinite(config.noise) && config.noise >= 0.0,
                        "RevivalConfig: noise = ", config.noise, ", expected finite and at least 0");
   const auto at = [&](ExpertId e) { return static_cast<std::size_t>(e); };
-  detail::throw_unless(
-      detail::same_kind(layer.experts()[at(to)].config(), layer.experts()[at(from)].config()),
-      "copy_expert: expert ", to, " is of another kind than expert ", from);
+  detail::throw_unless(layer.experts()[at(to)].config() == layer.experts()[at(from)].config(),
+                       "copy_expert: expert ", to, " is of another kind than expert ", from);
   const ExpertParams<T>& source = layer.experts()[at(from)].params();
   ExpertParams<T>::for_each(
       [](std::string_view name, const Matrix<T>& tensor, const Matrix<T>& other) {
