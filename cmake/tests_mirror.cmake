@@ -72,6 +72,7 @@ set(tested_by
   "reference/gate.hpp          routing/norm_gate_test.cpp"
   "reference/latent.hpp        experts/latent_test.cpp"
   "reference/output_norm.hpp   layers/output_norm_test.cpp"
+  "reference/product_keys.hpp layers/product_key_layer_test.cpp"
   "reference/relu_routing.hpp routing/relu_routing_test.cpp"
   "reference/second_expert.hpp routing/second_expert_test.cpp"
   "reference/sparse_mixer.hpp routing/sparse_mixer_test.cpp"

@@ -102,6 +102,11 @@ Json router_of(const io::LayerConfig& config) {
     all["jitter"] = config.sparse_mixer.jitter;
     return all;
   }
+  if (config.is_rank_one()) {
+    all["num_keys"] = config.product_keys.num_keys;
+    all["reading"] = word(config.product_keys.reading, {"per_token", "across_batch"});
+    return all;
+  }
   if (config.router_type == io::RouterType::second_expert) {
     all["second_expert"] =
         word(config.second_expert.policy, {"always", "threshold", "random", "sampled"});
@@ -157,9 +162,12 @@ Json storage_of(io::Checkpoint& model, moe::Index layer) {
 // As if none of the experts that a token takes were one that computes nothing, all were as wide as
 // the first, and every router a linear one.
 Json cost_of(const io::LayerConfig& config) {
-  moe::ParameterCount count = moe::parameters(config);
+  const bool rank_one = config.is_rank_one();
+  const moe::ProductKeyLayerConfig keys = io::product_key_layer_config(config);
+  moe::ParameterCount count = rank_one ? moe::parameters(keys) : moe::parameters(config);
   count.total -= config.zero.num_experts() * count.expert;
-  auto flops = moe::forward_flops(config, moe::predicted_work(config, 1)).total();
+  double flops = rank_one ? moe::forward_flops(keys, moe::predicted_work(keys, 1)).total()
+                          : moe::forward_flops(config, moe::predicted_work(config, 1)).total();
   if (const auto& [number, d_ff, scale] = config.adjugate; number > 0) {
     const moe::FfnShape small{config.expert_d_in(), d_ff, config.expert_d_out(), config.expert};
     count.total += number * small.parameters();
@@ -240,11 +248,13 @@ Json inspect(const Options& options) {
   all["cost"] = cost_of(config);
   try {
     const io::LayerReader reader(model, layer);
-    all["routing"] = io::visit_router_type<float>(
-        config.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
-          const RouterT router = reader.router<RouterT>();
-          return routing_of(router, config, tokens_of(options, router.d_model()), options.seed);
-        });
+    const auto routing = [&]<class RouterT>(std::type_identity<RouterT>) {
+      const RouterT router = reader.router<RouterT>();
+      return routing_of(router, config, tokens_of(options, router.d_model()), options.seed);
+    };
+    all["routing"] = config.is_rank_one()
+                         ? routing(std::type_identity<moe::ProductKeyRouter<float>>{})
+                         : io::visit_router_type<float>(config.router_type, routing);
   } catch (const io::FormatError& error) {  // all else can be told
     all["cannot_load"] = error.what();
   }
@@ -305,11 +315,6 @@ void print_families() {
   for (const io::Family& family : io::detail::gguf_families) {
     std::printf("| %s | %s |\n", std::string(family.model_types).c_str(),
                 std::string(family.doubt).c_str());
-  }
-  std::printf("\n| `model_type` | not supported: needs |\n|---|---|\n");
-  for (const auto& row : io::detail::unsupported_families) {
-    std::printf("| %s | %s |\n", std::string(row.model_types).c_str(),
-                std::string(row.needs).c_str());
   }
 }
 

@@ -8,6 +8,7 @@
 #include "cost/model_cost.hpp"
 #include "cost/models.hpp"
 #include "cost/part_cost.hpp"
+#include "cost/product_key_cost.hpp"
 #include "cost/soft_moe_cost.hpp"
 #include "cost/tape_bytes.hpp"
 #include "cost/training_bytes.hpp"

@@ -24,4 +24,5 @@
 #include "experts/packed_experts.hpp"
 #include "experts/pair.hpp"
 #include "experts/projection.hpp"
+#include "experts/rank_one.hpp"
 #include "experts/zero.hpp"

@@ -14,6 +14,7 @@
 #include "layers/pack_error.hpp"
 #include "layers/packed_layer.hpp"
 #include "layers/padding.hpp"
+#include "layers/product_key_layer.hpp"
 #include "layers/slot_rows.hpp"
 #include "layers/soft_moe.hpp"
 #include "layers/soft_moe_tape.hpp"

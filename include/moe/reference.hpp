@@ -14,6 +14,7 @@
 #include "reference/latent.hpp"
 #include "reference/layer.hpp"
 #include "reference/output_norm.hpp"
+#include "reference/product_keys.hpp"
 #include "reference/relu_routing.hpp"
 #include "reference/router.hpp"
 #include "reference/second_expert.hpp"

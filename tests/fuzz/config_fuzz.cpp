@@ -44,6 +44,10 @@ void edit(std::string_view edits) {
   write_file(model_file(), text);
 }
 
+struct Input {
+  std::string_view text, edits;
+};
+
 template <class Layer>
 void run(const Layer& layer, const io::LayerConfig& config) {
   const Matrix<float> x = Matrix<float>::Constant(2, config.d_model, 0.25F);
@@ -53,17 +57,17 @@ void run(const Layer& layer, const io::LayerConfig& config) {
   layer.forward(x, y, scratch, {.tokens = {.ids = ids}});
 }
 
-template <class RouterT, class E>
-void save_and_load(const io::Family& family, const io::LayerConfig& config, std::string_view text,
-                   std::string_view edits) {
-  const auto saved = io::testing::random_layer<float, RouterT, E>(config);
+/// load() is of the layer's type.
+template <class Layer, class Load>
+void save_and_load(const io::Family& family, const io::LayerConfig& config, const Input& input,
+                   const Layer& saved, Load&& load) {
+  const auto& [text, edits] = input;
   write_file(folder() / "config.json", text);
   io::save_layer(saved, family, folder());
   // Not where config.json says that the model has no such layer, or the file is another now.
   const bool is_there = succeeds([] { io::Checkpoint(folder()).block_of(0); });
   edit(edits);
-  const bool loaded =
-      succeeds([&] { run(io::load_layer<float, RouterT, E>(folder(), 0), config); });
+  const bool loaded = succeeds([&] { run(load(), config); });
   require(loaded || !is_there || !edits.empty());
 }
 
@@ -84,10 +88,16 @@ void read(std::string_view text, std::string_view edits) {
       const io::LayerConfig made = io::layer_config(*family, config, layer);
       made.validate();
       if (known && layer == 0 && is_small(made)) {
-        io::testing::visit_layer_types(
-            *family, [&]<class R, class E>(std::type_identity<R>, std::type_identity<E>) {
-              save_and_load<R, E>(*family, made, text, edits);
-            });
+        if (io::testing::has_product_keys(*family)) {
+          return save_and_load(*family, made, {text, edits},
+                               io::testing::random_product_key_layer<float>(made),
+                               [] { return io::load_product_key_layer<float>(folder(), 0); });
+        }
+        io::testing::visit_layer_types(*family, [&]<class R, class E>(std::type_identity<R>,
+                                                                      std::type_identity<E>) {
+          save_and_load(*family, made, {text, edits}, io::testing::random_layer<float, R, E>(made),
+                        [] { return io::load_layer<float, R, E>(folder(), 0); });
+        });
       }
     });
   }

@@ -12,6 +12,7 @@
 
 #include "golden_error.hpp"
 #include "golden_layer.hpp"
+#include "golden_product_keys.hpp"
 
 namespace moe::golden {
 
@@ -299,6 +300,9 @@ class Case : private Recorded<T, RouterT> {
 template <Real T>
 std::vector<Error> check_file(const io::SafeTensors& file) {
   const Facts facts(file);
+  if (facts.config().is_rank_one()) {
+    return ProductKeyCase<T>(file, facts).run();
+  }
   return io::visit_router_type<T>(facts.config().router_type,
                                   [&]<class RouterT>(std::type_identity<RouterT>) {
                                     return Case<T, RouterT>(file, facts).run();

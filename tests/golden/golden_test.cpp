@@ -3,6 +3,9 @@
 // gradient; and proofs that the comparison can fail.
 #include "golden_case.hpp"
 
+#include <moe/io/write_safetensors.hpp>
+#include <moe/reference/product_keys.hpp>
+
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -170,6 +173,73 @@ TEST(GoldenCheck, FailsOnATensorThatItDoesNotKnow) {
   ASSERT_NE(at, all.npos);
   std::memcpy(bytes.data() + at, "\"output.z\"", 10);
   EXPECT_FALSE(all_ok(check_file<double>(open(bytes))));
+}
+
+/// A layer of Doge's as a recorded one would be: outputs of plain loops, and gradients that the
+/// layer's own test holds against differences.
+std::vector<std::byte> product_key_file() {
+  const char* const config = R"({"is_moe": true, "hidden_size": 6, "intermediate_size": 5,
+      "num_experts": 9, "num_experts_per_tok": 4})";
+  const Index tokens = 5;
+  std::vector<io::TensorToWrite> all;
+  const auto add = [&]<class M>(const std::string& name, io::DType type, const M& m) {
+    all.push_back({name, type, {m.rows(), m.cols()}, [m](std::span<std::byte> to) {
+                     std::memcpy(to.data(), m.data(), to.size());
+                   }});
+  };
+  ProductKeyLayer<double> layer(
+      {.d_model = 6, .keys = {3, 4, KeyReading::across_batch}, .shared_d_ff = 5}, 1);
+  const Matrix<double> x = Matrix<double>::Random(tokens, 6),
+                       dy = Matrix<double>::Random(tokens, 6);
+  Matrix<double> y(tokens, 6), dx(tokens, 6);
+  ProductKeyTape<double> tape;
+  auto grads = layer.zero_grads();
+  layer.for_each_parameter([](const std::string&, auto& m) { m.setRandom(); });
+  layer.forward(x, y, tape);
+  layer.backward(x, dy, tape, dx, grads);
+  const Matrix<double> want = reference::product_key_layer(layer, x);
+  add("input.x", io::DType::F64, x);
+  add("input.r", io::DType::F64, dy);
+  add("output.y64", io::DType::F64, want);
+  add("output.y", io::DType::F32, Matrix<float>(want.cast<float>()));
+  add("router.logits", io::DType::F64,
+      Matrix<double>(Eigen::Map<const Matrix<double>>(tape.routing.logits.data(), 10, 3)));
+  add("router.weights", io::DType::F64, Matrix<double>(tape.routing.weight));
+  add("router.indices", io::DType::I64,
+      Matrix<std::int64_t>(tape.routing.expert.cast<std::int64_t>()));
+  add("grad.x", io::DType::F64, dx);
+  const io::LayerNames names(*io::find_family("doge"), "", {}, [](const auto&) { return false; });
+  layer.for_each_parameter(
+      [&](const std::string& name, const auto& parameter, const auto& grad) {
+        const auto place = names.place(name, {parameter.rows(), parameter.cols()});
+        add("weights." + place.tensor, io::DType::F64, parameter);
+        add("grad." + place.tensor, io::DType::F64, grad);
+      },
+      grads);
+  const std::string path = testing::TempDir() + "moe_golden_product_keys.safetensors";
+  io::write_safetensors(path, all,
+                        {{"family", "doge"},
+                         {"config", config},
+                         {"semantics", ""},
+                         {"shape", R"({"seq": 5, "tokens": 5})"}});
+  std::ifstream in(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  std::filesystem::remove(path);
+  const auto begin = reinterpret_cast<const std::byte*>(bytes.data());
+  return {begin, begin + bytes.size()};
+}
+
+TEST(GoldenCheck, TakesProductKeysAndNoticesAChangeInAnyTensorOfThem) {
+  const auto original = product_key_file();
+  const auto file = open(original);
+  EXPECT_TRUE(all_ok(check_file<double>(file)));
+  EXPECT_TRUE(all_ok(check_file<float>(file)));
+  for (const io::TensorView& tensor : file.tensors()) {
+    const auto bytes = changed(original, tensor, tensor.name == "output.y" ? 1.001 : 1 + 1e-6);
+    EXPECT_FALSE(all_ok(tensor.name == "output.y" ? check_file<float>(open(bytes))
+                                                  : check_file<double>(open(bytes))))
+        << tensor.name;
+  }
 }
 
 TEST(GoldenCheck, AnEmptyListOfErrorsIsNotOk) { EXPECT_FALSE(all_ok({})); }

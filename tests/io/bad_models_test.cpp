@@ -21,11 +21,18 @@ class BadModels : public ModelFolder {
     const std::string text = config_text(family.name());
     write("config.json", text);
     const LayerConfig config = layer_config(family, ModelConfig::parse(text), 0);
+    if (has_product_keys(family)) {
+      return save_layer(random_product_key_layer<float>(config), family, folder());
+    }
     visit_layer_types(family, [&]<class R, class E>(std::type_identity<R>, std::type_identity<E>) {
       save_layer(random_layer<float, R, E>(config), family, folder());
     });
   }
   void load(const Family& family) const {
+    if (has_product_keys(family)) {
+      load_product_key_layer<float>(folder(), 0);
+      return;
+    }
     visit_layer_types(family, [&]<class R, class E>(std::type_identity<R>, std::type_identity<E>) {
       load_layer<float, R, E>(folder(), 0);
     });

@@ -40,4 +40,13 @@ MoELayer<T, RouterT, E> random_layer(const LayerConfig& config) {
       config.options(), make_shared_expert<T>(config, 1), make_extras<T>(config, 1)};
 }
 
+/// The same of a family whose layers are ProductKeyLayers, and whether it is one.
+inline bool has_product_keys(const Family& family) {
+  return family.router_type == RouterType::product_keys;
+}
+template <Real T>
+ProductKeyLayer<T> random_product_key_layer(const LayerConfig& config) {
+  return ProductKeyLayer<T>(product_key_layer_config(config), 1);
+}
+
 }  // namespace moe::io::testing

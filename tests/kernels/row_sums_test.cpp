@@ -40,6 +40,35 @@ TYPED_TEST(RowSums, ScaleRowMultipliesEachElement) {
   EXPECT_TRUE(same_bits(row, want));
 }
 
+TYPED_TEST(RowSums, MixRowsIsCombineRowOfRowsInAnyOrder) {
+  using T = TypeParam;
+  const Matrix<T> weight = random_matrix<T>(1, 4, 1);
+  const std::vector<ExpertId> chosen = {2, 0, none, 2};
+  for (const Index size : {1, 7, 512, 1030}) {
+    const Matrix<T> rows = random_matrix<T>(3, size, 2), base = random_matrix<T>(2, size, 3);
+    const Matrix<double> w = weight.template cast<double>(), r = rows.template cast<double>();
+    const Matrix<double> sum = (w(0, 0) + w(0, 3)) * r.row(2) + w(0, 1) * r.row(0);
+    for (const int bases : {0, 1, 2}) {
+      Matrix<double> want = sum;
+      for (int i = 0; i < bases; ++i) {
+        want += base.row(i).template cast<double>();
+      }
+      const BaseRows<T> under(bases > 0 ? &base(0, 0) : nullptr, bases > 1 ? &base(1, 0) : nullptr);
+      Matrix<T> got = Matrix<T>::Constant(1, size, Eigen::NumTraits<T>::quiet_NaN());
+      mix_rows<T, ExpertId, T>(rows, chosen, weight.data(), under, got.data());
+      EXPECT_TRUE(testing::matrix_near(got.template cast<double>(), want,
+                                       8 * double(std::numeric_limits<T>::epsilon())));
+      for (Index col = 0; col < size; col += 5) {
+        Matrix<T> alone(1, 1);
+        const BaseRows<T> one(bases > 0 ? &base(0, col) : nullptr,
+                              bases > 1 ? &base(1, col) : nullptr);
+        mix_rows<T, ExpertId, T>(rows.col(col), chosen, weight.data(), one, alone.data());
+        EXPECT_TRUE(same_bits(alone, Matrix<T>(got.col(col)))) << size << " columns";
+      }
+    }
+  }
+}
+
 TYPED_TEST(RowSums, AddRowsAddsWeightedRowsWithTheSameBitsForEachColumnAlone) {
   using T = TypeParam;
   const Matrix<T> weight = random_matrix<T>(1, 5, 1), ones = Matrix<T>::Ones(1, 5);

@@ -13,9 +13,9 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 namespace detail {
 
 /// The row of a model_type in a table of them; null if it is in none.
-template <class Row, std::size_t n>
-const Row* find_row(const Row (&rows)[n], std::string_view model_type) {
-  for (const Row& row : rows) {
+template <std::size_t n>
+const Family* find_row(const Family (&rows)[n], std::string_view model_type) {
+  for (const Family& row : rows) {
     for (const std::string_view type : words(row.model_types)) {
       if (type == model_type) {
         return &row;
@@ -44,20 +44,16 @@ inline const Family* find_family(std::string_view model_type) {
   return detail::find_row(detail::families, model_type);
 }
 
-/// Of a model. Throws FormatError that names its model_type, what that needs if it is known, and
-/// the families that there are.
+/// Of a model. Throws FormatError that names its model_type and the families that there are.
 inline const Family& family_of(const ModelConfig& config) {
-  std::string found, needs;
+  std::string found;
   for (const std::string& type : config.model_types()) {
     if (const Family* const family = find_family(type)) {
       return *family;
     }
-    if (const auto* const row = detail::find_row(detail::unsupported_families, type)) {
-      needs = detail::joined(", which needs ", row->needs);
-    }
     found += detail::joined(found.empty() ? "\"" : " in \"", printable(type, 40), "\"");
   }
-  config.fail("model_type", found.empty() ? "no such key" : found + needs,
+  config.fail("model_type", found.empty() ? "no such key" : found,
               "one of " + detail::all_types(detail::families, false));
 }
 

@@ -91,9 +91,16 @@ struct OtherRule {
   }
 };
 
-/// Which type a family's router has: Router, NormRouter, SparseMixerRouter, SecondExpertRouter or
-/// StateRouter (family_router.hpp).
-enum class RouterType { router, norm_router, sparse_mixer, second_expert, state_router };
+/// Which type a family's router has: Router, NormRouter, SparseMixerRouter, SecondExpertRouter,
+/// StateRouter (family_router.hpp) or ProductKeyRouter, whose experts are of rank one.
+enum class RouterType {
+  router,
+  norm_router,
+  sparse_mixer,
+  second_expert,
+  state_router,
+  product_keys
+};
 
 /// Names of what a router has, any of several, of the block; empty where it has no such thing.
 struct RouterNames {
@@ -143,6 +150,11 @@ struct AdjugateNames {
   Setting width = always(0), each = always(1), scale = always(1);
 };
 
+/// The tensors (E, D) of all experts of rank one.
+struct RankOneNames {
+  std::string_view down = {}, up = {};
+};
+
 /// Experts with tensors of their own: those that are chosen, the last ones of a second set, and
 /// behind them those that always are; and the small ones that others share.
 struct ExpertCounts {
@@ -169,6 +181,7 @@ struct Family {
   StateNames state = {};
   FfnLayout experts = {"experts.*.", &layouts::projections};
   FfnLayout other_experts = {};  ///< another form of them that some files have
+  RankOneNames rank_one = {};    ///< in their place, behind product_keys
   SharedNames shared = {};
   AlwaysChosen always_chosen = {};
   SecondSet second = {};
@@ -231,11 +244,6 @@ constexpr SharedNames limited(SharedNames shared, Setting limit) {
 constexpr SharedNames output_bias(std::string_view prefix) {
   return {.prefixes = prefix, .names = &layouts::bias_alone, .bias_alone = true};
 }
-
-/// Families whose layers need something that is not here.
-struct UnsupportedFamily {
-  std::string_view model_types, needs;
-};
 
 }  // namespace detail
 

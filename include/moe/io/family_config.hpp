@@ -10,6 +10,7 @@
 
 #include "../call_options.hpp"
 #include "../experts/zero.hpp"
+#include "../layers/product_key_layer.hpp"
 #include "../routing/norm_gate.hpp"
 #include "../routing/second_expert.hpp"
 #include "../routing/sparse_mixer.hpp"
@@ -34,7 +35,10 @@ struct LayerConfig : MoEConfig {
   SparseMixerConfig sparse_mixer = {};    ///< of a sparse_mixer
   SecondExpertConfig second_expert = {};  ///< of a second_expert
   StateGateConfig state = {};             ///< of a state_router
+  ProductKeyConfig product_keys = {};     ///< of product_keys
 
+  /// Whether the layer is a ProductKeyLayer.
+  bool is_rank_one() const { return router_type == RouterType::product_keys; }
   /// Experts that have parameters: those of the set that a ZeroExperts is around.
   Index num_feed_forwards() const { return num_experts - zero.num_experts(); }
   ExpertCounts counts() const {
@@ -45,6 +49,16 @@ struct LayerConfig : MoEConfig {
     return number < num_experts - second_experts ? d_ff : second_d_ff;
   }
 };
+
+/// Of a layer that is_rank_one().
+inline ProductKeyLayerConfig product_key_layer_config(const LayerConfig& config) {
+  ProductKeyLayerConfig made{
+      .d_model = config.d_model, .keys = config.product_keys, .expert = config.expert};
+  if (config.shared) {
+    made.shared_d_ff = config.shared->d_ff;
+  }
+  return made;
+}
 
 /// CallOptions::expert_mask (N, E) of a layer with two sets of experts: a token has those of the
 /// second one where `second` (N) is not 0, else those of the first.
@@ -262,6 +276,19 @@ inline void set_second_expert(const Family& family, const ModelConfig& config, I
   }
 }
 
+/// As Doge has them: the published weights were trained by what its code reads across the batch.
+/// Throws std::invalid_argument if the number of experts is no square, of which its code leaves
+/// some out.
+inline ProductKeyConfig product_key_config(const LayerConfig& made) {
+  const double root = std::round(std::sqrt(static_cast<double>(made.num_experts)));
+  const ProductKeyConfig keys{static_cast<Index>(root), made.top_k, KeyReading::across_batch};
+  keys.validate();
+  moe::detail::throw_unless(keys.num_experts() == made.num_experts,
+                            "num_experts = ", made.num_experts,
+                            ", expected a square, as each expert has two keys");
+  return keys;
+}
+
 }  // namespace detail
 
 /// The config of a decoder layer. Throws FormatError, naming the key, where config.json does not
@@ -328,6 +355,9 @@ inline LayerConfig layer_config(const Family& family, const ModelConfig& config,
                     .takes_state = layer != 0,
                     .epsilon = family.norm_epsilon.of(config, layer)};
       made.state.validate();
+    }
+    if (made.is_rank_one()) {
+      made.product_keys = detail::product_key_config(made);
     }
     made.sparse_mixer.validate();
     made.second_expert.validate();

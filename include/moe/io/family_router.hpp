@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../routing/linear_router.hpp"
+#include "../routing/product_keys.hpp"
 #include "../routing/router.hpp"
 #include "family_config.hpp"
 
@@ -87,7 +88,15 @@ struct FamilyRouter<StateRouter<T>> {
   }
 };
 
-/// visit(std::type_identity<the router's type>) of a RouterType, for tokens in T.
+template <Real T>
+struct FamilyRouter<ProductKeyRouter<T>> {
+  static constexpr RouterType type = RouterType::product_keys;
+  static ProductKeyRouter<T> make(const LayerConfig& config, const ExpertTable&) {
+    return {config.d_model, config.product_keys, 0};
+  }
+};
+
+/// visit(std::type_identity<the router's type>) of a RouterType of a MoELayer, for tokens in T.
 template <Real T, class Visit>
 decltype(auto) visit_router_type(RouterType type, Visit&& visit) {
   switch (type) {
@@ -109,6 +118,7 @@ inline std::string_view name(RouterType type) {
          : type == RouterType::sparse_mixer  ? "SparseMixerRouter"
          : type == RouterType::second_expert ? "SecondExpertRouter"
          : type == RouterType::state_router  ? "StateRouter"
+         : type == RouterType::product_keys  ? "ProductKeyRouter"
                                              : "Router";
 }
 

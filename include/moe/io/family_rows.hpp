@@ -392,11 +392,17 @@ inline constexpr Family families[] = {
      .other_rule = {.when = {"mlp_layer_types", "hash_moe", ""},
                     .first_layers = {"num_hash_layers", 3},
                     .rule = {.score = Score::sqrt_softplus, .selection = {.vocabulary = 1}}}},
+
+    // Product keys, which its code reads across the batch (KeyReading). What norm_topk_prob asks
+    // for, a softmax over the chosen is by itself.
+    {.model_types = "doge", .doubt = "experts beyond the square of its keys, which are refused",
+     .blocks = "", .router_type = RouterType::product_keys,
+     .router = {.weight = "mlp.router_gate.weight"},
+     .rank_one = {.down = "mlp.down_embed.weight", .up = "mlp.up_embed.weight"},
+     .shared = {.prefixes = "mlp.", .width = dense_width}, .d_ff = always(1),
+     .num_experts = {keys::num_experts, 16384}, .top_k = {keys::top_k, 64},
+     .has_expert_bias = {"mlp_bias", 0}, .only = {{{"is_moe", "true", "false"}}}},
 };
 // clang-format on
-
-inline constexpr UnsupportedFamily unsupported_families[] = {
-    {"doge", "experts of rank one that are found by product keys"},
-};
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io::detail

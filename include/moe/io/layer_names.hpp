@@ -65,6 +65,7 @@ class LayerNames {
   std::string block_;
   ExpertCounts counts_;
   std::string family_, output_gate_, coefficients_, output_norm_;
+  std::string rank_one_down_, rank_one_up_;  // empty but for product keys
   Router router_;
   Latent latent_;
   State state_;
@@ -92,6 +93,8 @@ inline LayerNames::LayerNames(const Family& family, std::string block, const Exp
       family_(family.name()),
       coefficients_(family.shared.coefficients),
       output_norm_(family.output_norm),
+      rank_one_down_(family.rank_one.down),
+      rank_one_up_(family.rank_one.up),
       always_{std::string(family.always_chosen.layout.prefix), family.always_chosen.layout.names},
       adjugates_{std::string(family.adjugates.layout.prefix), family.adjugates.layout.names} {
   const RouterNames& router = family.router;
@@ -221,6 +224,10 @@ inline Place LayerNames::place(const std::string& parameter, Shape shape) const 
   if (parameter.starts_with("adjugates.")) {
     const Index number = std::stoll(parameter.substr(10));
     return place_in(adjugates_, parameter, tensor, shape, OneOf{number, counts_.adjugates});
+  }
+  if (parameter == "experts.down" || parameter == "experts.up") {
+    const std::string& name = tensor == "down" ? rank_one_down_ : rank_one_up_;
+    return place_of({}, full_name(name, parameter), shape, false);
   }
   if (!parameter.starts_with("experts.")) {
     return place_of({}, full_name("", parameter), shape, false);

@@ -12,6 +12,7 @@
 #include "../experts/expert.hpp"
 #include "../experts/latent.hpp"
 #include "../experts/packed_expert.hpp"
+#include "../experts/rank_one.hpp"
 #include "../layers/layer_parts.hpp"
 #include "checkpoint.hpp"
 #include "coded_weight.hpp"
@@ -46,6 +47,10 @@ inline ExpertTensors<Shape> adjugate_shapes(const LayerConfig& config) {
   return expert_shapes(config.expert, config.expert_d_in(), config.adjugate.d_ff,
                        config.expert_d_out());
 }
+inline RankOneTensors<Shape> rank_one_shapes(const LayerConfig& config) {
+  return {.down = {config.num_experts, config.d_model},
+          .up = {config.num_experts, config.output_width()}};
+}
 /// Only where the config has one.
 inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
   return expert_shapes(config.shared_expert(), config.d_model, config.shared->d_ff,
@@ -56,15 +61,22 @@ inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
 template <class Visit>
 void for_each_shape(LayerConfig config, Visit&& visit) {
   config.router.selection.vocabulary = 0;  // the table is no parameter
-  visit_router_type<float>(config.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
+  const auto visit_router = [&]<class RouterT>(std::type_identity<RouterT>) {
     const RouterT router = FamilyRouter<RouterT>::make(config, {});
     walk_params(router, {"router"}, [&](const ParameterName& name, const auto& tensor) {
       if (tensor.size() > 0) {
         visit(name.text(), Shape{tensor.rows(), tensor.cols()});
       }
     });
-  });
-  for (Index e = 0; e < config.num_feed_forwards(); ++e) {
+  };
+  const bool rank_one = config.is_rank_one();
+  if (rank_one) {
+    visit_router(std::type_identity<ProductKeyRouter<float>>{});
+    detail::for_each_tensor("experts", rank_one_shapes(config), visit);
+  } else {
+    visit_router_type<float>(config.router_type, visit_router);
+  }
+  for (Index e = 0; !rank_one && e < config.num_feed_forwards(); ++e) {
     detail::for_each_tensor(detail::joined("experts.", e), routed_expert_shapes(config, e), visit);
   }
   for (Index e = 0; e < config.adjugate.count; ++e) {
@@ -98,10 +110,12 @@ class LayerReader {
 
   const LayerConfig& config() const { return config_; }
 
-  /// Throws FormatError if some of the experts compute nothing, share small ones or have weights on
-  /// hidden rows, and a layer of this set cannot have such; or if none shares any, and it must.
+  /// Throws FormatError if the experts are of rank one, or some of them compute nothing, share
+  /// small ones or have weights on hidden rows, and a layer of this set cannot have such; or if
+  /// none shares any, and it must.
   template <class Set>
   void check_set() const {
+    fail_rank_one();
     if constexpr (!requires(const Set& set) { set.zero(); }) {
       fail_zero_experts();
     }
@@ -133,6 +147,11 @@ class LayerReader {
   template <Real T>
   Expert<T> shared() const {
     return read_expert<T>("shared", shared_expert_shapes(config_), config_.shared_expert());
+  }
+  /// All of them, where they are of rank one.
+  template <Real T>
+  RankOneExperts<T> rank_one() const {
+    return {read_params<RankOneParams<T>>("experts", rank_one_shapes(config_)), config_.expert};
   }
   /// Those that the config has.
   template <Real T>
@@ -166,6 +185,7 @@ class LayerReader {
   void check_layer(Index layer) const;
   void check_blocks(const Encoding& encoding) const;
   void check_router_type(RouterType wanted) const;
+  void fail_rank_one() const;
   void fail_zero_experts() const;
   void fail_hidden_weights() const;
   void check_adjugates(bool set_has_them) const;
@@ -272,6 +292,15 @@ inline void LayerReader::check_router_type(RouterType wanted) const {
   }
 }
 
+inline void LayerReader::fail_rank_one() const {
+  if (config_.is_rank_one()) {
+    throw FormatError(model_->config().file(), "", std::nullopt,
+                      detail::joined("family ", model_->family().name(),
+                                     " has experts of rank one, expected a ProductKeyLayer, which "
+                                     "load_product_key_layer() makes"));
+  }
+}
+
 inline void LayerReader::fail_zero_experts() const {
   if (config_.zero.num_experts() > 0) {
     throw FormatError(
@@ -333,7 +362,9 @@ inline void LayerReader::check_layer(Index layer) const {
   // First, as the others' shapes are asked of a router that is made: from here on it is of the size
   // of a tensor, and not of any that config.json has.
   const bool by_state = config_.router_type == RouterType::state_router;
-  use("router.weight", {config_.num_experts, by_state ? config_.state.d_state : config_.d_model});
+  use("router.weight",
+      {config_.is_rank_one() ? 2 * config_.product_keys.num_keys : config_.num_experts,
+       by_state ? config_.state.d_state : config_.d_model});
   for_each_shape(config_, use);
   if (config_.router.selection.vocabulary > 0) {
     if (!files.contains(names_.table())) {

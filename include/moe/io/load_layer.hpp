@@ -10,6 +10,7 @@
 #include "../experts/adjugate.hpp"
 #include "../layers/moe_layer.hpp"
 #include "../layers/packed_layer.hpp"
+#include "../layers/product_key_layer.hpp"
 #include "layer_reader.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io {
@@ -71,6 +72,25 @@ MoELayer<T, RouterT, E> load_layer(const std::filesystem::path& path, Index laye
                                    const CheckpointOptions& options = {}) {
   Checkpoint model(path, options);
   return load_layer<T, RouterT, E>(model, layer);
+}
+
+/// The same of a family whose experts are of rank one (Doge), that reads its keys as the published
+/// weights want it: KeyReading::across_batch.
+template <Real T>
+ProductKeyLayer<T> load_product_key_layer(Checkpoint& model, Index layer) {
+  const LayerReader reader(model, layer);
+  auto router = reader.router<ProductKeyRouter<T>>();
+  std::optional<DenseFfn<T>> shared;
+  if (reader.config().shared) {
+    shared.emplace(reader.shared<T>());
+  }
+  return {std::move(router), reader.rank_one<T>(), std::move(shared)};
+}
+template <Real T>
+ProductKeyLayer<T> load_product_key_layer(const std::filesystem::path& path, Index layer,
+                                          const CheckpointOptions& options = {}) {
+  Checkpoint model(path, options);
+  return load_product_key_layer<T>(model, layer);
 }
 
 namespace detail {

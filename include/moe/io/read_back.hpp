@@ -10,6 +10,7 @@
 #include <string>
 
 #include "../layers/moe_layer.hpp"
+#include "../layers/product_key_layer.hpp"
 #include "checkpoint.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::io::detail {
@@ -20,6 +21,17 @@ struct Known {
   std::optional<ModelConfig> model;
   Index layer;
 
+  /// By the config.json of a directory, if there is one. The prefix is that of
+  /// SaveOptions::layer.
+  static Known of(const Family& family, const std::filesystem::path& directory,
+                  std::string_view prefix) {
+    const std::filesystem::path file = directory / "config.json";
+    std::string_view path = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
+    return {
+        family,
+        std::filesystem::exists(file) ? std::optional(ModelConfig::load(file, {})) : std::nullopt,
+        split_layer(path).value_or(0)};
+  }
   std::optional<LayerConfig> config() const {
     return model ? std::optional(layer_config(family, *model, layer)) : std::nullopt;
   }
@@ -106,12 +118,7 @@ inline void expect_expert(const Known& known, const std::optional<LayerConfig>& 
 template <Real T, class RouterT, class E>
 void check_read_back(const MoELayer<T, RouterT, E>& layer, const Family& family,
                      const std::filesystem::path& directory, std::string_view prefix) {
-  const std::filesystem::path file = directory / "config.json";
-  std::string_view path = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
-  const Known known{
-      family,
-      std::filesystem::exists(file) ? std::optional(ModelConfig::load(file, {})) : std::nullopt,
-      split_layer(path).value_or(0)};
+  const Known known = Known::of(family, directory, prefix);
   const std::optional<LayerConfig> config = known.config();
   if constexpr (requires {
                   { layer.router().rule().config() } -> std::same_as<const RouterConfig&>;
@@ -140,6 +147,20 @@ void check_read_back(const MoELayer<T, RouterT, E>& layer, const Family& family,
                  static_cast<double>(config->capacity.rows.value_or(-1)));
   } else if (family.shared.averaged.key.empty() && family.dropout.keys.empty()) {
     known.expect("routed_scale", options.routed_scale, known.value(family.routed_scale));
+  }
+}
+
+/// The same of product keys.
+template <Real T>
+void check_read_back(const ProductKeyLayer<T>& layer, const Family& family,
+                     const std::filesystem::path& directory, std::string_view prefix) {
+  const Known known = Known::of(family, directory, prefix);
+  const std::optional<LayerConfig> config = known.config();
+  const ProductKeyConfig& keys = layer.router().config();
+  known.expect_kind("router.reading", keys.reading, KeyReading::across_batch);
+  expect_expert(known, config, layer.experts().config());
+  if (config) {
+    known.expect("top_k", static_cast<double>(keys.top_k), static_cast<double>(config->top_k));
   }
 }
 

@@ -14,6 +14,7 @@
 
 #include "../experts/zero.hpp"
 #include "../layers/moe_layer.hpp"
+#include "../layers/product_key_layer.hpp"
 #include "layer_names.hpp"
 #include "place.hpp"
 #include "read_back.hpp"
@@ -58,11 +59,16 @@ std::vector<TensorToWrite> table_of(const RouterT& router, const LayerNames& nam
   return {};
 }
 
-/// Throws std::invalid_argument if there are experts that compute nothing or share small ones, as
-/// the family has not.
+/// Throws std::invalid_argument if there are experts that are of rank one, compute nothing or share
+/// small ones, as the family has not.
 template <class RouterT, class Set>
 ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& family) {
   ExpertCounts counts{.ranked = set.num_experts()};
+  constexpr bool rank_one = requires { set.shapes().down; };
+  moe::detail::throw_unless(rank_one != family.rank_one.down.empty(),
+                            "save_layers: the experts are ", rank_one ? "" : "not ",
+                            "of rank one, expected ", rank_one ? "others" : "such", " of family ",
+                            family.name());
   if constexpr (requires { set.zero(); }) {
     const ZeroComputation& zero = set.zero();
     const bool has_copies = !family.copies.keys.empty();
@@ -98,8 +104,8 @@ ExpertCounts counts_of(const RouterT& router, const Set& set, const Family& fami
 }
 
 /// The tensors of a layer, each filled by all of the parameters that lie in it.
-template <Real T, class RouterT, class E>
-std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT, E>& layer, const LayerNames& names,
+template <class Layer>
+std::vector<TensorToWrite> tensors_of(const Layer& layer, const LayerNames& names,
                                       std::optional<DType> dtype) {
   std::map<std::string, TensorToWrite> tensors;
   std::map<std::string, std::vector<std::function<void(std::byte*)>>> parts;
@@ -128,6 +134,32 @@ std::vector<TensorToWrite> tensors_of(const MoELayer<T, RouterT, E>& layer, cons
   return all;
 }
 
+/// What save_layers() does, for layers of any type.
+template <class Layer>
+void save_all(const std::map<std::string, const Layer*>& layers, const Family& family,
+              const std::filesystem::path& directory, const SaveOptions& options) {
+  moe::detail::throw_unless(!layers.empty(), "save_layers: no layer, expected at least 1");
+  if (options.dtype) {
+    moe::detail::check_enum(*options.dtype, DType::U64, "SaveOptions: dtype");
+  }
+  moe::detail::throw_unless(!options.dtype || visit_weight_type(*options.dtype, [](auto) {}),
+                            "SaveOptions: dtype = ", name(options.dtype.value_or(DType::F32)),
+                            ", expected F64, F32, F16 or BF16");
+  const auto blocks = words(family.blocks);
+  const std::string block = blocks.empty() ? "" : std::string(blocks.front()) + '.';
+  std::vector<TensorToWrite> all;
+  for (const auto& [prefix, layer] : layers) {
+    layer->check_params({});
+    const LayerNames names(family, prefix + block,
+                           counts_of(layer->router(), layer->experts(), family),
+                           [](const std::string&) { return false; });
+    auto tensors = tensors_of(*layer, names, options.dtype);
+    check_read_back(*layer, family, directory, prefix);
+    std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
+  }
+  write_model(cut_shards(std::move(all), options.shard_bytes), directory);
+}
+
 }  // namespace detail
 
 /// Layers of one model by what stands before their names, as SaveOptions::layer, which is not read.
@@ -144,27 +176,15 @@ using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 template <Real T, class RouterT = Router<T>, class E = Expert<T>>
 void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {
-  moe::detail::throw_unless(!layers.empty(), "save_layers: no layer, expected at least 1");
-  if (options.dtype) {
-    moe::detail::check_enum(*options.dtype, DType::U64, "SaveOptions: dtype");
-  }
-  moe::detail::throw_unless(
-      !options.dtype || detail::visit_weight_type(*options.dtype, [](auto) {}),
-      "SaveOptions: dtype = ", name(options.dtype.value_or(DType::F32)),
-      ", expected F64, F32, F16 or BF16");
-  const auto blocks = detail::words(family.blocks);
-  const std::string block = blocks.empty() ? "" : std::string(blocks.front()) + '.';
-  std::vector<TensorToWrite> all;
-  for (const auto& [prefix, layer] : layers) {
-    layer->check_params({});
-    const LayerNames names(family, prefix + block,
-                           detail::counts_of(layer->router(), layer->experts(), family),
-                           [](const std::string&) { return false; });
-    auto tensors = detail::tensors_of(*layer, names, options.dtype);
-    detail::check_read_back(*layer, family, directory, prefix);
-    std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
-  }
-  detail::write_model(detail::cut_shards(std::move(all), options.shard_bytes), directory);
+  detail::save_all(layers, family, directory, options);
+}
+
+/// The same of layers of product keys.
+template <Real T>
+void save_layers(const std::map<std::string, const ProductKeyLayer<T>*>& layers,
+                 const Family& family, const std::filesystem::path& directory,
+                 const SaveOptions& options = {}) {
+  detail::save_all(layers, family, directory, options);
 }
 
 /// One layer as the whole of a model's file, over what was there.
@@ -172,6 +192,12 @@ template <Real T, class RouterT, class E>
 void save_layer(const MoELayer<T, RouterT, E>& layer, const Family& family,
                 const std::filesystem::path& directory, const SaveOptions& options = {}) {
   save_layers<T, RouterT, E>({{options.layer, &layer}}, family, directory, options);
+}
+
+template <Real T>
+void save_layer(const ProductKeyLayer<T>& layer, const Family& family,
+                const std::filesystem::path& directory, const SaveOptions& options = {}) {
+  detail::save_all<ProductKeyLayer<T>>({{options.layer, &layer}}, family, directory, options);
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

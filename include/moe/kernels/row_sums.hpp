@@ -3,6 +3,7 @@
 // bias. Whoever owns the row gathers what belongs to it, so nothing is ever scattered.
 #pragma once
 
+#include <algorithm>
 #include <span>
 
 #include "lanes.hpp"
@@ -75,6 +76,37 @@ void add_rows(ConstMatrixRef<T> rows, const Wide<T>* weight, Out* out) {
     }
     at.store(out, sum);
   });
+}
+
+/// y (D) = base.first + base.second + the sum of weight[k] * rows.row(chosen[k]) in their order,
+/// without those that are `none`; the scales of the base are not read. Like combine_row for rows
+/// that lie far apart: each is read from its begin to its end.
+template <class T, class Row, class Out>
+void mix_rows(const ConstMatrixRef<T>& rows, std::span<const Row> chosen, const Wide<T>* weight,
+              const BaseRows<Out>& base, Out* y) {
+  using W = Wide<T>;
+  constexpr Index block = 512;
+  W sum[block];
+  for (Index col = 0; col < rows.cols(); col += block) {
+    const Index size = (std::min)(block, rows.cols() - col);
+    std::fill_n(sum, size, W(0));
+    for (std::size_t k = 0; k < chosen.size(); ++k) {
+      if (chosen[k] == none) {
+        continue;
+      }
+      const T* const row = &rows.coeffRef(chosen[k], col);
+      for_lanes<W>(size, [&](auto at) {
+        at.store(sum, madd(LanesOr<W>(weight[k]), at.load(row), at.load(sum)));
+      });
+    }
+    for_lanes<W>(size, [&](auto at) {
+      auto all = at.load(sum);
+      if (base.second != nullptr) {
+        all = all + at.load(base.second + col);
+      }
+      at.store(y + col, base.first == nullptr ? all : at.load(base.first + col) + all);
+    });
+  }
 }
 
 /// The sum of a[i] * b[i]: a sum for each lane, in order, and then their sum.
