@@ -15,6 +15,7 @@
 #include "layers/packed_layer.hpp"
 #include "layers/padding.hpp"
 #include "layers/product_key_layer.hpp"
+#include "layers/product_key_tape.hpp"
 #include "layers/slot_rows.hpp"
 #include "layers/soft_moe.hpp"
 #include "layers/soft_moe_tape.hpp"

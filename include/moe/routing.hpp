@@ -18,6 +18,7 @@
 #include "routing/linear_router.hpp"
 #include "routing/noise.hpp"
 #include "routing/norm_gate.hpp"
+#include "routing/product_key_config.hpp"
 #include "routing/product_keys.hpp"
 #include "routing/relu_routing.hpp"
 #include "routing/router.hpp"

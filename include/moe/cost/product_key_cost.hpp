@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "../layers/product_key_layer.hpp"
+#include "../layers/product_key_tape.hpp"
 #include "cost.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {

@@ -10,7 +10,7 @@
 
 #include "../call_options.hpp"
 #include "../experts/zero.hpp"
-#include "../layers/product_key_layer.hpp"
+#include "../layers/product_key_tape.hpp"
 #include "../routing/norm_gate.hpp"
 #include "../routing/second_expert.hpp"
 #include "../routing/sparse_mixer.hpp"
