@@ -20,7 +20,7 @@ inline std::string config_text(std::string_view family) {
       "moe_shared_expert_intermediate_size": 3, "moe_num_primary_experts": 4,
       "moe_num_active_primary_experts": 2, "expert_ffn_hidden_size": 6, "zero_expert_num": 2,
       "moe_latent_size": 5, "routed_expert_hidden_size": 5, "norm_topk_prob": false,
-      "encoder_ffn_dim": 6, "router_hidden_size": 5, "is_moe": true})");
+      "num_routed_experts": 4, "encoder_ffn_dim": 6, "router_hidden_size": 5, "is_moe": true})");
 }
 
 }  // namespace moe::io::testing
