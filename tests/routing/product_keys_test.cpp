@@ -107,6 +107,29 @@ TEST(ProductKeys, LeadsALayerOfFeedForwardsToItsGradients) {
   }
 }
 
+TEST(ProductKeys, BackwardRefusesATableOrAGradientOfAnotherShapeAndChangesNothing) {
+  const Router router(D, {3, 2}, 1);
+  const Matrix<double> x = random_matrix<double>(4, D, 5);
+  const auto refusal_after = [&](const auto& change) {
+    Router::Table table;
+    router.route(x, {}, table);
+    RoutingGradient<double> gradient;
+    gradient.weight.setConstant(4, 2, 1.0);
+    change(table, gradient);
+    Matrix<double> dx = x;
+    auto grads = zero_grads_of(router);
+    const std::string text = message_of([&] { router.backward(x, table, gradient, dx, grads); });
+    EXPECT_TRUE(testing::same_bits(dx, x) && (grads.weight.array() == 0.0).all());
+    return text;
+  };
+  EXPECT_EQ(refusal_after([](auto&, auto& gradient) { gradient.logits.setZero(4, 3); }),
+            "RoutingGradient: logits is (4, 3), expected (4, 6)");
+  EXPECT_EQ(refusal_after([](auto& table, auto&) { table.logits.setZero(4, 9); }),
+            "Router: logits is (4, 9), expected (4, 6)");
+  EXPECT_EQ(refusal_after([](auto& table, auto&) { table.expert.resize(4, 3); }),
+            "Router: expert is (4, 3), expected (4, 2)");
+}
+
 TEST(ProductKeys, RefusesValuesOutOfTheirRange) {
   EXPECT_EQ(message_of([] {
               Router(D, {0, 1}, 1);

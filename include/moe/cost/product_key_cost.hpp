@@ -3,8 +3,6 @@
 // number of experts, and not with it.
 #pragma once
 
-#include <cmath>
-
 #include "../layers/product_key_tape.hpp"
 #include "cost.hpp"
 

@@ -127,7 +127,7 @@ class RankOneExperts {
     return static_cast<double>(choices) * static_cast<double>(d_in() + d_out());
   }
 
-  /// memory.inner and memory.outer = of each choice; 0 where it is `none`.
+  /// memory.inner and memory.outer = of each choice that is not `none`; the others are not read.
   void activate(const RankOneInput<T>& input, Scratch& memory) const;
   /// y (N, D_out) = the sum of the experts' outputs, plus base, if it is not null. After activate,
   /// when x is no longer read.

@@ -214,6 +214,10 @@ void ProductKeyRouter<T>::backward(ConstMatrixRef<T> x, const Table& table,
                        "Router: dx overlaps x, expected memory of its own");
   check_params({"Router"});
   check_grads(*this, {.word = "Router"}, grads);
+  detail::check_shape(table.expert, x.rows(), top_k(), "Router: expert");
+  detail::check_shape(table.weight, x.rows(), top_k(), "Router: weight");
+  detail::check_shape(table.logits, x.rows(), 2 * config_.num_keys, "Router: logits");
+  gradient.validate(table);
   detail::with_team(table.num_threads, [&] {
     gradient.fill_empty(table, table.num_threads);
     for (Index row = 0; row < x.rows(); ++row) {
