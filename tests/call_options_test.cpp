@@ -7,7 +7,7 @@
 
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::call_options_test {
 namespace {
 
 const std::string fine = "(nothing was thrown)";
@@ -103,4 +103,4 @@ TEST(CallOptions, TakeExpertsOncePerTokenAndNotThoseOfPadding) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::call_options_test

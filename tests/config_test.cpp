@@ -6,7 +6,7 @@
 
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::config_test {
 namespace {
 
 constexpr Index huge = std::numeric_limits<Index>::max();
@@ -188,4 +188,4 @@ TEST(MoEConfig, RefusesWhatIsNoneOfAnEnum) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::config_test

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace moe {
+namespace moe::flops_test {
 namespace {
 
 TEST(Flops, AddUp) {
@@ -21,4 +21,4 @@ TEST(Flops, OfMoreThanAnIntegerHoldsAreThoseOfADouble) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::flops_test

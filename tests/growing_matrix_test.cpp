@@ -12,7 +12,7 @@
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::growing_matrix_test {
 namespace {
 
 using testing::random_matrix;
@@ -121,4 +121,4 @@ TEST(GrowingMatrix, AllocatesOnlyForMoreElementsThanItEverHad) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::growing_matrix_test

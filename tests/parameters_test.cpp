@@ -8,7 +8,7 @@
 
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::parameters_test {
 namespace {
 
 struct TwoTensors {
@@ -169,4 +169,4 @@ TEST(CheckGrads, NamesTheTensorOfAnotherShape) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::parameters_test

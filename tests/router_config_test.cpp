@@ -7,7 +7,7 @@
 
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::router_config_test {
 namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
@@ -170,4 +170,4 @@ TEST(WeightConfig, WantsALeastSumOnlyOfWeightsThatAreNeverNegative) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::router_config_test

@@ -48,7 +48,7 @@ template <>
 struct Eigen::NumTraits<moe::testing::Written> : Eigen::GenericNumTraits<moe::testing::Written> {};
 #endif
 
-namespace moe {
+namespace moe::routing_table_test {
 namespace {
 
 using testing::message_of;
@@ -132,4 +132,4 @@ TEST(RoutingTable, CountsTheChoicesThatAreUsed) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::routing_table_test

@@ -6,7 +6,7 @@
 
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::row_groups_test {
 namespace {
 
 TEST(RowGroups, KnowTheRowsOfEachExpert) {
@@ -77,4 +77,4 @@ TEST(CutGroups, MakesNothingOfNoRows) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::row_groups_test

@@ -10,7 +10,7 @@
 
 #include "support/counting_scalar.hpp"
 
-namespace moe {
+namespace moe::types_test {
 namespace {
 
 static_assert(Real<float> && Real<double> && Real<long double> && Real<Eigen::half> && Real<bf16>);
@@ -35,4 +35,4 @@ TEST(Types, AMatrixIsRowMajorAndAViewTakesAnyRowStride) {
 TEST(Types, NoExpertIsNoIndex) { EXPECT_LT(none, 0); }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::types_test

@@ -11,7 +11,7 @@
 #include "moe/compiled.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::instruction_sets_test {
 namespace {
 
 using testing::message_of;
@@ -75,4 +75,4 @@ TEST(CompiledInstructionSets, AreTheBestOrWhatTheEnvironmentNames) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::instruction_sets_test

@@ -13,7 +13,7 @@
 #include "support/matrix_near.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::moe_layer_test {
 namespace {
 
 using testing::full_config;
@@ -304,4 +304,4 @@ TEST(CompiledLayer, AllocatesNothingInASteadyState) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::moe_layer_test

@@ -6,7 +6,7 @@
 #include "support/matrix_near.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::packed_layer_test {
 namespace {
 
 using testing::full_config;
@@ -72,4 +72,4 @@ TEST(CompiledPackedLayer, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::packed_layer_test

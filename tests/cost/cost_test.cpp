@@ -13,7 +13,7 @@
 #include "moe/cost/models.hpp"
 #include "moe/layers/moe_layer.hpp"
 
-namespace moe {
+namespace moe::cost_test {
 namespace {
 
 using testing::Counting;
@@ -367,4 +367,4 @@ TEST(Flops, OfALayerAreThoseOfItsParts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::cost_test

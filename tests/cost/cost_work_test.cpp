@@ -5,7 +5,7 @@
 #include "../support/laid_rows.hpp"
 #include "moe/cost/cost.hpp"
 
-namespace moe {
+namespace moe::cost_work_test {
 namespace {
 
 TEST(Work, PredictsDistinctExpertsUnderUniformRouting) {
@@ -60,4 +60,4 @@ TEST(Bytes, OfLatentExpertsAreThoseOfNarrowRowsAndOfWhatStandsAroundThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::cost_work_test

@@ -10,7 +10,7 @@
 #include "moe/cost/part_cost.hpp"
 #include "moe/experts/dense_ffn.hpp"
 
-namespace moe {
+namespace moe::dense_cost_test {
 namespace {
 
 TEST(DenseCost, HasTheBytesOfItsWeightsAndItsRows) {
@@ -92,4 +92,4 @@ TEST(DenseOfEqualFlops, RefusesALayerThatThereIsNot) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::dense_cost_test

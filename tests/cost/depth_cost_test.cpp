@@ -7,7 +7,7 @@
 #include "../support/counting_scalar.hpp"
 #include "../support/depth_layers.hpp"
 
-namespace moe {
+namespace moe::depth_cost_test {
 namespace {
 
 using testing::count_flops;
@@ -68,4 +68,4 @@ TEST(DepthBytes, AreThoseOfTheWeightsTheTokensAndTheTakenOnes) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::depth_cost_test

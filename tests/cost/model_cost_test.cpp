@@ -8,7 +8,7 @@
 
 #include "moe/cost/models.hpp"
 
-namespace moe {
+namespace moe::model_cost_test {
 namespace {
 
 TEST(ModelCost, OfMixtralByHand) {
@@ -92,4 +92,4 @@ TEST(ModelCost, ThrowsForAModelThatIsNotValid) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::model_cost_test

@@ -12,7 +12,7 @@
 #include "moe/cost/model_cost.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::models_test {
 namespace {
 
 // The published count is rounded to a few digits: 0.3 % of all, 0.5 % of the active, but for these.
@@ -71,4 +71,4 @@ TEST(ModelConfig, SaysWhichOfItsValuesIsWrong) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::models_test

@@ -23,7 +23,7 @@
 #include "moe/routing/uniform_choice.hpp"
 #include "moe/routing/unit_gate.hpp"
 
-namespace moe {
+namespace moe::part_cost_test {
 namespace {
 
 using testing::count_flops;
@@ -245,4 +245,4 @@ TEST(Bytes, OfAGateAreItsWeightsAndWhatATokenReadsAndWrites) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::part_cost_test

@@ -8,7 +8,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/cost/part_cost.hpp"
 
-namespace moe {
+namespace moe::product_key_cost_test {
 namespace {
 
 using testing::count_flops;
@@ -75,4 +75,4 @@ TEST(ProductKeyBytes, AreThoseOfTheWeightsOfTheChosenExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::product_key_cost_test

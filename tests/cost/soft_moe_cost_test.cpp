@@ -8,7 +8,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/layers/soft_moe.hpp"
 
-namespace moe {
+namespace moe::soft_moe_cost_test {
 namespace {
 
 using testing::count_flops;
@@ -61,4 +61,4 @@ TEST(SoftMoEBytes, AreThoseOfTheWeightsTheSlotsAndTheSoftmaxes) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::soft_moe_cost_test

@@ -8,7 +8,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/layers/moe_layer.hpp"
 
-namespace moe {
+namespace moe::tape_bytes_test {
 namespace {
 
 TEST(TapeBytes, AreThoseOfTheRowsAndTheRoutingTable) {
@@ -70,4 +70,4 @@ TEST(TapeBytes, AreThoseThatATapeAllocates) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::tape_bytes_test

@@ -13,7 +13,7 @@
 #include "moe/train/adamw.hpp"
 #include "moe/train/sgd.hpp"
 
-namespace moe {
+namespace moe::training_bytes_test {
 namespace {
 
 using testing::random_matrix;
@@ -109,4 +109,4 @@ TEST(MainWeights, OfALayerIn16BitsGoWhereThoseOfAFloatLayerGo) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::training_bytes_test

@@ -10,7 +10,7 @@
 #include "moe/cost/part_cost.hpp"
 #include "moe/layers/moe_layer.hpp"
 
-namespace moe {
+namespace moe::zero_cost_test {
 namespace {
 
 using testing::count_flops;
@@ -85,4 +85,4 @@ TEST(ZeroBytes, AreThoseOfTheDistinctExpertsAndOfTheConstants) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::zero_cost_test

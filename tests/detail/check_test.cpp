@@ -7,7 +7,7 @@
 #include "moe/types.hpp"
 #include "support/throws.hpp"
 
-namespace moe::detail {
+namespace moe::detail::check_test {
 namespace {
 
 using testing::message_of;
@@ -84,4 +84,4 @@ TEST(CheckEnum, RefusesWhatIsNoneOfTheEnum) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::check_test

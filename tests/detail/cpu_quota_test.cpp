@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace moe::detail {
+namespace moe::detail::cpu_quota_test {
 namespace {
 
 TEST(CpuQuota, OfCgroupV2IsRoundedUpToWholeCpus) {
@@ -53,4 +53,4 @@ TEST(CpuQuota, LimitsTheDefaultThreadsUnlessTheUserHasSaidHowMany) {
 TEST(CpuQuota, OfThisProcessIsReadWithoutHarm) { EXPECT_GE(read_cpu_quota(), 0); }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::cpu_quota_test

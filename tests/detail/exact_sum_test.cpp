@@ -11,7 +11,7 @@
 
 #include "moe/detail/random.hpp"
 
-namespace moe::detail {
+namespace moe::detail::exact_sum_test {
 namespace {
 
 using Limbs = std::vector<ExactSums::Limb>;
@@ -89,4 +89,4 @@ TEST(ExactSums, AreOneLimbForNumbersOfOneSize) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::exact_sum_test

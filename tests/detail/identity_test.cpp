@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-namespace moe::detail {
+namespace moe::detail::identity_test {
 namespace {
 
 TEST(Identity, IsANumberThatNoOtherObjectHas) {
@@ -63,4 +63,4 @@ TEST(Identity, IsDrawnByThreadsWithoutRepetition) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::identity_test

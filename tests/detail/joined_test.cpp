@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace moe::detail {
+namespace moe::detail::joined_test {
 namespace {
 
 TEST(Joined, PutsTextAndNumbersInARow) {
@@ -36,4 +36,4 @@ TEST(Joined, DoesNotObeyTheLocaleOfTheProgram) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::joined_test

@@ -13,7 +13,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::detail {
+namespace moe::detail::parallel_test {
 namespace {
 
 TEST(ParallelFor, DoesEachItemOnceForAnyNumberOfThreads) {
@@ -252,4 +252,4 @@ TEST(WithTeam, IsSerialInsideAnItemAndTheSameRegionInsideACall) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::parallel_test

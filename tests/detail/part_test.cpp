@@ -9,7 +9,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::detail {
+namespace moe::detail::part_test {
 namespace {
 
 TEST(Part, SharesFollowEachOtherFromMultiplesOfTheStep) {
@@ -68,4 +68,4 @@ TEST(ForParts, DoesEveryPartOfEveryPieceOnce) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::part_test

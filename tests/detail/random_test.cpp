@@ -12,7 +12,7 @@
 #include <set>
 #include <vector>
 
-namespace moe::detail {
+namespace moe::detail::random_test {
 namespace {
 
 TEST(Mix, IsTheFinaliserOfSplitMix64) {
@@ -140,4 +140,4 @@ TEST(FillNormal, RoundsWhatItDrewOnceTo16Bits) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::random_test

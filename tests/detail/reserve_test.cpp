@@ -6,7 +6,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::detail {
+namespace moe::detail::reserve_test {
 namespace {
 
 TEST(Grow, KeepsTheElementsOfAVector) {
@@ -46,4 +46,4 @@ TEST(SpreadWidth, SetsRowsApartByAnOddNumberOfCacheLines) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::reserve_test

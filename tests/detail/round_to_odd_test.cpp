@@ -12,7 +12,7 @@
 
 #include "moe/detail/random.hpp"
 
-namespace moe::detail {
+namespace moe::detail::round_to_odd_test {
 namespace {
 
 bool same(float a, float b) {
@@ -46,4 +46,4 @@ TEST(RoundToOdd, TakesIntegersOf64BitsAsExactlyAsOthers) {
 }
 
 }  // namespace
-}  // namespace moe::detail
+}  // namespace moe::detail::round_to_odd_test

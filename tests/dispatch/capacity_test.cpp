@@ -8,7 +8,7 @@
 #include "support/random_matrix.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::capacity_test {
 namespace {
 
 using testing::Ints;
@@ -169,4 +169,4 @@ TEST(KeptChoices, RejectsTablesAndTokensThatDoNotFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::capacity_test

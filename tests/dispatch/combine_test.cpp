@@ -13,7 +13,7 @@
 #include "support/random_matrix.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::combine_test {
 namespace {
 
 using testing::random_matrix;
@@ -194,4 +194,4 @@ TEST(CombineRows, RefusesWhatDoesNotFitThePlan) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::combine_test

@@ -8,7 +8,7 @@
 #include "support/random_matrix.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::plan_test {
 namespace {
 
 using testing::Ints;
@@ -159,4 +159,4 @@ TEST(DispatchPlan, IsConsistentForRandomTables) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::plan_test

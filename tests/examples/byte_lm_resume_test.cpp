@@ -8,7 +8,7 @@
 #include "../io/hard_times.hpp"
 #include "../io/model_folder.hpp"
 
-namespace byte_lm {
+namespace byte_lm::byte_lm_resume_test {
 namespace {
 
 using LmRun = Run;  // ::testing::Test has one of its own
@@ -225,4 +225,4 @@ TEST(ByteLmOptions, AreWhatSettingsAreNamedAfter) {
 #endif
 
 }  // namespace
-}  // namespace byte_lm
+}  // namespace byte_lm::byte_lm_resume_test

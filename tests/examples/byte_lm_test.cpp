@@ -8,7 +8,7 @@
 #include "../support/count_allocations.hpp"
 #include "../support/finite_difference.hpp"
 
-namespace byte_lm {
+namespace byte_lm::byte_lm_test {
 namespace {
 
 using moe::load_balancing_loss, moe::Matrix, moe::z_loss, moe::testing::gradient_error;
@@ -232,4 +232,4 @@ TEST_F(ByteLmCorpus, RefusesWhatCannotBeReadOrIsTooShort) {
 }
 
 }  // namespace
-}  // namespace byte_lm
+}  // namespace byte_lm::byte_lm_test

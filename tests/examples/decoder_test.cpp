@@ -6,7 +6,7 @@
 
 #include "tiny_models.hpp"
 
-namespace moe::testing {
+namespace moe::testing::decoder_test {
 namespace {
 
 using io::testing::joined, io::testing::NewTensors, io::testing::tensor_of;
@@ -244,4 +244,4 @@ TEST_F(DecoderModel, RefusesATokenThatIsNoneBeforeItReadsAny) {
 }
 
 }  // namespace
-}  // namespace moe::testing
+}  // namespace moe::testing::decoder_test

@@ -13,7 +13,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::activation_test {
 namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
@@ -175,4 +175,4 @@ TEST(WithActivation, RejectsAValueOutsideTheEnum) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::activation_test

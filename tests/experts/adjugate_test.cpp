@@ -12,7 +12,7 @@
 #include "../support/layer_claims.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::adjugate_test {
 namespace {
 
 using testing::expect_central_differences;
@@ -135,4 +135,4 @@ TEST(AdjugateExperts, AreRefusedUnlessTheyFitTheSetAndOfAnotherTape) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::adjugate_test

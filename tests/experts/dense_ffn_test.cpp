@@ -11,7 +11,7 @@
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::dense_ffn_test {
 namespace {
 
 using testing::message_of;
@@ -250,4 +250,4 @@ TEST(DenseFfn, AllocatesNothingOnceItsBuffersHaveGrown) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::dense_ffn_test

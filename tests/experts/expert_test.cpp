@@ -13,7 +13,7 @@
 #include "../support/throws.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::expert_test {
 namespace {
 
 using testing::matrix_near;
@@ -354,4 +354,4 @@ TEST(Expert, AllocatesNothingOnceItsBuffersHaveGrown) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::expert_test

@@ -7,7 +7,7 @@
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::gather_test {
 namespace {
 
 using testing::random_matrix;
@@ -63,4 +63,4 @@ TYPED_TEST(GatherRows, KeepsItsMemoryForFewerRows) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::gather_test

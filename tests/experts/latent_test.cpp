@@ -14,7 +14,7 @@
 #include "../support/throws.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::latent_test {
 namespace {
 
 using testing::matrix_near;
@@ -160,4 +160,4 @@ TEST(Latent, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::latent_test

@@ -8,7 +8,7 @@
 #include "support/shelf.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::offloaded_experts_test {
 namespace {
 
 using testing::Extents;
@@ -157,4 +157,4 @@ TEST(OffloadedExperts, RefuseHintsForExpertsThatThereAreNot) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::offloaded_experts_test

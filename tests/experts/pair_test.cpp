@@ -17,7 +17,7 @@
 #include "../support/throws.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::pair_test {
 namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
@@ -246,4 +246,4 @@ TEST(ExpertConfig, RefusesLimitsAndParametersThatMeanNothing) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::pair_test

@@ -14,6 +14,9 @@ namespace moe {
 template class RankOneExperts<float>;
 template class RankOneExperts<bf16>;
 
+}  // namespace moe
+
+namespace moe::rank_one_test {
 namespace {
 
 using testing::matrix_near;
@@ -98,4 +101,4 @@ TEST(RankOneExperts, RefuseSizesAndWeightsThatDoNotFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::rank_one_test

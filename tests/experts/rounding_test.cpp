@@ -10,7 +10,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/experts/expert.hpp"
 
-namespace moe {
+namespace moe::rounding_test {
 namespace {
 
 using testing::random_matrix;
@@ -195,4 +195,4 @@ TEST(ExpertRounding, RoundsAnOutputAndItsGateOnceIn16Bits) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::rounding_test

@@ -7,7 +7,7 @@
 #include "support/random_matrix.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::sets_test {
 namespace {
 
 using testing::random_matrix;
@@ -301,4 +301,4 @@ TEST(SetsOfExperts, RefuseGradientsOfAnotherNumberOfExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::sets_test

@@ -11,7 +11,7 @@
 #include "support/random_matrix.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::tape_test {
 namespace {
 
 using testing::message_of;
@@ -303,4 +303,4 @@ TEST(TapeOfSets, OfOurExpertsIsRefusedIfOneThatHasRowsWasReplaced) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::tape_test

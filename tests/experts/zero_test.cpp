@@ -15,7 +15,7 @@
 #include "moe/layers/moe_layer.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::zero_test {
 namespace {
 
 using testing::random_matrix;
@@ -206,4 +206,4 @@ TEST(ZeroExperts, RefuseWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::zero_test

@@ -13,7 +13,7 @@
 #include <fstream>
 #include <iterator>
 
-namespace moe::golden {
+namespace moe::golden::golden_test {
 namespace {
 
 std::vector<std::byte> bytes_of(const std::string& name) {
@@ -257,4 +257,4 @@ TEST(GoldenCheck, ErrorIsRelativeToTheLargestReferenceAndAbsoluteForZeros) {
 }
 
 }  // namespace
-}  // namespace moe::golden
+}  // namespace moe::golden::golden_test

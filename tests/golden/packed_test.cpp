@@ -9,7 +9,7 @@
 #include "../support/storages.hpp"
 #include "golden_layer.hpp"
 
-namespace moe::golden {
+namespace moe::golden::packed_test {
 namespace {
 
 /// y of a packed layer against the record's.
@@ -93,4 +93,4 @@ TYPED_TEST(GoldenPackedAs, LayersAreOffByNoMoreThanTheReportOfThePackSays) {
 }
 
 }  // namespace
-}  // namespace moe::golden
+}  // namespace moe::golden::packed_test

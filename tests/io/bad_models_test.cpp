@@ -8,7 +8,7 @@
 #include "moe/io/save_layer.hpp"
 #include "small_models.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::bad_models_test {
 namespace {
 
 using nlohmann::json;
@@ -130,4 +130,4 @@ TEST(BadConfigs, AreRefusedByAFormatErrorWhateverStandsInAKey) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::bad_models_test

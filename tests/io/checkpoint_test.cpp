@@ -4,7 +4,7 @@
 
 #include "small_models.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::checkpoint_test {
 namespace {
 
 class CheckpointIn : public ModelFolder {
@@ -95,4 +95,4 @@ TEST_F(CheckpointIn, RefusesAModelWithoutMoELayers) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::checkpoint_test

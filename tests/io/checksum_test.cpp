@@ -6,7 +6,7 @@
 #include <set>
 #include <vector>
 
-namespace moe::io::detail {
+namespace moe::io::detail::checksum_test {
 namespace {
 
 std::vector<std::byte> some_bytes(std::size_t size) {
@@ -61,4 +61,4 @@ TEST(Checksum, TellsZerosOfDifferentLengthsApart) {
 }
 
 }  // namespace
-}  // namespace moe::io::detail
+}  // namespace moe::io::detail::checksum_test

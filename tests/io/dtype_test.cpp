@@ -7,7 +7,7 @@
 #include <map>
 #include <string_view>
 
-namespace moe::io {
+namespace moe::io::dtype_test {
 namespace {
 
 // As in the list of the format's reference reader.
@@ -53,4 +53,4 @@ TEST(DType, SaysOfWhatATensorIsMade) {
 }
 
 }  // namespace
-}  // namespace moe::io
+}  // namespace moe::io::dtype_test

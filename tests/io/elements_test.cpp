@@ -10,7 +10,7 @@
 
 #include "safetensors_bytes.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::elements_test {
 namespace {
 
 /// One tensor "w".
@@ -181,4 +181,4 @@ TEST(ReadMatrix, ReadsEmptyTensors) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::elements_test

@@ -5,7 +5,7 @@
 
 #include "encoded_tensors.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::encoded_weight_test {
 namespace {
 
 TensorFiles files_of(const NewTensors& tensors) {
@@ -236,4 +236,4 @@ TEST(EncodedWeight, RefusesOtherScalesThatAreNotOneNumber) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::encoded_weight_test

@@ -19,7 +19,7 @@
 #include "support/shelf.hpp"
 #include "support/throws.hpp"
 
-namespace moe::io {
+namespace moe::io::expert_cache_test {
 namespace {
 
 using moe::testing::Extents;
@@ -313,4 +313,4 @@ TEST(ExpertCache, AllocatesItsSlotsOnceAndNothingInSteadyState) {
 #endif
 
 }  // namespace
-}  // namespace moe::io
+}  // namespace moe::io::expert_cache_test

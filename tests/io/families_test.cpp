@@ -5,7 +5,7 @@
 
 #include "model_folder.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::families_test {
 namespace {
 
 const Family& family_of_text(std::string_view text) {
@@ -77,4 +77,4 @@ TEST(Families, HaveValidRulesAndANameForEveryTensorOfTheirExperts) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::families_test

@@ -5,7 +5,7 @@
 #include "model_folder.hpp"
 #include "moe/io/families.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::family_test {
 namespace {
 
 MoEConfig config_of(std::string_view family, std::string_view text, Index layer = 0) {
@@ -434,4 +434,4 @@ TEST(Family, RefusesATableOfNoTokens) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::family_test

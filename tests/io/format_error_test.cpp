@@ -8,7 +8,7 @@
 #include <string>
 #include <type_traits>
 
-namespace moe::io {
+namespace moe::io::format_error_test {
 namespace {
 
 TEST(FormatError, TellsThePlaceAndCopiesWithoutThrowing) {
@@ -46,4 +46,4 @@ TEST(Printable, IsCutBetweenCharacters) {
 }
 
 }  // namespace
-}  // namespace moe::io
+}  // namespace moe::io::format_error_test

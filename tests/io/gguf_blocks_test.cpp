@@ -13,7 +13,7 @@
 #include "moe/io/gguf.hpp"
 #include "moe/io/safetensors.hpp"
 
-namespace moe::io {
+namespace moe::io::gguf_blocks_test {
 namespace {
 
 using Bytes = std::vector<std::byte>;
@@ -196,4 +196,4 @@ TEST(GgufBlocks, AreTheValuesThatAreRecorded) {
 #endif
 
 }  // namespace
-}  // namespace moe::io
+}  // namespace moe::io::gguf_blocks_test

@@ -9,7 +9,7 @@
 #include "moe/io/load_layer.hpp"
 #include "moe/storage.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::gguf_codes_test {
 namespace {
 
 constexpr Index E = 2, D = 64, F = 96;
@@ -91,4 +91,4 @@ TEST_F(GgufCodes, OfAnotherTypeAreNone) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::gguf_codes_test

@@ -10,7 +10,7 @@
 #include "moe/io/gguf.hpp"
 #include "safetensors_bytes.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::gguf_header_test {
 namespace {
 
 constexpr std::uint64_t most = ~std::uint64_t{0};
@@ -323,4 +323,4 @@ TEST(GgufHeader, StandsMutation) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::gguf_header_test

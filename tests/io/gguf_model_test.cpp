@@ -6,7 +6,7 @@
 #include "gguf_models.hpp"
 #include "moe/storage.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::gguf::gguf_model_test {
 namespace {
 
 TEST_F(GgufModels, HaveTheirWeightsInRowsOfOutputs) {
@@ -274,4 +274,4 @@ TEST_F(GgufModels, AreRefusedUnlessTheyAreWhatTheirKeysSay) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::gguf::gguf_model_test

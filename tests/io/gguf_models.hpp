@@ -7,7 +7,7 @@
 #include "moe/io/gguf_rows.hpp"
 #include "moe/io/load_layer.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::gguf {
 
 inline constexpr Index D = 64, F = 32, E = 4, K = 2;
 
@@ -110,4 +110,4 @@ class GgufModels : public ModelFolder {
   }
 };
 
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::gguf

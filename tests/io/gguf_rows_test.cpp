@@ -5,7 +5,7 @@
 #include "gguf_models.hpp"
 #include "moe/storage.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::gguf::gguf_rows_test {
 namespace {
 
 TEST_F(GgufModels, HaveTheLimitBehindSiluElsewhere) {
@@ -90,4 +90,4 @@ TEST_F(GgufModels, OfGroveAreLoadedWithTheSmallExpertsThatOthersShare) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::gguf::gguf_rows_test

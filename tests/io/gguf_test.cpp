@@ -5,7 +5,7 @@
 #include "gguf_bytes.hpp"
 #include "model_folder.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::gguf_test {
 namespace {
 
 class GgufFiles : public ModelFolder {
@@ -116,4 +116,4 @@ TEST_F(GgufFiles, AreRefusedUnlessTheirPartsFit) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::gguf_test

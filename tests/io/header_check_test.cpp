@@ -5,7 +5,7 @@
 
 #include "safetensors_bytes.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::header_check_test {
 namespace {
 
 std::string header_of_u8(std::initializer_list<std::string> entries) {
@@ -191,4 +191,4 @@ TEST(SafeTensorsLayout, SurvivesMutation) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::header_check_test

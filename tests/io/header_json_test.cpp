@@ -4,7 +4,7 @@
 
 #include "safetensors_bytes.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::header_json_test {
 namespace {
 
 constexpr std::uint64_t huge = ~std::uint64_t{0};
@@ -267,4 +267,4 @@ TEST(SafeTensorsHeader, PassesOneVeryLongString) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::header_json_test

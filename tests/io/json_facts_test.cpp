@@ -3,7 +3,7 @@
 
 #include "model_folder.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::json_facts_test {
 namespace {
 
 using Kind = JsonFact::Kind;
@@ -122,4 +122,4 @@ TEST_F(JsonFactsFile, AreReadFromAFileWithinItsLimit) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::json_facts_test

@@ -8,7 +8,7 @@
 
 #include "moe/io/families.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::layer_names_test {
 namespace {
 
 constexpr Index E = 4, F = 6, D = 8, L = 3;  // L is also the width of a router's state
@@ -191,4 +191,4 @@ TEST(LayerNames, OfWhatAFamilyHasNotAreRefused) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::layer_names_test

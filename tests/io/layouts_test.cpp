@@ -6,7 +6,7 @@
 
 #include <functional>
 
-namespace moe::io::testing {
+namespace moe::io::testing::layouts_test {
 namespace {
 
 constexpr Index E = 3, F = 5, D = 4;
@@ -86,4 +86,4 @@ TEST(Layouts, AMatrixOfItsOwnIsTheWholeTensor) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::layouts_test

@@ -7,7 +7,7 @@
 #include "moe/reference.hpp"
 #include "small_models.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::load_encoded_test {
 namespace {
 
 constexpr Index experts = 2, width = 160, hidden = 96;
@@ -382,4 +382,4 @@ TEST_F(LoadEncoded, RefusesEachMissingOrUnfitTensor) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::load_encoded_test

@@ -6,7 +6,7 @@
 #include "small_models.hpp"
 #include "support/throws.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::load_families_test {
 namespace {
 
 class LoadFamily : public ModelFolder {
@@ -373,4 +373,4 @@ TEST_F(LoadFamily, TakesTheJittersOfPhi) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::load_families_test

@@ -8,7 +8,7 @@
 #include "moe/io/save_layer.hpp"
 #include "small_models.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::load_layer_test {
 namespace {
 
 class LoadLayer : public ModelFolder {
@@ -355,4 +355,4 @@ TEST_F(LoadLayer, RefusesAFileThatWasCutShortAfterItWasMapped) {
 #endif
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::load_layer_test

@@ -10,7 +10,7 @@
 #include "support/matrix_near.hpp"
 #include "support/throws.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::load_product_keys_test {
 namespace {
 
 class LoadProductKeys : public ModelFolder {
@@ -132,4 +132,4 @@ TEST_F(LoadProductKeys, RefusesThemWhereTheyAreAnotherThing) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::load_product_keys_test

@@ -3,7 +3,7 @@
 
 #include "model_folder.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::model_config_test {
 namespace {
 
 ModelConfig config_of(std::string_view text) { return ModelConfig::parse(text, "config.json"); }
@@ -67,4 +67,4 @@ TEST(ModelConfig, RefusesWhatIsMissingOrOfAnotherKind) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::model_config_test

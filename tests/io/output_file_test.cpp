@@ -5,7 +5,7 @@
 #include "model_folder.hpp"
 #include "moe/io/byte_source.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::output_file_test {
 namespace {
 
 using io::detail::OutputFile;
@@ -104,4 +104,4 @@ TEST_F(OutputFileIn, KeepsTheOldFileWhenThereIsNoRoom) {
 #endif
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::output_file_test

@@ -11,7 +11,7 @@
 #include "support/shelf.hpp"
 #include "support/throws.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::packed_file_test {
 namespace {
 
 using io::detail::checksum;
@@ -284,4 +284,4 @@ TEST_F(PackedFileIn, IsReadWithoutAnAllocationInSteadyState) {
 #endif
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::packed_file_test

@@ -5,7 +5,7 @@
 #include "moe/io/save_layer.hpp"
 #include "small_models.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::round_trip_test {
 namespace {
 
 constexpr std::array<Index, 3> moe_layers{0, 1, 3};  // the model has a dense one between
@@ -124,4 +124,4 @@ TEST_F(RoundTrip, OfExpertsOfALatentWidthWithANorm) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::round_trip_test

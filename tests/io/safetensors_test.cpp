@@ -15,7 +15,7 @@
 #include <unistd.h>
 #endif
 
-namespace moe::io::testing {
+namespace moe::io::testing::safetensors_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -202,4 +202,4 @@ TEST(SafeTensors, ViewsSurviveAMoveAndTheSourceIsEmpty) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::safetensors_test

@@ -11,7 +11,7 @@
 #include "small_models.hpp"
 #include "support/throws.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::save_layer_test {
 namespace {
 
 class SaveLayer : public ModelFolder {
@@ -294,4 +294,4 @@ TEST_F(SaveLayer, HasTheOldLayerOrTheNewWheneverItIsKilled) {
 #endif
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::save_layer_test

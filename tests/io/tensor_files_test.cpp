@@ -3,7 +3,7 @@
 
 #include "model_folder.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::tensor_files_test {
 namespace {
 
 class TensorFilesIn : public ModelFolder {
@@ -187,4 +187,4 @@ TEST_F(TensorFilesIn, MayBeVeryMany) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::tensor_files_test

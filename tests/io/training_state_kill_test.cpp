@@ -8,7 +8,7 @@
 #include "training_run.hpp"
 
 #if !defined(_WIN32)
-namespace moe::io::testing {
+namespace moe::io::testing::training_state_kill_test {
 namespace {
 
 template <class Run>
@@ -55,5 +55,5 @@ TYPED_TEST(Killed, GoesOnAsIfItHadNotBeen) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::training_state_kill_test
 #endif

@@ -11,7 +11,7 @@
 #include "support/throws.hpp"
 #include "training_run.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::training_state_test {
 namespace {
 
 template <class Run>
@@ -329,4 +329,4 @@ TEST_F(TrainingStates, RemoveWhatKilledWritersLeftBehind) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::training_state_test

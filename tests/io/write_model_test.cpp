@@ -6,7 +6,7 @@
 #include "model_folder.hpp"
 #include "moe/io/tensor_files.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::write_model_test {
 namespace {
 
 using io::detail::cut_shards;
@@ -128,4 +128,4 @@ TEST_F(WriteModel, IsOneOrTheOtherWheneverTheWriterIsKilled) {
 #endif
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::write_model_test

@@ -5,7 +5,7 @@
 #include "moe/io/safetensors.hpp"
 #include "support/throws.hpp"
 
-namespace moe::io::testing {
+namespace moe::io::testing::write_safetensors_test {
 namespace {
 
 TensorToWrite tensor(const std::string& name, DType dtype, std::vector<Index> shape, char fill) {
@@ -83,4 +83,4 @@ TEST_F(WriteSafeTensors, RefusesNamesThatNoReaderTakes) {
 }
 
 }  // namespace
-}  // namespace moe::io::testing
+}  // namespace moe::io::testing::write_safetensors_test

@@ -10,7 +10,7 @@
 #include "moe/kernels/convert.hpp"
 #include "moe/kernels/register_tile.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::bfloat16_test {
 namespace {
 
 // Denormals and the bits of NaN, too.
@@ -61,4 +61,4 @@ TEST(HalfOfPairs, WidensTheFirstOrTheSecondOfEachPair) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::bfloat16_test

@@ -7,7 +7,7 @@
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::cast_params_test {
 namespace {
 
 template <class T>
@@ -39,4 +39,4 @@ TEST(CastParams, RoundsOnceFromDoubleToBfloat16) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::cast_params_test

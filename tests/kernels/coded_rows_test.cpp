@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-namespace moe::kernels {
+namespace moe::kernels::coded_rows_test {
 namespace {
 
 TEST(CodedInput, IsOffByHalfAStepAtMostAtEveryMagnitude) {
@@ -86,4 +86,4 @@ TEST(CodedInput, MultipliesFloatsAsItsNumbers) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::coded_rows_test

@@ -10,7 +10,7 @@
 #include "support/coded_case.hpp"
 #include "support/matrix_near.hpp"
 
-namespace moe {
+namespace moe::coded_tile_test {
 namespace {
 
 using testing::CodedCase;
@@ -104,4 +104,4 @@ TEST(CodedTile, TakesTheLeastAndTheLargestExponent) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::coded_tile_test

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <limits>
 
-namespace moe::kernels {
+namespace moe::kernels::convert_test {
 namespace {
 
 template <class T>
@@ -155,4 +155,4 @@ TEST(Convert, BetweenTheSixteenBitTypesRoundsOnce) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::convert_test

@@ -8,7 +8,7 @@
 #include <set>
 #include <vector>
 
-namespace moe::kernels {
+namespace moe::kernels::decode_e4m3_test {
 namespace {
 
 /// By the definition of the format.
@@ -79,4 +79,4 @@ TEST(E4m3Block, HasOnePlaceForEachOfItsCodes) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::decode_e4m3_test

@@ -11,7 +11,7 @@
 
 #include "moe/storage/bfloat16.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::e4m3_tile_test {
 namespace {
 
 using Input = Bfloat16Input;
@@ -73,4 +73,4 @@ TEST(E4m3Tile, OfACodeThatIsNanGivesNanInItsColumnAlone) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::e4m3_tile_test

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-namespace moe::kernels {
+namespace moe::kernels::eight_bit_floats_test {
 namespace {
 
 /// A number of a sign, so many bits of exponent and of fraction, which is none of the special ones.
@@ -75,4 +75,4 @@ TEST(EightBitFloats, E2m1HasItsValuesBySign) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::eight_bit_floats_test

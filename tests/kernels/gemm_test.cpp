@@ -13,7 +13,7 @@
 #include "support/product_sizes.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::gemm_test {
 namespace {
 
 using testing::depths;
@@ -392,4 +392,4 @@ TYPED_TEST(Gemm, AllocatesNothing) {
 #endif
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::gemm_test

@@ -13,7 +13,7 @@
 #include "support/product_sizes.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::gemm_transposed_test {
 namespace {
 
 using testing::depths;
@@ -117,4 +117,4 @@ TYPED_TEST(GemmTransposed, TakesAGradientOfManyRowsAndTouchesNothingOutside) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::gemm_transposed_test

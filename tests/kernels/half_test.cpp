@@ -10,7 +10,7 @@
 
 #include "moe/kernels/lanes.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::half_test {
 namespace {
 
 using Packet = Lanes<float>::Packet;
@@ -47,4 +47,4 @@ TEST(Half, IsWidenedToTheSameNumber) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::half_test

@@ -11,7 +11,7 @@
 
 #include "moe/experts/activation.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::lanes_test {
 namespace {
 
 template <class T>
@@ -187,4 +187,4 @@ TEST(ForLanes, TakesScalarsWithoutLanesOneByOne) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::lanes_test

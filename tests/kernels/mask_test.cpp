@@ -9,7 +9,7 @@
 #include <limits>
 #include <type_traits>
 
-namespace moe::kernels {
+namespace moe::kernels::mask_test {
 namespace {
 
 template <class T>
@@ -65,4 +65,4 @@ TYPED_TEST(MaskOf, OfBothHoldsWhereBothHold) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::mask_test

@@ -14,7 +14,7 @@
 #include "support/product_sizes.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::multiply_panels_test {
 namespace {
 
 using testing::depths;
@@ -188,4 +188,4 @@ TYPED_TEST(MultiplyPanels, GivesARowTheSameBitsAloneAndAmongSoManyThatPanelsAreD
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::multiply_panels_test

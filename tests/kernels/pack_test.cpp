@@ -8,7 +8,7 @@
 
 #include "../support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::pack_test {
 namespace {
 
 /// Element (k, col) lies at its step, in there at its column, in there at its place in the step;
@@ -54,4 +54,4 @@ TYPED_TEST(PackPanel, LaysOutRowsColumnsAndAnyStrides) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::pack_test

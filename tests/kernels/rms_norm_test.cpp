@@ -12,7 +12,7 @@
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::rms_norm_test {
 namespace {
 
 using testing::Counting;
@@ -125,4 +125,4 @@ TEST(RmsNorm, HasTheFlopsThatItStates) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::rms_norm_test

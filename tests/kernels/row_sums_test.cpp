@@ -11,7 +11,7 @@
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::row_sums_test {
 namespace {
 
 using testing::random_matrix;
@@ -201,4 +201,4 @@ TEST(RowSumsOfNarrow, UsesTheWeightInFloat) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::row_sums_test

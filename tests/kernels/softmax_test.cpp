@@ -14,7 +14,7 @@
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::softmax_test {
 namespace {
 
 template <class T>
@@ -280,4 +280,4 @@ TEST(SoftmaxBackward, IsExactlyZeroWhereTheProbabilityIs) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::softmax_test

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-namespace moe::kernels {
+namespace moe::kernels::square_root_test {
 namespace {
 
 template <class T>
@@ -35,4 +35,4 @@ TYPED_TEST(SquareRoot, OfEveryLaneIsThatOfTheScalar) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::square_root_test

@@ -12,7 +12,7 @@
 
 #include "moe/detail/random.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::topk_test {
 namespace {
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -207,4 +207,4 @@ TEST(RanksAbove, IsAStrictWeakOrder) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::topk_test

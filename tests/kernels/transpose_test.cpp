@@ -8,7 +8,7 @@
 
 #include "../support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::transpose_test {
 namespace {
 
 template <class T>
@@ -40,4 +40,4 @@ TYPED_TEST(LoadTransposed, PutsStepKOfEachRowIntoPacketK) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::transpose_test

@@ -18,7 +18,7 @@
 
 #include "moe/detail/random.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::vector_math_test {
 namespace {
 
 // The functions with their bounds on floats and doubles, and the exact value in a wider type W.
@@ -318,4 +318,4 @@ TYPED_TEST(VectorMathOf, IsGradualAtTheSmallEnd) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::vector_math_test

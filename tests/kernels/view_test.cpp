@@ -6,7 +6,7 @@
 
 #include "../support/random_matrix.hpp"
 
-namespace moe::kernels {
+namespace moe::kernels::view_test {
 namespace {
 
 using testing::random_matrix;
@@ -66,4 +66,4 @@ TEST(CopyRows, WidensExactly) {
 }
 
 }  // namespace
-}  // namespace moe::kernels
+}  // namespace moe::kernels::view_test

@@ -6,7 +6,7 @@
 #include "../support/layer_step.hpp"
 #include "../support/matrix_near.hpp"
 
-namespace moe {
+namespace moe::accumulation_test {
 namespace {
 
 using testing::make_layer;
@@ -64,4 +64,4 @@ TYPED_TEST(Accumulation, IsInTheTypeThatSumsAreComputedIn) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::accumulation_test

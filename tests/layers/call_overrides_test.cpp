@@ -8,7 +8,7 @@
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::call_overrides_test {
 namespace {
 
 using testing::make_layer;
@@ -171,4 +171,4 @@ TEST(CapacityOfACall, HoldsBehindAnyRouter) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::call_overrides_test

@@ -12,7 +12,7 @@
 #include "../support/layer_claims.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::coefficients_test {
 namespace {
 
 using testing::expect_central_differences;
@@ -144,4 +144,4 @@ TEST(Coefficients, RefuseTheTapeOfOthersThatStoodInTheLayer) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::coefficients_test

@@ -12,7 +12,7 @@
 #include "../support/layer_step.hpp"
 #include "moe/losses.hpp"
 
-namespace moe {
+namespace moe::contract_test {
 namespace {
 
 using testing::expect_the_bits_of_a_large_batch_alone;
@@ -341,4 +341,4 @@ TEST(Contract, ALayerMayBeCalledInsideTheUsersOwnParallelRegion) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::contract_test

@@ -6,7 +6,7 @@
 #include "support/depth_layers.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::depth_contract_test {
 namespace {
 
 using namespace testing::depth;
@@ -274,4 +274,4 @@ TEST(DepthContract, InfersWithABlockThatCannotTrain) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::depth_contract_test

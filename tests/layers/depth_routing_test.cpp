@@ -12,6 +12,9 @@ namespace moe {
 
 template class DepthLayer<double, MoELayer<double>>;
 
+}  // namespace moe
+
+namespace moe::depth_routing_test {
 namespace {
 
 using testing::random_matrix;
@@ -208,4 +211,4 @@ TEST(DepthRouting, RefusesLossesThatDoNotFitBeforeAnythingIsWritten) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::depth_routing_test

@@ -18,6 +18,9 @@ template class DepthLayer<float>;
 template class DepthLayer<double>;
 template class DepthLayer<bf16>;
 
+}  // namespace moe
+
+namespace moe::depth_test {
 namespace {
 
 using namespace testing::depth;
@@ -220,4 +223,4 @@ TEST(Depth, LearnsToTakeCausallyWhatTheSequenceTakes) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::depth_test

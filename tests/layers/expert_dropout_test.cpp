@@ -12,7 +12,7 @@
 #include "moe/losses/balance.hpp"
 #include "moe/routing/uniform_choice.hpp"
 
-namespace moe {
+namespace moe::expert_dropout_test {
 namespace {
 
 using testing::make_layer;
@@ -205,4 +205,4 @@ TEST(ExpertDropout, IsRefusedOutsideOfItsRangeAndWhereWeightsActOnInputs) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::expert_dropout_test

@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-namespace moe {
+namespace moe::fork_test {
 namespace {
 
 using testing::make_layer;
@@ -102,5 +102,5 @@ TEST(Fork, AChildThatSetsOpenMpToOneThreadMayMakeAndPackLayers) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::fork_test
 #endif

@@ -7,7 +7,7 @@
 #include "../support/layer_step.hpp"
 #include "moe/layers/moe_layer.hpp"
 
-namespace moe {
+namespace moe::identities_test {
 namespace {
 
 using testing::make_layer;
@@ -108,4 +108,4 @@ TEST(LayerIdentities, WithCapacityForAllTokensIsDropless) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::identities_test

@@ -10,7 +10,7 @@
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::layer_input_test {
 namespace {
 
 using testing::gradient_error;
@@ -191,4 +191,4 @@ TEST(LayerInput, ThatDoesNotFitIsRefusedBeforeAnythingIsWritten) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::layer_input_test

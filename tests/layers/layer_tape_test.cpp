@@ -16,7 +16,7 @@
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::layer_tape_test {
 namespace {
 
 using testing::make_layer;
@@ -331,4 +331,4 @@ TEST(LayerTape, TakesNoTapeOfALayerThatStoodInItsPlace) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::layer_tape_test

@@ -10,7 +10,7 @@
 #include "moe/losses.hpp"
 #include "moe/train/expert_load.hpp"
 
-namespace moe {
+namespace moe::micro_batches_test {
 namespace {
 
 using testing::make_layer;
@@ -175,4 +175,4 @@ TEST(MicroBatches, TakeTheBytesThatTheirTapesAreSaidToHave) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::micro_batches_test

@@ -12,7 +12,7 @@
 #include "moe/losses.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::moe_layer_gradient_test {
 namespace {
 
 using testing::gradient_error;
@@ -396,4 +396,4 @@ TEST(MoELayerGradient, RefusesAnotherShapeAndOverlappingMemory) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::moe_layer_gradient_test

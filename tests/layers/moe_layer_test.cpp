@@ -12,7 +12,7 @@
 #include "../support/layer_step.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::moe_layer_test {
 namespace {
 
 using testing::make_layer;
@@ -363,4 +363,4 @@ TEST(MoELayer, LetsAnExpertsExceptionOutAndCanBeUsedAfterwards) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::moe_layer_test

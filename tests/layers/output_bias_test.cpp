@@ -10,7 +10,7 @@
 #include "moe/layers/packed_layer.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::output_bias_test {
 namespace {
 
 using testing::expect_same_bits_of_steps;
@@ -131,4 +131,4 @@ TEST(OutputBiasOfALayer, IsTheOnlyReasonForAnExpertWithoutWidth) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::output_bias_test

@@ -10,7 +10,7 @@
 #include "../support/layer_claims.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::output_norm_test {
 namespace {
 
 using testing::expect_central_differences;
@@ -141,4 +141,4 @@ TEST(OutputNorm, RefusesTheTapeOfAnotherThatStoodInTheLayer) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::output_norm_test

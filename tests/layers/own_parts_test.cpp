@@ -12,7 +12,7 @@
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::own_parts_test {
 namespace {
 
 using testing::make_layer;
@@ -249,4 +249,4 @@ TEST(LayerOfLayers, LearnsAMapThatItsInputsDecide) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::own_parts_test

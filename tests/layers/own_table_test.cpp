@@ -6,7 +6,7 @@
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::own_table_test {
 namespace {
 
 using testing::message_of;
@@ -103,4 +103,4 @@ TEST(OwnTable, ThatWasResizedOnTheTapeIsRefusedByBackward) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::own_table_test

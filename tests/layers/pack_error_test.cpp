@@ -11,7 +11,7 @@
 #include "../support/storages.hpp"
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::pack_error_test {
 namespace {
 
 using testing::make_layer;
@@ -213,4 +213,4 @@ TYPED_TEST(PackErrorsOf, BoundYBesideOutliers) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::pack_error_test

@@ -9,7 +9,7 @@
 #include "../support/storages.hpp"
 #include "moe/layers/packed_layer.hpp"
 
-namespace moe {
+namespace moe::packed_contract_test {
 namespace {
 
 using testing::make_layer;
@@ -259,4 +259,4 @@ TYPED_TEST(PackedContract, ALayerMayBeCalledInsideTheUsersOwnParallelRegion) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::packed_contract_test

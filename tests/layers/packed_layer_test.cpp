@@ -14,7 +14,7 @@
 #include "../support/throws.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::packed_layer_test {
 namespace {
 
 using testing::make_layer;
@@ -334,4 +334,4 @@ TYPED_TEST(PackedLayerOf, AllocatesNothingInSteadyState) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::packed_layer_test

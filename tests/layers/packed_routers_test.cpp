@@ -12,7 +12,7 @@
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::packed_routers_test {
 namespace {
 
 using testing::matrix_near;
@@ -118,4 +118,4 @@ TYPED_TEST(PackedRouterOf, ChoosesAsTheLayerDoesByEveryRule) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::packed_routers_test

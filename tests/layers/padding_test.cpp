@@ -6,7 +6,7 @@
 #include "moe/losses.hpp"
 #include "support/layer_step.hpp"
 
-namespace moe {
+namespace moe::padding_test {
 namespace {
 
 using testing::make_layer;
@@ -232,4 +232,4 @@ TEST(Padding, OfAnotherSizeThanTheBatchIsRefused) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::padding_test

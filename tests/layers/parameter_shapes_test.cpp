@@ -10,7 +10,7 @@
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::parameter_shapes_test {
 namespace {
 
 using testing::message_of;
@@ -222,4 +222,4 @@ TEST(ParameterShapes, AreCheckedWithoutAnAllocation) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::parameter_shapes_test

@@ -6,7 +6,7 @@
 #include "support/product_key_layers.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::product_key_layer_contract_test {
 namespace {
 
 using namespace testing::product_keys;
@@ -229,4 +229,4 @@ TEST(ProductKeyContract, RefusesATapeOfAnotherLayerOrOfPartsThatWereReplaced) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::product_key_layer_contract_test

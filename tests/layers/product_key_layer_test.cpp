@@ -20,6 +20,9 @@ template class ProductKeyLayer<bf16>;
 template class ProductKeyLayer<Eigen::half>;
 static_assert(TrainableExpert<ProductKeyLayer<float>, float>);
 
+}  // namespace moe
+
+namespace moe::product_key_layer_test {
 namespace {
 
 using namespace testing::product_keys;
@@ -193,4 +196,4 @@ TEST(ProductKeyLayer, AddsToTheGradientsThatThereAre) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::product_key_layer_test

@@ -8,7 +8,7 @@
 #include "moe/layers/moe_layer.hpp"
 #include "support/layer_step.hpp"
 
-namespace moe {
+namespace moe::rounding_test {
 namespace {
 
 using testing::random_matrix;
@@ -104,4 +104,4 @@ TYPED_TEST(LayerRounding, OfAnOutputIsThatOfTheSumOfTheSharedExpertAndTheWeighte
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::rounding_test

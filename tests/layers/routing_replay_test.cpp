@@ -10,7 +10,7 @@
 #include "support/layer_step.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::routing_replay_test {
 namespace {
 
 using testing::make_layer;
@@ -247,4 +247,4 @@ TEST(RoutingReplay, AllocatesNothingInASteadyState) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::routing_replay_test

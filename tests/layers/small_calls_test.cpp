@@ -7,7 +7,7 @@
 #include "moe/routing.hpp"
 #include "support/layer_step.hpp"
 
-namespace moe {
+namespace moe::small_calls_test {
 namespace {
 
 using testing::random_matrix;
@@ -101,4 +101,4 @@ TEST(SmallCalls, AreNoneWhereAnExpertDoesNotStateItsSize) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::small_calls_test

@@ -22,7 +22,7 @@
 #define MOE_FRAMES_AS_COMPILED 1
 #endif
 
-namespace moe {
+namespace moe::small_stack_test {
 namespace {
 
 using testing::random_matrix;
@@ -137,4 +137,4 @@ TYPED_TEST(SmallStack, IsEnoughForTheOtherWorkersOfACall) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::small_stack_test

@@ -6,7 +6,7 @@
 #include "support/soft_layers.hpp"
 #include "support/throws.hpp"
 
-namespace moe {
+namespace moe::soft_moe_contract_test {
 namespace {
 
 using namespace testing::soft;
@@ -210,4 +210,4 @@ TEST(SoftMoEContract, RefusesATapeOfPartsThatWereReplacedBeforeAnythingIsWritten
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::soft_moe_contract_test

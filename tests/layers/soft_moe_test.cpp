@@ -14,6 +14,9 @@ template class SoftMoELayer<float>;
 template class SoftMoELayer<double>;
 template class SoftMoELayer<bf16>;
 
+}  // namespace moe
+
+namespace moe::soft_moe_test {
 namespace {
 
 using namespace testing::soft;
@@ -158,4 +161,4 @@ TEST(SoftMoE, OfPackedExpertsHasTheBitsOfTheLayer) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::soft_moe_test

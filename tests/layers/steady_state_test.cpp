@@ -9,7 +9,7 @@
 #include "support/random_matrix.hpp"
 
 #if MOE_COUNTS_ALLOCATIONS
-namespace moe {
+namespace moe::steady_state_test {
 namespace {
 
 using testing::make_layer;
@@ -230,5 +230,5 @@ TEST(SteadyState, ExpertsOfOtherWidthsInOneSetLeaveEachWorkersScratchAsItIs) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::steady_state_test
 #endif

@@ -9,7 +9,7 @@
 #include "moe/routing/router.hpp"
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::balance_test {
 namespace {
 
 using testing::balanced_table;
@@ -214,4 +214,4 @@ TEST(LoadBalancingLoss, IsFiniteAtScoresThatNearlyUnderflow) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::balance_test

@@ -10,7 +10,7 @@
 #include "../support/throws.hpp"
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::distillation_test {
 namespace {
 
 using testing::Loss;
@@ -167,4 +167,4 @@ TEST(Distillation, WrittenIntoTheLastResultAllocatesNothing) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::distillation_test

@@ -11,7 +11,7 @@
 #include "moe/losses/balance.hpp"
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::global_balance_test {
 namespace {
 
 using testing::Loss;
@@ -151,4 +151,4 @@ TEST(GlobalBalancingLoss, RefusesChoicesOfOtherExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::global_balance_test

@@ -6,7 +6,7 @@
 
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::importance_test {
 namespace {
 
 using testing::balanced_table;
@@ -50,4 +50,4 @@ TEST(ImportanceLoss, IsNotLostInTheRoundingOfManyTokens) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::importance_test

@@ -9,7 +9,7 @@
 
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::load_test {
 namespace {
 
 using testing::balanced_table;
@@ -88,4 +88,4 @@ TEST(LoadLoss, IsZeroWithAllExpertsChosen) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::load_test

@@ -20,7 +20,7 @@
 #include "moe/routing/router.hpp"
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::loss_test {
 namespace {
 
 using testing::gradient_error;
@@ -364,4 +364,4 @@ TEST(Loss, IsNaNWhereTheRoutingIs) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::loss_test

@@ -10,7 +10,7 @@
 #include "../support/matrix_near.hpp"
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::selection_test {
 namespace {
 
 using testing::tiny_table;
@@ -62,4 +62,4 @@ TEST(SelectionLoss, LeavesOutPaddingMaskedTokensAndMaskedExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::selection_test

@@ -10,7 +10,7 @@
 #include "moe/losses/balance.hpp"
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::sequence_balance_test {
 namespace {
 
 using testing::Loss;
@@ -127,4 +127,4 @@ TEST(SequenceBalancingLoss, WrittenIntoItsLastResultAllocatesNothing) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::sequence_balance_test

@@ -10,7 +10,7 @@
 #include "moe/routing/relu_routing.hpp"
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::sparsity_test {
 namespace {
 
 using testing::Loss;
@@ -110,4 +110,4 @@ TEST(SparsityControl, RefusesValuesOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::sparsity_test

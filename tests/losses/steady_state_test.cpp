@@ -10,7 +10,7 @@
 #include "tables.hpp"
 
 #if MOE_COUNTS_ALLOCATIONS
-namespace moe {
+namespace moe::steady_state_test {
 namespace {
 
 using testing::Loss;
@@ -87,5 +87,5 @@ TEST(LossSteadyState, OneResultServesLossesOfEveryKindInTurn) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::steady_state_test
 #endif

@@ -9,7 +9,7 @@
 #include "../support/finite_difference.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::variation_test {
 namespace {
 
 TEST(SquaredVariation, IsTheSampleVarianceOverTheSquareOfTheMean) {
@@ -37,4 +37,4 @@ TEST(SquaredVariation, HasItsGradient) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::variation_test

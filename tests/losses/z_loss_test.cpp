@@ -8,7 +8,7 @@
 
 #include "tables.hpp"
 
-namespace moe {
+namespace moe::z_loss_test {
 namespace {
 
 using testing::balanced_table;
@@ -35,4 +35,4 @@ TEST(ZLoss, IsNotLostInTheRoundingOfManyTokens) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::z_loss_test

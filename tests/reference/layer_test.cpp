@@ -7,7 +7,7 @@
 
 #include "../support/matrix_near.hpp"
 
-namespace moe {
+namespace moe::layer_test {
 namespace {
 
 using reference::Row;
@@ -269,4 +269,4 @@ TEST(Reference, LayerGivesADroppedOrMaskedTokenZeros) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::layer_test

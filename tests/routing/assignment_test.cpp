@@ -14,7 +14,7 @@
 #include "moe/detail/random.hpp"
 #include "moe/routing/balanced_assignment.hpp"
 
-namespace moe {
+namespace moe::assignment_test {
 namespace {
 
 /// A logit as outliers * 1e30 + small, whatever unit small has. All outliers weigh more than all
@@ -334,4 +334,4 @@ TEST(Assignment, AllocatesNothingMoreForLogitsOfAnotherRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::assignment_test

@@ -10,6 +10,9 @@ namespace moe {
 
 template class BalancedAssignment<float>;
 
+}  // namespace moe
+
+namespace moe::balanced_assignment_test {
 namespace {
 
 using testing::message_of;
@@ -133,4 +136,4 @@ TEST(BalancedAssignment, KeepsTheContractInALayer) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::balanced_assignment_test

@@ -9,7 +9,7 @@
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::causality_test {
 namespace {
 
 using testing::random_matrix;
@@ -159,4 +159,4 @@ TEST(Causality, OfSlotsIsThatEveryTokenOfTheSequenceHasAnotherPartInThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::causality_test

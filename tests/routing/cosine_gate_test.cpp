@@ -8,7 +8,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/concepts.hpp"
 
-namespace moe {
+namespace moe::cosine_gate_test {
 namespace {
 
 using testing::expect_logits;
@@ -53,7 +53,7 @@ TEST(CosineGate, HasTheGradientsOfCentralDifferences) {
 }
 
 TEST(CosineGate, HasTheSameBitsForAnyThreads) {
-  testing::expect_same_bits_for_any_threads(CosineGate<float>(70, 9, {.width = 24}));
+  testing::expect_gate_has_same_bits_for_any_threads(CosineGate<float>(70, 9, {.width = 24}));
 }
 
 TEST(CosineGate, OfATokenOfZerosIsZeroAndNotNaN) {
@@ -71,4 +71,4 @@ TEST(CosineGate, ThrowsOnValuesOutOfRangeAndNamesThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::cosine_gate_test

@@ -11,6 +11,9 @@ namespace moe {
 
 template class DynamicTopK<float>;
 
+}  // namespace moe
+
+namespace moe::dynamic_top_k_test {
 namespace {
 
 using testing::message_of;
@@ -157,4 +160,4 @@ TEST(DynamicTopK, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::dynamic_top_k_test

@@ -10,6 +10,9 @@ namespace moe {
 
 template class ExpertChoice<float>;
 
+}  // namespace moe
+
+namespace moe::expert_choice_test {
 namespace {
 
 using testing::message_of;
@@ -140,4 +143,4 @@ TEST(ExpertChoice, RefusesACapacityFactorThatIsNotPositive) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::expert_choice_test

@@ -12,7 +12,7 @@
 #include "../support/throws.hpp"
 #include "moe/reference/layer.hpp"
 
-namespace moe {
+namespace moe::expert_table_test {
 namespace {
 
 using testing::matrix_near;
@@ -158,4 +158,4 @@ TEST(ExpertTable, OfASeedSpreadsIdsOverAllExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::expert_table_test

@@ -11,7 +11,7 @@
 #include "../support/throws.hpp"
 #include "moe/concepts.hpp"
 
-namespace moe {
+namespace moe::gate_test {
 namespace {
 
 using testing::matrix_near;
@@ -129,4 +129,4 @@ TEST(LinearGate, ThrowsOnSizesThatDoNotFitAndNamesThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::gate_test

@@ -8,23 +8,26 @@
 #include <algorithm>
 #include <vector>
 
-#include "../support/finite_difference.hpp"
 #include "../support/layer_step.hpp"
 #include "../support/matrix_near.hpp"
 #include "../support/own_router_parts.hpp"
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
 #include "moe/routing.hpp"
+#include "rule_checks.hpp"
 
-namespace moe {
+namespace moe::gated_router_test {
 namespace {
 
 using testing::CosineGate;
 using testing::ExpertChoiceRule;
+using testing::layer_of;
 using testing::matrix_near;
 using testing::message_of;
 using testing::random_matrix;
+using testing::random_slope;
 using testing::ReluRule;
+using testing::router_gradient_error;
 using testing::same_bits;
 
 using CosineRelu = GatedRouter<double, CosineGate, ReluRule>;
@@ -67,38 +70,8 @@ CosineTopK cosine_top_k() {
 }
 
 /// Of the table's gradient, as if a layer and losses asked for it.
-RoutingGradient<double> random_gradient(const RoutingTable<double>& table) {
-  return {.weight = random_matrix<double>(N, table.top_k(), 21),
-          .probs = random_matrix<double>(N, E, 22),
-          .logits = random_matrix<double>(N, E, 23)};
-}
-
-double scalar_of(const RoutingTable<double>& table, const RoutingGradient<double>& slope) {
-  const auto finite = table.logits.array().isFinite();
-  return (table.weight.array() * slope.weight.array()).sum() +
-         (table.probs.array() * slope.probs.array()).sum() +
-         finite.select(table.logits.array() * slope.logits.array(), 0.0).sum();
-}
-
-/// The error of a router's gradients against differences.
-template <class Router>
-double gradient_error(Router router, const CallOptions& call) {
-  Matrix<double> x = random_matrix<double>(N, D, 5), dx(N, D);
-  typename Router::Table table, again;
-  router.route(x, call, table);
-  const RoutingGradient<double> slope = random_gradient(table);
-  RoutingGradient<double> gradient = slope;
-  auto grads = zeros_like(router.params());
-  router.backward(x, table, gradient, dx, grads);
-  const auto f = [&] {
-    router.route(x, call, again);
-    return scalar_of(again, slope);
-  };
-  return std::max(testing::gradient_error(f, x, dx),
-                  testing::gradient_error_of_list(f, router.params(), grads));
-}
-
 TEST(GatedRouter, HasTheGradientsOfItsGateAndItsRule) {
+  const Matrix<double> x = random_matrix<double>(N, D, 5);
   ExpertMask mask = ExpertMask::Ones(N, E);
   mask(0, 1) = mask(3, 0) = mask(3, 2) = 0;
   mask.row(4).setZero();
@@ -109,10 +82,10 @@ TEST(GatedRouter, HasTheGradientsOfItsGateAndItsRule) {
       // So few tokens are routed so often that a second thread is only waited for.
       CallOptions call{.num_threads = 1, .expert_mask = expert_mask};
       call.tokens.padding = padded ? std::span(padding) : std::span<const std::uint8_t>();
-      EXPECT_LT(gradient_error(cosine_relu(), call), 1e-7);
-      EXPECT_LT(gradient_error(expert_choice(), call), 1e-7);
-      EXPECT_LT(gradient_error(linear_relu(), call), 1e-7);
-      EXPECT_LT(gradient_error(cosine_top_k(), call), 1e-7);
+      EXPECT_LT(router_gradient_error(cosine_relu(), x, call), 1e-7);
+      EXPECT_LT(router_gradient_error(expert_choice(), x, call), 1e-7);
+      EXPECT_LT(router_gradient_error(linear_relu(), x, call), 1e-7);
+      EXPECT_LT(router_gradient_error(cosine_top_k(), x, call), 1e-7);
     }
   }
 }
@@ -169,13 +142,13 @@ TEST(GatedRouter, OfATableRuleGivesEveryExpertItsTokens) {
 /// NaN in the x and in the gradients of padding reach nothing: the other rows and the parameters
 /// get what they get where the padding is masked, without NaN.
 template <class Router>
-void expect_padding_is_no_token(const Router& router) {
+void expect_padding_is_masked(const Router& router) {
   Matrix<double> x = random_matrix<double>(N, D, 5), dx(N, D), want_dx(N, D);
   ExpertMask mask = ExpertMask::Ones(N, E);
   mask.row(2).setZero();
   typename Router::Table want, table;
   router.route(x, {.expert_mask = &mask}, want);
-  RoutingGradient<double> want_gradient = random_gradient(want), gradient = want_gradient;
+  RoutingGradient<double> want_gradient = random_slope(want), gradient = want_gradient;
   auto want_grads = zeros_like(router.params()), grads = want_grads;
   router.backward(x, want, want_gradient, want_dx, want_grads);
 
@@ -208,10 +181,10 @@ void expect_padding_is_no_token(const Router& router) {
 }
 
 TEST(GatedRouter, TreatsPaddingAsNoTokenWhateverGateAndRule) {
-  expect_padding_is_no_token(cosine_relu());
-  expect_padding_is_no_token(expert_choice());
-  expect_padding_is_no_token(linear_relu());
-  expect_padding_is_no_token(cosine_top_k());
+  expect_padding_is_masked(cosine_relu());
+  expect_padding_is_masked(expert_choice());
+  expect_padding_is_masked(linear_relu());
+  expect_padding_is_masked(cosine_top_k());
 }
 
 TEST(GatedRouter, TakesBackWhatARuleGivesToPaddingAndScoresOfMaskedExperts) {
@@ -325,14 +298,6 @@ TEST(GatedRouter, AsksAnOwnRuleForItsNumberOfExpertsOnlyIfItHasOne) {
   EXPECT_EQ(refusal_of(ReluRule{E}), "(nothing was thrown)");  // its num_experts is a number
 }
 
-/// The layer of a router, with experts that a layer of the same sizes would have.
-template <class Router>
-auto layer_of(Router router) {
-  return MoELayer<double, Router>(
-      std::move(router),
-      make_experts<double>({.d_model = D, .d_ff = 5, .num_experts = E, .top_k = 1}, 6));
-}
-
 TEST(GatedRouter, TrainsInALayerWithTheSameBitsForAnyThreads) {
   const auto check = [](const auto& layer) {
     const Matrix<double> x = random_matrix<double>(40, D, 7);
@@ -378,7 +343,7 @@ TEST(GatedRouter, ThatRefusesACallLeavesTheTableToGoBackFrom) {
   EXPECT_NE(message_of([&] { router.route(x, {.top_k = E + 1}, table); }), "(nothing was thrown)");
   EXPECT_NE(message_of([&] { router.route(x.leftCols(D - 1), {}, table); }),
             "(nothing was thrown)");
-  RoutingGradient<double> gradient = random_gradient(table);
+  RoutingGradient<double> gradient = random_slope(table);
   Matrix<double> dx(N, D);
   auto grads = zeros_like(router.params());
   EXPECT_EQ(message_of([&] { router.backward(x, table, gradient, dx, grads); }),
@@ -386,4 +351,4 @@ TEST(GatedRouter, ThatRefusesACallLeavesTheTableToGoBackFrom) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::gated_router_test

@@ -9,7 +9,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/router.hpp"
 
-namespace moe {
+namespace moe::groups_test {
 namespace {
 
 using testing::message_of;
@@ -132,4 +132,4 @@ TEST(Groups, OfACallThatAsksForOtherExpertsHaveToFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::groups_test

@@ -19,7 +19,7 @@
 #include "moe/routing/sinkhorn.hpp"
 #include "moe/routing/state_gate.hpp"
 
-namespace moe {
+namespace moe::infinity_test {
 namespace {
 
 using testing::random_matrix;
@@ -194,4 +194,4 @@ TEST(Infinity, ReachesYThroughAnExpertOfZeros) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::infinity_test

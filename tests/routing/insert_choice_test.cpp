@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-namespace moe {
+namespace moe::insert_choice_test {
 namespace {
 
 TEST(InsertChoice, SortsByWeightWithTiesInOrderOfComingAndNaNLast) {
@@ -25,4 +25,4 @@ TEST(InsertChoice, SortsByWeightWithTiesInOrderOfComingAndNaNLast) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::insert_choice_test

@@ -10,7 +10,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/routing/router.hpp"
 
-namespace moe {
+namespace moe::noise_test {
 namespace {
 
 using testing::matrix_near;
@@ -178,4 +178,4 @@ TEST(RouterOfNarrowTokens, RoutesInFloatAsAFloatRouterRoutesTheRoundedTokens) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::noise_test

@@ -10,7 +10,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/concepts.hpp"
 
-namespace moe {
+namespace moe::norm_gate_test {
 namespace {
 
 using testing::expect_logits;
@@ -62,7 +62,7 @@ TEST(NormGate, HasTheGradientsOfCentralDifferences) {
 }
 
 TEST(NormGate, HasTheSameBitsForAnyThreads) {
-  testing::expect_same_bits_for_any_threads(NormGate<float>(70, 9, {.bias = true}, {}));
+  testing::expect_gate_has_same_bits_for_any_threads(NormGate<float>(70, 9, {.bias = true}, {}));
 }
 
 TEST(NormGate, SeesNarrowTokensInFloat) {
@@ -97,4 +97,4 @@ TEST(NormGate, ThrowsOnValuesOutOfRangeAndNamesThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::norm_gate_test

@@ -9,7 +9,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/routing/router.hpp"
 
-namespace moe {
+namespace moe::padding_test {
 namespace {
 
 using testing::random_matrix;
@@ -186,4 +186,4 @@ TEST(RouterPaddingOfACall, AllocatesNothingInASteadyStateAlsoWhereItComesAndGoes
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::padding_test

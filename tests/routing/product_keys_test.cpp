@@ -13,6 +13,9 @@ namespace moe {
 template class ProductKeyRouter<float>;
 template class ProductKeyRouter<bf16>;
 
+}  // namespace moe
+
+namespace moe::product_keys_test {
 namespace {
 
 using testing::message_of;
@@ -151,4 +154,4 @@ TEST(ProductKeys, RefusesValuesOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::product_keys_test

@@ -10,6 +10,9 @@ namespace moe {
 
 template class ReluRouting<float>;
 
+}  // namespace moe
+
+namespace moe::relu_routing_test {
 namespace {
 
 using testing::message_of;
@@ -91,4 +94,4 @@ TEST(ReluRouting, RefusesToHaveNoExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::relu_routing_test

@@ -11,7 +11,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/routing/router.hpp"
 
-namespace moe {
+namespace moe::router_gradient_test {
 namespace {
 
 using testing::gradient_error;
@@ -352,4 +352,4 @@ TEST(RouterGradient, HasTheSameBitsForAnyNumberOfThreads) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::router_gradient_test

@@ -12,7 +12,7 @@
 #include "../support/random_matrix.hpp"
 #include "moe/reference/router.hpp"
 
-namespace moe {
+namespace moe::router_options_test {
 namespace {
 
 using testing::gradient_error;
@@ -250,4 +250,4 @@ TEST(RouterOptions, HaveTheGradientsOfCentralDifferences) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::router_options_test

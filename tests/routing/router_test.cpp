@@ -9,7 +9,7 @@
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::router_test {
 namespace {
 
 using testing::matrix_near;
@@ -331,4 +331,4 @@ TEST(Router, ThrowsOnShapesThatDoNotFitAndNamesThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::router_test

@@ -9,7 +9,7 @@
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::score_test {
 namespace {
 
 using testing::matrix_near;
@@ -111,4 +111,4 @@ TEST(ScoreGradient, IsAddedToThatOfTheLogits) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::score_test

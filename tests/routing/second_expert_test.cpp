@@ -10,6 +10,9 @@ namespace moe {
 
 template class SecondExpert<float>;
 
+}  // namespace moe
+
+namespace moe::second_expert_test {
 namespace {
 
 using testing::message_of;
@@ -130,4 +133,4 @@ TEST(SecondExpert, RefusesValuesOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::second_expert_test

@@ -14,7 +14,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/router.hpp"
 
-namespace moe {
+namespace moe::selection_test {
 namespace {
 
 using testing::matrix_near;
@@ -153,4 +153,4 @@ TEST(SelectionBias, OfManyExpertsChoosesWhatASortChooses) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::selection_test

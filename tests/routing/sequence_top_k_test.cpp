@@ -11,6 +11,9 @@ namespace moe {
 
 template class SequenceTopK<float>;
 
+}  // namespace moe
+
+namespace moe::sequence_top_k_test {
 namespace {
 
 using testing::message_of;
@@ -176,4 +179,4 @@ TEST(SequenceTopK, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::sequence_top_k_test

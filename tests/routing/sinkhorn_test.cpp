@@ -9,6 +9,9 @@ namespace moe {
 
 template class Sinkhorn<float>;
 
+}  // namespace moe
+
+namespace moe::sinkhorn_test {
 namespace {
 
 using testing::message_of;
@@ -146,4 +149,4 @@ TEST(Sinkhorn, RefusesValuesOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::sinkhorn_test

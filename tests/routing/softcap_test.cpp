@@ -8,7 +8,7 @@
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::softcap_test {
 namespace {
 
 TEST(Softcap, BendsLogitsIntoItsRangeAndMakesNoNumberOfAnInfiniteOne) {
@@ -45,4 +45,4 @@ TEST(SoftcapGradient, IsThatOfTheLogitsAndLeavesAMaskedExpert) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::softcap_test

@@ -10,6 +10,9 @@ namespace moe {
 
 template class SparseMixer<float>;
 
+}  // namespace moe
+
+namespace moe::sparse_mixer_test {
 namespace {
 
 using testing::message_of;
@@ -136,4 +139,4 @@ TEST(SparseMixer, RefusesValuesOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::sparse_mixer_test

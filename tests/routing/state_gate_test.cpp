@@ -14,7 +14,7 @@
 #include "moe/layers/moe_layer.hpp"
 #include "moe/reference/state_gate.hpp"
 
-namespace moe {
+namespace moe::state_gate_test {
 namespace {
 
 using testing::gradient_error;
@@ -227,4 +227,4 @@ TEST(StateGate, RefusesRowsWithoutTheirState) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::state_gate_test

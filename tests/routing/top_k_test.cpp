@@ -9,7 +9,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/concepts.hpp"
 
-namespace moe {
+namespace moe::top_k_test {
 namespace {
 
 using testing::message_of;
@@ -76,4 +76,4 @@ TEST(TopK, ThrowsOnValuesOutOfRangeAndNamesThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::top_k_test

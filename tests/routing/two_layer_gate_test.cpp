@@ -11,7 +11,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/concepts.hpp"
 
-namespace moe {
+namespace moe::two_layer_gate_test {
 namespace {
 
 using testing::expect_logits;
@@ -53,7 +53,8 @@ TEST(TwoLayerGate, HasTheGradientsOfCentralDifferences) {
 }
 
 TEST(TwoLayerGate, HasTheSameBitsForAnyThreads) {
-  testing::expect_same_bits_for_any_threads(TwoLayerGate<float>(70, 40, 9, {.bias = true}));
+  testing::expect_gate_has_same_bits_for_any_threads(
+      TwoLayerGate<float>(70, 40, 9, {.bias = true}));
 }
 
 TEST(TwoLayerGate, HasATensorForEachLayer) {
@@ -71,4 +72,4 @@ TEST(TwoLayerGate, HasATensorForEachLayer) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::two_layer_gate_test

@@ -11,6 +11,9 @@ namespace moe {
 
 template class TwoLevel<float>;
 
+}  // namespace moe
+
+namespace moe::two_level_test {
 namespace {
 
 using testing::message_of;
@@ -105,4 +108,4 @@ TEST(TwoLevel, RefusesValuesOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::two_level_test

@@ -10,6 +10,9 @@ namespace moe {
 
 template class UniformChoice<float>;
 
+}  // namespace moe
+
+namespace moe::uniform_choice_test {
 namespace {
 
 using testing::message_of;
@@ -142,4 +145,4 @@ TEST(UniformChoice, RefusesWeightsThatTakeABiasOrAScaleOfExpertsWhichItHasNot) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::uniform_choice_test

@@ -8,7 +8,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/concepts.hpp"
 
-namespace moe {
+namespace moe::unit_gate_test {
 namespace {
 
 using testing::matrix_near;
@@ -74,7 +74,7 @@ TEST(UnitGate, OfZerosHasALogitOfZeroAndAFiniteGradient) {
 }
 
 TEST(UnitGate, HasTheSameBitsForAnyThreads) {
-  testing::expect_same_bits_for_any_threads(UnitGate<float>(70, 9, {}));
+  testing::expect_gate_has_same_bits_for_any_threads(UnitGate<float>(70, 9, {}));
 }
 
 TEST(UnitGate, SeesNarrowTokensInFloat) {
@@ -108,4 +108,4 @@ TEST(UnitGate, ThrowsOnValuesOutOfRangeAndNamesThem) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::unit_gate_test

@@ -11,7 +11,7 @@
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::weights_test {
 namespace {
 
 using testing::random_matrix;
@@ -191,4 +191,4 @@ TEST(WeightGradient, IsAddedToThoseOfLogitsAndProbsAndScales) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::weights_test

@@ -8,7 +8,7 @@
 #include "moe/storage.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::coded_bounds_test {
 namespace {
 
 using testing::random_matrix;
@@ -92,4 +92,4 @@ TEST(CodedBounds, OfQ8IsHalfAStep) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::coded_bounds_test

@@ -9,7 +9,7 @@
 #include "../support/layer_step.hpp"
 #include "moe/layers/packed_layer.hpp"
 
-namespace moe {
+namespace moe::coded_matrix_test {
 namespace {
 
 template <class S>
@@ -111,4 +111,4 @@ TEST(CodedMatrix, RefusesCodesThatDoNotFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::coded_matrix_test

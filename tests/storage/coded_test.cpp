@@ -14,7 +14,7 @@
 #include "moe/layers/packed_layer.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::coded_test {
 namespace {
 
 using testing::make_layer;
@@ -209,4 +209,4 @@ TEST(Q4, ErrsLessThanPlainRoundingByASixth) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::coded_test

@@ -13,7 +13,7 @@
 #include "moe/layers/packed_layer.hpp"
 #include "moe/reference.hpp"
 
-namespace moe {
+namespace moe::fp8_test {
 namespace {
 
 using testing::make_layer;
@@ -225,4 +225,4 @@ TEST(Fp8, ScalesMeetTheSumsOf128InTheOrderOfK) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::fp8_test

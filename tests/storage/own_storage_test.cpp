@@ -82,6 +82,9 @@ class PackedMatrix<Bytes> : public PanelLayout<kernels::RegisterTile<float>> {
   Matrix<float> scales_;       // (panels, cols)
 };
 
+}  // namespace moe
+
+namespace moe::own_storage_test {
 namespace {
 
 using testing::make_layer;
@@ -140,4 +143,4 @@ TEST(OwnStorage, GivesTheBitsOfTheLayerThatItUnpacksTo) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::own_storage_test

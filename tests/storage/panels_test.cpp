@@ -12,7 +12,7 @@
 #include "support/product_sizes.hpp"
 #include "support/random_matrix.hpp"
 
-namespace moe {
+namespace moe::panels_test {
 namespace {
 
 using testing::random_matrix;
@@ -131,4 +131,4 @@ TEST(PackedMatrix, SharesItsPanelsWithACopyAndTakesThemAlongWhenMoved) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::panels_test

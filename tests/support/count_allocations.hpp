@@ -2,16 +2,13 @@
 // Counts every allocation of the program, whoever asks: malloc and its kin are replaced by ones
 // that count and pass on to glibc. operator new ends in malloc, and so does Eigen.
 //
-// Include it in one source file of a program. MOE_COUNTS_ALLOCATIONS is 0 where the allocator is
+// The replacements are in count_allocations.cpp. MOE_COUNTS_ALLOCATIONS is 0 where the allocator is
 // not ours to replace (sanitizers, other C libraries); tests that need it stand inside
 // #if MOE_COUNTS_ALLOCATIONS. Threads' own start-up allocates too: run once before counting.
 #pragma once
 
-#include <cerrno>
 #include <cstddef>
-#include <cstdlib>
-
-#include "moe/types.hpp"  // before the definitions: Clang's mm_malloc.h may not follow them
+#include <cstdlib>  // says whether this is glibc
 
 #if !defined(__GLIBC__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define MOE_COUNTS_ALLOCATIONS 0
@@ -31,15 +28,9 @@
 
 namespace moe::testing {
 
-/// Allocations since the program began, in all threads.
-inline std::atomic<long> num_allocations = 0;
-
-inline std::atomic<std::size_t> num_bytes = 0;  // that they asked for
-
-inline void count_allocation(std::size_t bytes) {
-  ++num_allocations;
-  num_bytes += bytes;
-}
+/// Allocations since the program began, in all threads, and the bytes that they asked for.
+extern std::atomic<long> num_allocations;
+extern std::atomic<std::size_t> num_bytes;
 
 /// Bytes asked for while f() runs, in all threads, whether or not they were given back.
 template <class F>
@@ -58,44 +49,4 @@ long count_allocations(F&& f) {
 }
 
 }  // namespace moe::testing
-
-extern "C" {
-
-void* __libc_malloc(std::size_t size);
-void* __libc_calloc(std::size_t count, std::size_t size);
-void* __libc_realloc(void* memory, std::size_t size);
-void* __libc_memalign(std::size_t alignment, std::size_t size);
-
-void* malloc(std::size_t size) noexcept {
-  moe::testing::count_allocation(size);
-  return __libc_malloc(size);
-}
-
-void* calloc(std::size_t count, std::size_t size) noexcept {
-  moe::testing::count_allocation(count * size);
-  return __libc_calloc(count, size);
-}
-
-void* realloc(void* memory, std::size_t size) noexcept {
-  moe::testing::count_allocation(size);
-  return __libc_realloc(memory, size);
-}
-
-void* memalign(std::size_t alignment, std::size_t size) noexcept {
-  moe::testing::count_allocation(size);
-  return __libc_memalign(alignment, size);
-}
-
-void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
-  moe::testing::count_allocation(size);
-  return __libc_memalign(alignment, size);
-}
-
-int posix_memalign(void** memory, std::size_t alignment, std::size_t size) noexcept {
-  moe::testing::count_allocation(size);
-  *memory = __libc_memalign(alignment, size);
-  return *memory == nullptr && size > 0 ? ENOMEM : 0;
-}
-
-}  // extern "C"
 #endif

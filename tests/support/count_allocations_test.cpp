@@ -11,7 +11,7 @@
 #include "moe/types.hpp"
 
 #if MOE_COUNTS_ALLOCATIONS
-namespace moe::testing {
+namespace moe::testing::count_allocations_test {
 namespace {
 
 TEST(CountAllocations, IsZeroForWorkWithoutMemory) {
@@ -64,5 +64,5 @@ TEST(CountAllocations, SeesOtherThreads) {
 }
 
 }  // namespace
-}  // namespace moe::testing
+}  // namespace moe::testing::count_allocations_test
 #endif

@@ -85,7 +85,7 @@ double gate_gradient_error(const Gate& gate, bool masked) {
 
 /// Whether logits, dx and gradients of many tokens in float have the same bits for any threads.
 template <class Gate>
-void expect_same_bits_for_any_threads(const Gate& gate) {
+void expect_gate_has_same_bits_for_any_threads(const Gate& gate) {
   using Router = GatedRouter<float, Gate, TopK<float>>;
   const Index N = 150;
   const TopK<float> rule(gate.num_experts(), 2, {});

@@ -6,7 +6,7 @@
 
 #include "support/finite_difference.hpp"
 
-namespace moe::testing {
+namespace moe::testing::matrix_near_test {
 namespace {
 
 const double inf = std::numeric_limits<double>::infinity();
@@ -121,4 +121,4 @@ TEST(FiniteDifference, RejectsNanAndOtherShapes) {
 }
 
 }  // namespace
-}  // namespace moe::testing
+}  // namespace moe::testing::matrix_near_test

@@ -8,7 +8,7 @@
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::adamw_test {
 namespace {
 
 using testing::matrix_near;
@@ -92,4 +92,4 @@ TEST(AdamW, RefusesSettingsOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::adamw_test

@@ -9,7 +9,7 @@
 #include "../support/throws.hpp"
 #include "moe/routing/router.hpp"
 
-namespace moe {
+namespace moe::balance_bias_test {
 namespace {
 
 using testing::matrix_near;
@@ -136,4 +136,4 @@ TEST(SelectionBias, RefusesOtherSizesAndSettings) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::balance_bias_test

@@ -11,7 +11,7 @@
 #include "moe/train/adamw.hpp"
 #include "moe/train/upcycle.hpp"
 
-namespace moe {
+namespace moe::distil_test {
 namespace {
 
 using testing::make_layer;
@@ -200,4 +200,4 @@ TEST(Distil, RefusesLayersThatAreNoSumOfExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::distil_test

@@ -6,7 +6,7 @@
 
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::expert_load_test {
 namespace {
 
 RoutingTable<float> table_of(std::initializer_list<ExpertId> choices) {
@@ -92,4 +92,4 @@ TEST(ExpertLoad, RefusesExpertsThatThereAreNotAndCountsNothingOfTheirTable) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::expert_load_test

@@ -9,7 +9,7 @@
 #include "moe/layers/moe_layer.hpp"
 #include "moe/routing.hpp"
 
-namespace moe {
+namespace moe::initialise_test {
 namespace {
 
 using testing::matrix_near;
@@ -161,4 +161,4 @@ TEST(Init, RefusesFactorsAndDeviationsThatAreNone) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::initialise_test

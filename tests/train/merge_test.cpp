@@ -7,7 +7,7 @@
 #include "../support/layer_step.hpp"
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::merge_test {
 namespace {
 
 using testing::make_layer;
@@ -140,4 +140,4 @@ TEST(MergeExperts, RefusesGroupsAndWeightsThatAreNone) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::merge_test

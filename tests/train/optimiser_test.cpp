@@ -14,7 +14,7 @@
 #include "moe/train/adamw.hpp"
 #include "moe/train/sgd.hpp"
 
-namespace moe {
+namespace moe::optimiser_test {
 namespace {
 
 using testing::make_layer;
@@ -312,4 +312,4 @@ TEST(Optimiser, AllocatesNothingBehindItsFirstStep) {
 #endif
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::optimiser_test

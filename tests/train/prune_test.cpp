@@ -9,7 +9,7 @@
 #include "../support/layer_step.hpp"
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::prune_test {
 namespace {
 
 using testing::make_layer;
@@ -131,4 +131,4 @@ TEST(KeepExperts, RefusesWhatIsNoSetOfItsExperts) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::prune_test

@@ -10,7 +10,7 @@
 #include "../support/throws.hpp"
 #include "moe/train/adamw.hpp"
 
-namespace moe {
+namespace moe::revive_test {
 namespace {
 
 using testing::matrix_near;
@@ -169,4 +169,4 @@ TEST(Revive, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::revive_test

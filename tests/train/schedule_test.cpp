@@ -5,7 +5,7 @@
 
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::schedule_test {
 namespace {
 
 constexpr CosineSchedule run{.warm_up = 10, .total = 110, .floor = 0.05};
@@ -34,4 +34,4 @@ TEST(CosineFactor, RefusesStepsAndSettingsOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::schedule_test

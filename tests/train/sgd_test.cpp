@@ -6,7 +6,7 @@
 
 #include "../support/throws.hpp"
 
-namespace moe {
+namespace moe::sgd_test {
 namespace {
 
 TEST(Sgd, AddsUpGradientsThatFadeAndTheDecayOfTheWeight) {
@@ -30,4 +30,4 @@ TEST(Sgd, RefusesSettingsOutOfTheirRange) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::sgd_test

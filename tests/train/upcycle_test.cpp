@@ -8,7 +8,7 @@
 #include "../support/throws.hpp"
 #include "moe/train/adamw.hpp"
 
-namespace moe {
+namespace moe::upcycle_test {
 namespace {
 
 using testing::matrix_near;
@@ -116,4 +116,4 @@ TEST(Upcycle, RefusesWidthsThatItCannotSlice) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::upcycle_test

@@ -10,7 +10,7 @@
 #include "moe/losses/z_loss.hpp"
 #include "moe/train/adamw.hpp"
 
-namespace moe {
+namespace moe::whole_step_test {
 namespace {
 
 using testing::make_layer;
@@ -103,4 +103,4 @@ TEST(WholeStep, GivesTheSameBitsForAnyNumberOfThreadsOverFiftySteps) {
 }
 
 }  // namespace
-}  // namespace moe
+}  // namespace moe::whole_step_test
