@@ -224,6 +224,7 @@ std::vector<std::byte> product_key_file() {
                          {"shape", R"({"seq": 5, "tokens": 5})"}});
   std::ifstream in(path, std::ios::binary);
   const std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  in.close();  // Windows removes no file that is open
   std::filesystem::remove(path);
   const auto begin = reinterpret_cast<const std::byte*>(bytes.data());
   return {begin, begin + bytes.size()};
