@@ -2,6 +2,7 @@
 #   cmake -D INCLUDE_DIR=<repo>/include -P cmake/include_rule.cmake
 # A new folder, or a new header outside of the folders, must be placed in `flow`.
 cmake_minimum_required(VERSION 3.25)
+include(${CMAKE_CURRENT_LIST_DIR}/read_includes.cmake)
 
 # One line a step, left to right: folders, or headers outside of them. The headers of a folder may
 # include each other; the folders of one line may not, but for what `shared` names.
@@ -46,25 +47,13 @@ endfunction()
 # Sets `includes` to the headers of moe that `header` includes, relative to include/moe, and
 # `others` to the rest.
 function(read_includes header)
-  file(STRINGS ${moe_dir}/${header} lines REGEX "^[ \t]*#[ \t]*include")
-  get_filename_component(folder ${moe_dir}/${header} DIRECTORY)
-  set(includes "")
-  set(others "")
-  foreach(line ${lines})
-    string(REGEX MATCH "include[ \t]*([<\"])([^>\"]+)" _ ${line})
-    set(path "${CMAKE_MATCH_2}")
-    if(CMAKE_MATCH_1 STREQUAL "\"" AND EXISTS "${folder}/${path}")
-      file(REAL_PATH "${folder}/${path}" file)
-    elseif(path MATCHES "^moe/")
-      file(REAL_PATH "${INCLUDE_DIR}/${path}" file)
-    else()
-      list(APPEND others ${path})
-      continue()
-    endif()
+  moe_read_includes(${INCLUDE_DIR} ${moe_dir}/${header})
+  set(relative "")
+  foreach(file ${includes})
     file(RELATIVE_PATH file ${moe_dir} ${file})
-    list(APPEND includes ${file})
+    list(APPEND relative ${file})
   endforeach()
-  set(includes "${includes}" PARENT_SCOPE)
+  set(includes "${relative}" PARENT_SCOPE)
   set(others "${others}" PARENT_SCOPE)
 endfunction()
 

@@ -69,7 +69,6 @@ CosineTopK cosine_top_k() {
   return {CosineGate{D, E}, rule, {directions(), {random_matrix<double>(1, E, 4)}}};
 }
 
-/// Of the table's gradient, as if a layer and losses asked for it.
 TEST(GatedRouter, HasTheGradientsOfItsGateAndItsRule) {
   const Matrix<double> x = random_matrix<double>(N, D, 5);
   ExpertMask mask = ExpertMask::Ones(N, E);
