@@ -57,17 +57,12 @@ inline std::int32_t four_codes(const std::int8_t* code) {
 }
 
 /// Asks for lines at each block of a tile: for what comes next or, where one or two rows wait for
-/// memory, for the panel's own, two pages ahead. Those go to the first cache: bytes are used up so
-/// fast that the way from the second would be waited for. Where the machine keeps up with lines of
-/// 8 bits by itself, requests would take more time than they save.
+/// memory, for the panel's own. Those are asked for twice: two pages ahead, as many lines must be
+/// under way as the second cache takes, more than the first can wait for; and again about a block
+/// ahead, as bytes are used up so fast that the way from the second would be waited for.
 template <class F, int Rows>
 class BlockFetch {
   using Tile = RegisterTile<CodedInput, CodedBlock<F>>;
-#ifdef MOE_BYTE_DOTS_OF_64
-  static constexpr bool asks_for_own = F::bits == 4;
-#else
-  static constexpr bool asks_for_own = true;
-#endif
 
  public:
   explicit BlockFetch(Ahead ahead)
@@ -75,9 +70,10 @@ class BlockFetch {
 
   void operator()(const CodedBlock<F>* block) {
     if constexpr (Rows <= 2) {
-      const char* own = reinterpret_cast<const char*>(block) + 8192;
-      MOE_UNROLL_LOOP for (Index i = 0; i < (asks_for_own ? Tile::lines : 0); ++i) {
-        prefetch<1>(own + 64 * i);
+      const char* own = reinterpret_cast<const char*>(block);
+      MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines; ++i) {
+        prefetch<2>(own + 8192 + 64 * i);
+        prefetch<1>(own + 1024 + 64 * i);
       }
     } else if (stride_ != 0) {
       MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines_ahead; ++i) {
