@@ -41,6 +41,7 @@ set(tested_by
   "io/header.hpp               io/header_json_test.cpp"
   "io/json_text.hpp            io/header_json_test.cpp"
   "io/layer_reader.hpp         io/load_layer_test.cpp"
+  "io/layer_shapes.hpp         io/load_families_test.cpp"
   "io/mapped_experts.hpp       io/packed_file_test.cpp"
   "io/open_packed.hpp          io/packed_file_test.cpp"
   "io/open_tensors.hpp         io/safetensors_test.cpp"

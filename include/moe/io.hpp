@@ -36,6 +36,7 @@
 #include "io/json_text.hpp"
 #include "io/layer_names.hpp"
 #include "io/layer_reader.hpp"
+#include "io/layer_shapes.hpp"
 #include "io/layouts.hpp"
 #include "io/load_layer.hpp"
 #include "io/mapped_experts.hpp"
