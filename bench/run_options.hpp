@@ -18,7 +18,10 @@ struct RunOptions {
 
   /// `names`: what the filter is searched in, as type/pass/shape.
   void add_to(CLI::App& app, const std::string& names) {
-    app.add_option("--json", json, "Write the rows to this file");
+    app.add_option("--json", json, "Write the rows to this file")
+        ->check([](const std::string& path) {  // known before minutes are measured
+          return std::ofstream(path, std::ios::app) ? std::string() : "cannot write " + path;
+        });
     app.add_option("--filter", filter, "Regular expression that " + names + " has to contain");
     app.add_option("--threads", threads, "Threads; 0 for OpenMP's default")
         ->check(CLI::NonNegativeNumber);

@@ -153,7 +153,7 @@ class Report {
         heat << ',' << csv_field(name.get<std::string>());
       }
       for (std::size_t i = 0; i < order.size(); ++i) {
-        heat << '\n' << i;
+        heat << '\n' << order[i];
         for (std::size_t s = 0; s < counts[0].size(); ++s) {
           const double all = std::accumulate(
               counts.begin(), counts.end(), 0.0,
@@ -161,15 +161,15 @@ class Report {
           heat << ',' << counts[order[i]][s] / std::max(all, 1.0);
         }
       }
-      time << "tokens,expert,load\n";
+      time << "tokens,row,expert,load\n";
       for (const Json& r : records_) {
         if (r.contains("load") && r["seed"] == (*last)["seed"] && r["model"] == (*last)["model"]) {
           const auto choices = r["load"][b]["choices"].get<std::vector<double>>();
           const double mean = std::accumulate(choices.begin(), choices.end(), 0.0) /
                               static_cast<double>(choices.size());
           for (std::size_t i = 0; i < order.size(); ++i) {
-            time << r["tokens"] << ',' << i << ',' << choices[order[i]] / std::max(mean, 1.0)
-                 << '\n';
+            time << r["tokens"] << ',' << i << ',' << order[i] << ','
+                 << choices[order[i]] / std::max(mean, 1.0) << '\n';
           }
         }
       }

@@ -15,6 +15,7 @@ namespace {
 using testing::matrix_near;
 using testing::message_of;
 using testing::random_matrix;
+using testing::same_bits;
 
 ExpertLoad load_of(const std::vector<Index>& choices) {
   ExpertLoad load(static_cast<Index>(choices.size()));
@@ -111,6 +112,19 @@ TEST(SelectionBias, OfAQuantileDoesNotSeeTokensWithANan) {
   EXPECT_TRUE(matrix_near(bias, want, 0.0));
 }
 
+TEST(SelectionBias, OfAQuantileIsThatOfTiesWhereAllScoresAreAlike) {
+  RoutingTable<double> table;
+  table.expert.setConstant(8, 1, 0);
+  table.weight.setOnes(8, 1);
+  table.probs.setConstant(8, 4, 0.5);
+  Matrix<double> bias = row({0, 0, 0, 0});
+  balance_by_quantile(table, 1.0, bias);
+  EXPECT_TRUE(matrix_near(bias, row({0, 0, 0, 0}), 0.0));
+  table.probs.col(0).setConstant(0.75);  // 0.25 above the second best, of every token alike
+  balance_by_quantile(table, 1.0, bias);
+  EXPECT_TRUE(matrix_near(bias, row({-0.1875, 0.0625, 0.0625, 0.0625}), 1e-15));
+}
+
 TEST(SelectionBias, OfAQuantileIsLeftWhereEveryExpertIsChosenOrNoToken) {
   RoutingTable<double> table;
   table.probs.resize(0, 3);
@@ -133,6 +147,27 @@ TEST(SelectionBias, RefusesOtherSizesAndSettings) {
   table.probs.resize(0, 3);
   EXPECT_EQ(message_of([&] { balance_by_quantile(table, 2.0, bias); }),
             "balance_by_quantile: rate = 2, expected in [0, 1]");
+  table.expert.setConstant(2, 1, 0);
+  EXPECT_EQ(message_of([&] { balance_by_quantile(table, 1.0, bias); }),
+            "balance_by_quantile: probs is (0, 3), expected (2, 3)");
+}
+
+TEST(SelectionBias, RefusesOneThatIsNotFiniteAndLeavesIt) {
+  Router<float> router = uneven_router();
+  Router<float>::Table table;
+  router.route(tokens, {}, table);
+  ExpertLoad load(8);
+  load.add(table);
+  for (const char* bad : {"nan", "inf", "-inf"}) {
+    Matrix<float> bias = Matrix<float>::Zero(1, 8);
+    bias(0, 5) = std::strtof(bad, nullptr);
+    const Matrix<float> before = bias;
+    const std::string message =
+        "selection_bias of expert 5 is " + std::string(bad) + ", expected finite";
+    EXPECT_EQ(message_of([&] { update_selection_bias(bias, load, {.limit = 1.0}); }), message);
+    EXPECT_EQ(message_of([&] { balance_by_quantile(table, 0.5, bias); }), message);
+    EXPECT_TRUE(same_bits(bias, before));
+  }
 }
 
 }  // namespace

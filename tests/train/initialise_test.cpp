@@ -14,6 +14,7 @@ namespace {
 
 using testing::matrix_near;
 using testing::message_of;
+using testing::same_bits;
 
 MoEConfig config() {
   return {.d_model = 8,
@@ -158,6 +159,14 @@ TEST(Init, RefusesFactorsAndDeviationsThatAreNone) {
               });
             }),
             "draw_init: the deviation of router.weight is -0.5, expected finite and at least 0");
+  const MoELayer<double> before = layer;
+  EXPECT_THROW(draw_init(layer, 1,
+                         [](const ParameterName& name, const auto&) {
+                           return std::optional<double>(name.word == "down" ? std::nan("") : 0.02);
+                         }),
+               std::invalid_argument);
+  EXPECT_TRUE(same_bits(layer.router().params().weight, before.router().params().weight));
+  EXPECT_TRUE(same_bits(layer.experts()[0].params().up, before.experts()[0].params().up));
 }
 
 }  // namespace

@@ -120,6 +120,21 @@ TEST(Optimiser, AsksForAllGroupsAgainIfOneCouldNotBeGiven) {
   EXPECT_TRUE(matrix_near(model.large, (before.large - 0.5 * before.dlarge).eval(), 1e-15));
 }
 
+TEST(Optimiser, RefusesAGroupWhoseFactorIsNegativeOrNotFinite) {
+  Model<double> model, before;
+  const auto message = [&](const ParameterGroup& group) {
+    Sgd<double> sgd(plain, [&](const std::string&) { return group; });
+    return message_of([&] { sgd.step(model.walk(), {.rate = 1.0}); });
+  };
+  EXPECT_EQ(message({.rate = std::nan("")}),
+            "ParameterGroup: a factor is nan, expected finite and at least 0");
+  EXPECT_EQ(message({.rate = -1.0}),
+            "ParameterGroup: a factor is -1, expected finite and at least 0");
+  EXPECT_EQ(message({.decay = std::numeric_limits<double>::infinity()}),
+            "ParameterGroup: a factor is inf, expected finite and at least 0");
+  EXPECT_TRUE(same_bits(model.small, before.small));
+}
+
 TEST(Optimiser, TrainsEveryParameterOfALayerUnderItsName) {
   const MoEConfig config{.d_model = 6,
                          .d_ff = 5,
@@ -224,6 +239,35 @@ TEST(Optimiser, RefusesAWalkThatIsNotTheOneOfBefore) {
   EXPECT_EQ(message([](auto&&) {}), "optimiser: the walk has no tensor, expected at least 1");
   EXPECT_TRUE(same_bits(model.large, before.large));
   EXPECT_EQ(adam.steps(), 1);
+}
+
+TEST(Optimiser, RefusesAWalkThatVisitsANumberTwice) {
+  Matrix<float> tied = random_matrix<float>(4, 5, 1);
+  const Matrix<float> before = tied, gradient = Matrix<float>::Ones(4, 5);
+  AdamW<float> adam;
+  EXPECT_EQ(message_of([&] {
+              adam.step(
+                  [&](auto&& visit) {
+                    visit("embedding", tied, gradient);
+                    visit("head", tied, gradient);
+                  },
+                  {.rate = 0.1});
+            }),
+            "optimiser: parameters embedding and head share memory, expected every number in one "
+            "tensor of the walk");
+  using Rows = Eigen::Map<Matrix<float>>;
+  const Matrix<float> part = gradient.topRows(2);
+  Rows top(tied.data(), 2, 5), middle(tied.data() + 5, 2, 5), bottom(tied.data() + 10, 2, 5);
+  const auto walk = [&](Rows& first, Rows& second) {
+    return [&](auto&& visit) {
+      visit("first", first, part);
+      visit("second", second, part);
+    };
+  };
+  EXPECT_THROW(adam.step(walk(middle, top), {.rate = 0.1}), std::invalid_argument);
+  EXPECT_TRUE(same_bits(tied, before));
+  adam.step(walk(bottom, top), {.rate = 0.1});  // side by side
+  EXPECT_EQ((tied.array() != before.array()).count(), 20);
 }
 
 TEST(Optimiser, RefusesTensorsOfOneShapeInAnotherOrder) {

@@ -144,6 +144,45 @@ TEST(ForgetExpert, ClearsItsMomentsAndThoseOfItsRouterRowAndNoOthers) {
   EXPECT_EQ(checked, 3 * 3 + 2);
 }
 
+TEST(ForgetExpert, RefusesExpertsThatThereAreNotAndChangesNothing) {
+  MoELayer<double> layer(config(), 3);
+  auto grads = layer.zero_grads();
+  layer.for_each_parameter([](const ParameterName&, auto&, auto& grad) { grad.setOnes(); }, grads);
+  AdamW<double> adam, of_router;
+  adam.step([&](auto&& visit) { visit_trained(visit, layer, grads); }, {.rate = 0.1});
+  of_router.step(
+      [&](auto&& visit) {
+        visit("router.weight", layer.router().params().weight, grads.router.weight);
+      },
+      {.rate = 0.1});
+  EXPECT_EQ(message_of([&] { forget_expert(adam, layer, 4); }),
+            "forget_expert: expert 4, expected in [0, 4)");
+  EXPECT_EQ(message_of([&] { forget_expert(adam, layer, none); }),
+            "forget_expert: expert -1, expected in [0, 4)");
+  EXPECT_EQ(message_of([&] { forget_expert(of_router, layer, 1); }),
+            "forget_expert: the optimiser has no tensor experts.1.*, expected those of a step");
+  for (AdamW<double>* each : {&adam, &of_router}) {
+    each->for_each_state([](const std::string& name, const Matrix<double>& state) {
+      EXPECT_GT(state.minCoeff(), 0.0) << name;
+    });
+  }
+}
+
+TEST(Revive, CopiesNoExpertWhereOneOfThemCannotBe) {
+  auto experts = make_experts<double>(config(), 3);
+  experts[3] = Expert<double>({config().d_model, config().d_ff + 1, config().d_model}, {}, 1);
+  MoELayer<double> layer(Router<double>(8, 4, 2, config().router, 3), experts);
+  const MoELayer<double> before = layer;
+  StarvedExperts starved(4, {.patience = 1});
+  const ExpertLoad load = load_of({0, 30, 0, 10});  // 0 becomes a copy of 1, but 2 none of 3
+  EXPECT_TRUE(starved.add(load));
+  EXPECT_EQ(message_of([&] { revive(layer, starved, load); }),
+            "copy_expert: gate is (7, 8), expected (6, 8)");
+  EXPECT_TRUE(same_bits(layer.experts()[0].params().up, before.experts()[0].params().up));
+  EXPECT_TRUE(same_bits(layer.router().params().weight, before.router().params().weight));
+  EXPECT_EQ(starved.list(), (std::vector<ExpertId>{0, 2}));
+}
+
 TEST(Revive, RefusesWhatDoesNotFit) {
   MoELayer<double> layer(config(), 3);
   EXPECT_EQ(message_of([&] { copy_expert(layer, {.expert = 4, .copied = 1}, {}); }),
@@ -164,6 +203,11 @@ TEST(Revive, RefusesWhatDoesNotFit) {
               starved.add(load_of({1, 2}));
             }),
             "StarvedExperts: a load of 2 experts, expected 3");
+  EXPECT_EQ(message_of([&] { starved.clear(3); }), "StarvedExperts: expert 3, expected in [0, 3)");
+  EXPECT_EQ(message_of([&] {
+              starved.set_steps({1, -2, 0});
+            }),
+            "StarvedExperts: -2 steps, expected at least 0");
   EXPECT_EQ(message_of([] { StarvedExperts(3, {.least_share = 1.5}); }),
             "StarvationConfig: least_share = 1.5, expected in (0, 1)");
 }

@@ -45,8 +45,13 @@ void take_mean_off(Matrix<W>& bias) {
 
 template <class W>
 void check_bias(const Matrix<W>& bias, Index num_experts) {
+  using std::isfinite;
   throw_unless(bias.size() == num_experts, "selection_bias has ", bias.size(),
                " numbers, expected one for each of ", num_experts, " experts");
+  for (Index e = 0; e < bias.size(); ++e) {
+    throw_unless(isfinite(bias.data()[e]), "selection_bias of expert ", e, " is ", bias.data()[e],
+                 ", expected finite");
+  }
 }
 
 }  // namespace detail
@@ -54,7 +59,7 @@ void check_bias(const Matrix<W>& bias, Index num_experts) {
 /// bias (1, E) += by the load of a step, of all its micro-batches; nothing without choices. The
 /// rule `proportional` moves it by rate * (1 - choices / mean). The bias is
 /// router().params().selection_bias. Evaluation is not to be counted. Throws std::invalid_argument
-/// if it has not one number an expert, or an update breaks its rules.
+/// if it has not one finite number an expert, or an update breaks its rules.
 template <Real W>
 void update_selection_bias(Matrix<W>& bias, const ExpertLoad& load, const BiasUpdate& update = {}) {
   update.validate();
@@ -81,14 +86,15 @@ void update_selection_bias(Matrix<W>& bias, const ExpertLoad& load, const BiasUp
 /// table's tokens: a token's threshold is its (K + 1)-th best score and bias, and an expert's bias
 /// what takes so many of its scores above the thresholds; its mean is taken off. Scores are
 /// table.probs, as a router with Score::sigmoid selects by. Padding has no say, nor
-/// has a token with a NaN. Throws std::invalid_argument on another shape or rate, and nothing
-/// happens if K is E or there are no tokens. Allocates.
+/// has a token with a NaN. Throws std::invalid_argument on another shape or rate, or a bias that is
+/// not finite, and nothing happens if K is E or there are no tokens. Allocates.
 template <Real W>
 void balance_by_quantile(const RoutingTable<W>& table, double rate, Matrix<W>& bias) {
   const Index num_experts = table.probs.cols(), top_k = table.top_k();
   detail::check_bias(bias, num_experts);
   detail::throw_unless(rate >= 0.0 && rate <= 1.0, "balance_by_quantile: rate = ", rate,
                        ", expected in [0, 1]");
+  detail::check_shape(table.probs, table.num_tokens(), num_experts, "balance_by_quantile: probs");
   std::vector<Index> tokens;
   for (Index t = 0; t < table.num_tokens(); ++t) {
     if (!table.is_padding(t) && !table.probs.row(t).hasNaN()) {

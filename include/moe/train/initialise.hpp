@@ -9,6 +9,7 @@
 #include <optional>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "../detail/random.hpp"
 #include "../kernels/convert.hpp"
@@ -89,22 +90,26 @@ void scale_init(Layer& layer, const InitScale& scale) {
 
 /// Draws tensors anew from N(0, d^2), with the deviation d = deviation_of(name, tensor), a
 /// std::optional<double>; one without it stays as it is. Models with a fixed deviation have 0.02,
-/// say. Throws std::invalid_argument on a deviation that is negative or not finite.
+/// say. Throws std::invalid_argument on a deviation that is negative or not finite, before any is
+/// drawn.
 template <Parametrised Layer, class DeviationOf>
 void draw_init(Layer& layer, std::uint64_t seed, DeviationOf&& deviation_of) {
-  std::uint64_t stream = 0;
+  std::vector<std::optional<double>> deviations;
   walk_params(layer, ParameterName{}, [&](const ParameterName& name, auto& tensor) {
-    using T = typename std::remove_cvref_t<decltype(tensor)>::Scalar;
-    const detail::CounterRandom random(seed, stream++);
-    if (tensor.size() == 0) {
-      return;
+    std::optional<double>& deviation = deviations.emplace_back();
+    if (const auto& constant = tensor; tensor.size() > 0) {
+      deviation = deviation_of(name, constant);
     }
-    const auto& constant = tensor;
-    const std::optional<double> deviation = deviation_of(name, constant);
     if (deviation && !(std::isfinite(*deviation) && *deviation >= 0.0)) {
       detail::fail("draw_init: the deviation of ", name.text(), " is ", *deviation,
                    ", expected finite and at least 0");
     }
+  });
+  std::uint64_t stream = 0;
+  walk_params(layer, ParameterName{}, [&](const ParameterName&, auto& tensor) {
+    using T = typename std::remove_cvref_t<decltype(tensor)>::Scalar;
+    const std::optional<double>& deviation = deviations[stream];
+    const detail::CounterRandom random(seed, stream++);
     for (Index i = 0; deviation && i < tensor.size(); ++i) {
       tensor.data()[i] =
           kernels::convert<T>(*deviation * random.normal(static_cast<std::uint64_t>(i)));

@@ -21,6 +21,13 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// What tensors of one kind have of their own: factors of the rate and of the decay, 0 for none.
 struct ParameterGroup {
   double rate = 1.0, decay = 1.0;
+
+  void validate() const {
+    for (const double factor : {rate, decay}) {
+      detail::throw_unless(std::isfinite(factor) && factor >= 0.0, "ParameterGroup: a factor is ",
+                           factor, ", expected finite and at least 0");
+    }
+  }
 };
 
 struct StepOptions {
@@ -64,8 +71,8 @@ class Optimiser {
   Index steps() const { return steps_; }
 
   /// parameter -= its part of a step, for all tensors of the walk. Throws std::invalid_argument as
-  /// TrainedTensors::gather() says, or on a rate or clip out of its range, before anything is
-  /// changed.
+  /// TrainedTensors::gather() says, or on a rate, clip or factor of a group out of its range,
+  /// before anything is changed.
   template <class Walk>
   StepResult step(Walk&& walk, const StepOptions& options) {
     detail::throw_unless(std::isfinite(options.rate) && options.rate >= 0.0,
@@ -103,7 +110,7 @@ class Optimiser {
   }
 
   /// Makes the state of the walk's tensors, without a step: to be read from a file, say. Throws as
-  /// TrainedTensors::gather() says.
+  /// TrainedTensors::gather() says, or on a factor of a group out of its range.
   template <class Walk>
   void prepare(Walk&& walk) {
     tensors_.gather(walk);
@@ -111,6 +118,7 @@ class Optimiser {
       std::vector<ParameterGroup> groups;  // group_of_ may throw
       for (const Tensor& tensor : tensors_.tensors()) {
         groups.push_back(group_of_ ? group_of_(tensor.name) : ParameterGroup{});
+        groups.back().validate();
       }
       groups_ = std::move(groups);
     }

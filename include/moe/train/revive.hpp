@@ -21,6 +21,15 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
+namespace detail {
+
+inline void check_expert(ExpertId expert, Index num_experts, const char* what) {
+  throw_unless(expert >= 0 && expert < num_experts, what, ": expert ", expert, ", expected in [0, ",
+               num_experts, ")");
+}
+
+}  // namespace detail
+
 struct StarvationConfig {
   double least_share = 0.05;  ///< of the mean load: a step with less is one of starvation
   Index patience = 100;       ///< so many of them in a row
@@ -59,9 +68,13 @@ class StarvedExperts {
   }
   /// Steps in a row up to now, of each expert: for a checkpoint of the run, too.
   const std::vector<Index>& steps() const { return steps_; }
+  /// Throws std::invalid_argument unless it is one number an expert, none negative.
   void set_steps(const std::vector<Index>& steps) {
     detail::throw_unless(steps.size() == steps_.size(), "StarvedExperts: steps of ", steps.size(),
                          " experts, expected ", steps_.size());
+    for (const Index count : steps) {
+      detail::throw_unless(count >= 0, "StarvedExperts: ", count, " steps, expected at least 0");
+    }
     steps_ = steps;
   }
   /// Experts that had too little for as long as the config says.
@@ -74,8 +87,11 @@ class StarvedExperts {
     }
     return starved;
   }
-  /// The expert begins anew.
-  void clear(ExpertId expert) { steps_[static_cast<std::size_t>(expert)] = 0; }
+  /// The expert begins anew. Throws std::invalid_argument if there is none of this number.
+  void clear(ExpertId expert) {
+    detail::check_expert(expert, std::ssize(steps_), "StarvedExperts");
+    steps_[static_cast<std::size_t>(expert)] = 0;
+  }
 
  private:
   StarvationConfig config_;
@@ -93,34 +109,46 @@ struct RevivalConfig {
   std::uint64_t seed = 0;
 };
 
+namespace detail {
+
+/// What copy_expert() throws.
+template <Real T>
+void check_copy(const MoELayer<T>& layer, const Revival& revival, const RevivalConfig& config) {
+  layer.check_params({});
+  check_selects_by_scores(layer.router(), "copy_expert");
+  const ExpertId to = revival.expert, from = revival.copied;
+  for (const ExpertId e : {to, from}) {
+    check_expert(e, layer.num_experts(), "copy_expert");
+  }
+  throw_unless(to != from, "copy_expert: expert ", to, " from itself, expected another");
+  throw_unless(std::isfinite(config.noise) && config.noise >= 0.0,
+               "RevivalConfig: noise = ", config.noise, ", expected finite and at least 0");
+  const Expert<T>& copy = layer.experts()[static_cast<std::size_t>(to)];
+  const Expert<T>& source = layer.experts()[static_cast<std::size_t>(from)];
+  throw_unless(copy.config() == source.config(), "copy_expert: expert ", to,
+               " is of another kind than expert ", from);
+  ExpertParams<T>::for_each(
+      [](std::string_view name, const Matrix<T>& tensor, const Matrix<T>& other) {
+        throw_unless(tensor.rows() == other.rows() && tensor.cols() == other.cols(),
+                     "copy_expert: ", name, " is (", other.rows(), ", ", other.cols(),
+                     "), expected (", tensor.rows(), ", ", tensor.cols(), ")");
+      },
+      copy.params(), source.params());
+}
+
+}  // namespace detail
+
 /// Makes an expert a noisy copy of another, with what the router has for it, its selection bias
 /// included: tokens of the other then choose both, or either. Throws std::invalid_argument unless
 /// they are two experts of the layer, of one kind, and the router selects as keep_experts() takes
 /// it.
 template <Real T>
 void copy_expert(MoELayer<T>& layer, const Revival& revival, const RevivalConfig& config) {
-  layer.check_params({});
-  detail::check_selects_by_scores(layer.router(), "copy_expert");
+  detail::check_copy(layer, revival, config);
   const Index num_experts = layer.num_experts();
   const ExpertId to = revival.expert, from = revival.copied;
-  for (const ExpertId e : {to, from}) {
-    detail::throw_unless(e >= 0 && e < num_experts, "copy_expert: expert ", e, ", expected in [0, ",
-                         num_experts, ")");
-  }
-  detail::throw_unless(to != from, "copy_expert: expert ", to, " from itself, expected another");
-  detail::throw_unless(std::isfinite(config.noise) && config.noise >= 0.0,
-                       "RevivalConfig: noise = ", config.noise, ", expected finite and at least 0");
   const auto at = [&](ExpertId e) { return static_cast<std::size_t>(e); };
-  detail::throw_unless(layer.experts()[at(to)].config() == layer.experts()[at(from)].config(),
-                       "copy_expert: expert ", to, " is of another kind than expert ", from);
   const ExpertParams<T>& source = layer.experts()[at(from)].params();
-  ExpertParams<T>::for_each(
-      [](std::string_view name, const Matrix<T>& tensor, const Matrix<T>& other) {
-        detail::throw_unless(tensor.rows() == other.rows() && tensor.cols() == other.cols(),
-                             "copy_expert: ", name, " is (", other.rows(), ", ", other.cols(),
-                             "), expected (", tensor.rows(), ", ", tensor.cols(), ")");
-      },
-      layer.experts()[at(to)].params(), source);
   const std::uint64_t seed = detail::seed_of(config.seed, static_cast<std::uint64_t>(to));
   std::uint64_t stream = 0;
   ExpertParams<T>::for_each(
@@ -148,8 +176,8 @@ void copy_expert(MoELayer<T>& layer, const Revival& revival, const RevivalConfig
 
 /// Makes each starved expert a copy of one of the busiest, of another each while there are such
 /// that are not starved themselves, and clears its count. `load` is that of a step or of several.
-/// Throws as copy_expert(), or if the sizes differ; nothing happens if no expert is starved, or all
-/// are.
+/// Throws as copy_expert(), or if the sizes differ, before any is copied; nothing happens if no
+/// expert is starved, or all are.
 template <Real T>
 std::vector<Revival> revive(MoELayer<T>& layer, StarvedExperts& starved, const ExpertLoad& load,
                             const RevivalConfig& config = {}) {
@@ -172,32 +200,38 @@ std::vector<Revival> revive(MoELayer<T>& layer, StarvedExperts& starved, const E
   std::vector<Revival> revivals;
   for (std::size_t i = 0; !busiest.empty() && i < list.size(); ++i) {
     revivals.push_back({list[i], busiest[i % busiest.size()]});
-    copy_expert(layer, revivals.back(), config);
-    starved.clear(list[i]);
+    detail::check_copy(layer, revivals.back(), config);
+  }
+  for (const Revival& revival : revivals) {
+    copy_expert(layer, revival, config);
+    starved.clear(revival.expert);
   }
   return revivals;
 }
 
 /// What an optimiser knows of an expert and of its row of the router becomes zero, and main weights
 /// of the expert become its parameters of now. `prefix` is that of the layer in the walk. Throws
-/// std::invalid_argument if the optimiser has nothing of that expert: before its first step there
-/// is nothing to forget.
+/// std::invalid_argument if the layer has no such expert, or the optimiser nothing of it: before
+/// its first step there is nothing to forget.
 template <class Optimiser, Real T>
 void forget_expert(Optimiser& optimiser, const MoELayer<T>& layer, ExpertId expert,
                    std::string_view prefix = {}) {
   const Index num_experts = layer.num_experts();
+  detail::check_expert(expert, num_experts, "forget_expert");
   const std::string of_expert = detail::joined(prefix, "experts.", expert, ".");
   const std::string of_router = detail::joined(prefix, "router.");
   bool found = false;
+  optimiser.for_each_state(
+      [&](const std::string& name, auto&) { found = found || name.starts_with(of_expert); });
+  detail::throw_unless(found, "forget_expert: the optimiser has no tensor ", of_expert,
+                       "*, expected those of a step");
   optimiser.for_each_state([&](const std::string& name, auto& state) {
-    const bool is_moment = name.find(".moment.") != std::string::npos;
+    if (name.find(".moment.") == std::string::npos) {
+      return;
+    }
     if (name.starts_with(of_expert)) {
-      found = true;
-      if (is_moment) {
-        state.setZero();
-      }
-    } else if (name.starts_with(of_router) && is_moment &&
-               detail::is_of_experts(state, num_experts)) {
+      state.setZero();
+    } else if (name.starts_with(of_router) && detail::is_of_experts(state, num_experts)) {
       if (state.rows() == 1) {
         state(0, expert) = 0;
       } else {
@@ -205,8 +239,6 @@ void forget_expert(Optimiser& optimiser, const MoELayer<T>& layer, ExpertId expe
       }
     }
   });
-  detail::throw_unless(found, "forget_expert: the optimiser has no tensor ", of_expert,
-                       "*, expected those of a step");
   walk_params(layer, ParameterName{}, [&](const ParameterName& name, const auto& parameter) {
     const std::string main = detail::joined(prefix, name.text(), ".main");
     if (parameter.size() == 0 || !main.starts_with(of_expert)) {

@@ -4,7 +4,10 @@
 // and so are all bits.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <functional>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -106,17 +109,23 @@ class TrainedTensors {
 
   /// Looks the tensors up, and makes their memory the first time. Throws std::invalid_argument,
   /// before anything is changed, if there is none, if a gradient has not the shape of its
-  /// parameter, or if a tensor has not the shape, the scalar and the name that it had. Names that a
-  /// function of the user's own makes are not compared: that would allocate.
+  /// parameter, if the first walk visits a number twice, or if a tensor has not the shape, the
+  /// scalar and the name that it had. Names that a function of the user's own makes are not
+  /// compared: that would allocate.
   template <class Walk>
   void gather(Walk&& walk) {
     const bool first = tensors_.empty();
     std::vector<Tensor> made;
+    std::vector<Bytes> bytes;
     std::size_t number = 0;
     walk([&](const auto& name, auto& parameter, const auto& gradient) {
       check_tensor(name, parameter, gradient);
       if (first) {
         made.push_back(make(name, parameter));
+        const auto* const begin = reinterpret_cast<const std::byte*>(parameter.data());
+        bytes.push_back(
+            {begin, begin + sizeof(*parameter.data()) * static_cast<std::size_t>(parameter.size()),
+             number});
       } else {
         check_known(number, name, parameter);
       }
@@ -126,6 +135,7 @@ class TrainedTensors {
     detail::throw_unless(first || number == tensors_.size(), "optimiser: the walk has ", number,
                          " tensors, expected ", tensors_.size(), " as before");
     if (first) {
+      check_apart(std::move(bytes), made);
       tensors_ = std::move(made);
       cut();
     }
@@ -165,6 +175,25 @@ class TrainedTensors {
 
  private:
   static constexpr Index chunk_size = Index{1} << 14;
+
+  /// Where a parameter lies.
+  struct Bytes {
+    const std::byte *begin, *end;
+    std::size_t tensor;
+  };
+  /// Two threads would write what lies in two tensors, and it would take two steps in one.
+  static void check_apart(std::vector<Bytes> bytes, const std::vector<Tensor>& tensors) {
+    std::erase_if(bytes, [](const Bytes& each) { return each.begin == each.end; });
+    std::sort(bytes.begin(), bytes.end(),
+              [](const Bytes& a, const Bytes& b) { return std::less<>()(a.begin, b.begin); });
+    for (std::size_t i = 1; i < bytes.size(); ++i) {
+      if (std::less<>()(bytes[i].begin, bytes[i - 1].end)) {
+        detail::fail("optimiser: parameters ", tensors[bytes[i - 1].tensor].name, " and ",
+                     tensors[bytes[i].tensor].name,
+                     " share memory, expected every number in one tensor of the walk");
+      }
+    }
+  }
 
   template <class Name, class P, class G>
   static void check_tensor(const Name& name, const P& parameter, const G& gradient) {
