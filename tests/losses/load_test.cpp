@@ -72,6 +72,20 @@ TEST(LoadLoss, IsFiniteWhereTheNoiseHasNoWidth) {
   EXPECT_TRUE(loss.gradient.noise_scale.isZero(0));
 }
 
+TEST(LoadLoss, CountsTheChosenOfATieWhereTheNoiseHasNoWidth) {
+  Table table;
+  table.expert.setZero(1, 1);
+  table.weight.setOnes(1, 1);
+  table.probs.setConstant(1, 2, 0.5);
+  table.logits.setOnes(1, 2);
+  table.clean_logits = table.logits;
+  table.noise_scale.setZero(1, 2);
+  const Loss loss = load_loss(table);
+  EXPECT_EQ(loss.value, 2.0);  // loads 1 and 0, whose mean is 0.5
+  EXPECT_TRUE(loss.gradient.logits.isZero(0.0));
+  EXPECT_TRUE(loss.gradient.noise_scale.isZero(0.0));
+}
+
 TEST(LoadLoss, NeedsNoise) {
   Router<double>::Table table;
   noisy_router().route(random_matrix<double>(4, 3, 3), {}, table);

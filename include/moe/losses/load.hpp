@@ -33,7 +33,8 @@ bool find_rivals(const RoutingTable<T>& table, Index token, ExpertId* best) {
 
 /// body(e, rival, z) for each logit of a token that is not masked: z = (clean - threshold) / scale,
 /// where the threshold is the logit of the rival, or e is chosen whatever its noise: the rival is
-/// `none` and z infinite. best is that of find_rivals.
+/// `none` and z infinite. Without any noise z is infinite by what was chosen, ties as well. best is
+/// that of find_rivals.
 template <Real T, class Body>
 void for_each_margin(const RoutingTable<T>& table, Index token, const ExpertId* best, Body&& body) {
   const auto is_masked = [](T logit) { return logit < Eigen::NumTraits<T>::lowest(); };
@@ -50,8 +51,10 @@ void for_each_margin(const RoutingTable<T>& table, Index token, const ExpertId* 
     if (is_masked(logits[rival])) {
       body(e, Index{none}, T(-kernels::minus_infinity<T>()));
     } else {
+      const T scale = table.noise_scale(token, e), low = kernels::minus_infinity<T>();
       body(e, rival,
-           T((table.clean_logits(token, e) - logits[rival]) / table.noise_scale(token, e)));
+           scale <= T(0) ? T(chosen ? -low : low)
+                         : T((table.clean_logits(token, e) - logits[rival]) / scale));
     }
   }
 }
