@@ -171,9 +171,9 @@ const auto& routed_set(const Set& experts) {
 template <class Set>
 void expect_one_kind(const Family& family, const ExpertConfig& first, const Set& set) {
   for (Index e = 0; e < set.num_experts(); ++e) {
-    moe::detail::throw_unless(set[e].config() == first, "save_layers: the config of expert ", e,
-                              " is not that of the first, as readers of family ", family.name(),
-                              " take it to be");
+    moe::detail::throw_unless(
+        set[static_cast<std::size_t>(e)].config() == first, "save_layers: the config of expert ", e,
+        " is not that of the first, as readers of family ", family.name(), " take it to be");
   }
 }
 
