@@ -246,11 +246,12 @@ Json inspect(const Options& options) {
   all["router"] = router_of(config);
   all["expert"] = expert_of(config);
   all["cost"] = cost_of(config);
+  const moe::Matrix<float> x = tokens_of(options, config.d_model);
   try {
     const io::LayerReader reader(model, layer);
     const auto routing = [&]<class RouterT>(std::type_identity<RouterT>) {
       const RouterT router = reader.router<RouterT>();
-      return routing_of(router, config, tokens_of(options, router.d_model()), options.seed);
+      return routing_of(router, config, x, options.seed);
     };
     all["routing"] = config.is_rank_one()
                          ? routing(std::type_identity<moe::ProductKeyRouter<float>>{})
@@ -323,7 +324,8 @@ int main(int argc, char** argv) {
   CLI::App app("The MoE layers of a checkpoint");
   app.add_option("path", options.path,
                  "Directory with config.json and the weights, or a GGUF file (the first part)");
-  app.add_option("--layer", options.layer, "Decoder layer (the first MoE layer)");
+  app.add_option("--layer", options.layer, "Decoder layer (the first MoE layer)")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--stack", options.stack, "Prefix of the layers, where there are several");
   app.add_option("--input", options.input, "A safetensors file whose tensor x is to be routed");
   app.add_option("--tokens", options.tokens, "Random tokens, without an input")

@@ -94,6 +94,10 @@ TEST(RankOneExperts, RefuseSizesAndWeightsThatDoNotFit) {
             }),
             "RankOneExperts: sizes 5, 0, 3, expected above 0");
   EXPECT_EQ(message_of([] {
+              RankOneExperts<float>({-5, 4, 3}, {}, 1);
+            }),
+            "RankOneExperts: sizes -5, 4, 3, expected above 0");
+  EXPECT_EQ(message_of([] {
               const RankOneParams<float> params{Matrix<float>(4, 5), Matrix<float>(3, 5)};
               RankOneExperts<float>(params, {});
             }),

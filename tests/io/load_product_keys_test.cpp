@@ -124,6 +124,13 @@ TEST_F(LoadProductKeys, RefusesThemWhereTheyAreAnotherThing) {
   EXPECT_EQ(moe::testing::message_of([&] { save_layer(own, *find_family("doge"), folder()); }),
             "save_layers: router.reading = 0 of its enum, but readers of family doge take it to be "
             "1");
+  ProductKeyLayer<float> other_shared = load_product_key_layer<float>(folder(), 0);
+  other_shared.shared().emplace(
+      Expert<float>(other_shared.shared()->params(), {.activation = Activation::relu}));
+  EXPECT_EQ(
+      moe::testing::message_of([&] { save_layer(other_shared, *find_family("doge"), folder()); }),
+      "save_layers: activation, limit, clamp, alpha or bounds of the shared expert are not "
+      "those that readers of family doge take");
   EXPECT_EQ(moe::testing::message_of([&] { save_layer(own, *find_family("mixtral"), folder()); }),
             "save_layers: the experts are of rank one, expected others of family mixtral");
   const MoELayer<float> other({.d_model = 8, .d_ff = 6, .num_experts = 9, .top_k = 4}, 1);

@@ -8,6 +8,7 @@
 #include "family_configs.hpp"
 #include "family_layer.hpp"
 #include "hard_times.hpp"
+#include "moe/routing/expert_choice.hpp"
 #include "small_models.hpp"
 #include "support/throws.hpp"
 
@@ -157,6 +158,104 @@ TEST_F(SaveLayer, RefusesALayerThatAConfigOfTheDirectoryTellsOtherwise) {
   EXPECT_EQ(num_files(), 1U);
   save_layer(MoELayer<float>(mixtral, 1), *find_family("mixtral"), folder());
   EXPECT_EQ(num_files(), 2U);
+}
+
+TEST_F(SaveLayer, RefusesExpertsThatReadersOfTheFamilyWouldTakeForOthers) {
+  const auto layer = layer_of<float>("qwen2_moe");  // which has a shared expert
+  const auto refusal_after = [&](const auto& change) {
+    auto changed = layer;
+    change(changed);
+    return moe::testing::message_of(
+        [&] { save_layer(changed, *find_family("qwen2_moe"), folder()); });
+  };
+  const auto with = [](const Expert<float>& expert, const auto& change) {
+    ExpertConfig config = expert.config();
+    change(config);
+    return Expert<float>(expert.params(), config);
+  };
+  for (const bool with_config : {true, false}) {
+    if (!with_config) {
+      fs::remove(folder() / "config.json");
+    }
+    EXPECT_EQ(refusal_after([&](auto& changed) {
+                changed.experts()[2] = with(changed.experts()[2], [](ExpertConfig& config) {
+                  config.activation = Activation::relu;
+                });
+              }),
+              "save_layers: the config of expert 2 is not that of the first, as readers of family "
+              "qwen2_moe take it to be");
+    for (const auto& change : std::vector<std::function<void(ExpertConfig&)>>{
+             [](ExpertConfig& config) { config.activation = Activation::relu; },
+             [](ExpertConfig& config) { config.up_offset = 1.0; },
+             [](ExpertConfig& config) { config.clamp = Clamp::after; }}) {
+      EXPECT_EQ(refusal_after([&](auto& changed) {
+                  changed.shared().emplace(with(changed.shared()->expert(), change));
+                }),
+                "save_layers: activation, limit, clamp, alpha or bounds of the shared expert are "
+                "not those that readers of family qwen2_moe take");
+    }
+    const MoELayer<float> scaled(
+        {.d_model = 8,
+         .d_ff = 6,
+         .num_experts = 4,
+         .top_k = 2,
+         .router = layer.router().rule().config(),
+         .shared = SharedExpertConfig{.d_ff = 6, .output_gate = true, .scale = 0.5}},
+        1);
+    EXPECT_EQ(
+        moe::testing::message_of([&] { save_layer(scaled, *find_family("qwen2_moe"), folder()); }),
+        "save_layers: shared_scale = 0.5, but readers of family qwen2_moe take it to be 1");
+  }
+  EXPECT_EQ(num_files(), 0U);
+}
+
+TEST_F(SaveLayer, RefusesARouterThatReadersOfTheFamilyWouldNotMake) {
+  const auto refusal_of = [&](const auto& router, std::string_view family) {
+    const MoEConfig config{.d_model = 8, .d_ff = 6, .num_experts = 4, .top_k = 2};
+    const MoELayer<float, std::decay_t<decltype(router)>> layer(router,
+                                                                make_experts<float>(config, 1));
+    return moe::testing::message_of([&] { save_layer(layer, *find_family(family), folder()); });
+  };
+  const std::string text = "save_layers: the router is of another type, but readers of family ";
+  EXPECT_EQ(refusal_of(linear_router<float>(8, 4, SparseMixer<float>(4, {}), 1), "mixtral"),
+            text + "mixtral take it to be a Router");
+  EXPECT_EQ(refusal_of(linear_router<float>(8, 4, ExpertChoice<float>({.capacity_factor = 2}), 1),
+                       "mixtral"),
+            text + "mixtral take it to be a Router");
+  EXPECT_EQ(refusal_of(ProductKeyRouter<float>(8, {2, 2}, 1), "mixtral"),
+            text + "mixtral take it to be a Router")
+      << "2 n logits, which are as many as the n^2 experts here";
+  EXPECT_EQ(refusal_of(linear_router<float>(8, 4, TopK<float>(4, 2, {}), 1), "phimoe"),
+            text + "phimoe take it to be a SparseMixerRouter");
+  EXPECT_EQ(num_files(), 0U);
+  EXPECT_EQ(refusal_of(linear_router<float>(8, 4, TopK<float>(4, 2, {}), 1), "mixtral"),
+            "(nothing was thrown)");
+}
+
+TEST_F(SaveLayer, RefusesPartsThatAConfigOfTheDirectoryTellsOtherwise) {
+  LayerConfig gemma = config_of("gemma4");
+  gemma.router_norm.epsilon = 0.25;
+  EXPECT_EQ(moe::testing::message_of([&] {
+              save_layer(random_layer<float, NormRouter<float>>(gemma), *find_family("gemma4"),
+                         folder());
+            }),
+            "save_layers: router.norm.epsilon = 0.25, but readers of family gemma4 take it to be "
+            "1e-06");
+  LayerConfig phi = config_of("phimoe");
+  phi.sparse_mixer.jitter = 0.25;
+  EXPECT_EQ(moe::testing::message_of([&] {
+              save_layer(random_layer<float, SparseMixerRouter<float>>(phi), *find_family("phimoe"),
+                         folder());
+            }),
+            "save_layers: router.jitter = 0.25, but readers of family phimoe take it to be 0.01");
+  LayerConfig nllb = config_of("nllb-moe");
+  nllb.second_expert.policy = SecondPolicy::threshold;
+  EXPECT_EQ(moe::testing::message_of([&] {
+              save_layer(random_layer<float, SecondExpertRouter<float>>(nllb),
+                         *find_family("nllb-moe"), folder());
+            }),
+            "save_layers: router.policy = 1 of its enum, but readers of family nllb-moe take it to "
+            "be 0");
 }
 
 TEST_F(SaveLayer, WritesTheFamilysOwnNames) {

@@ -214,6 +214,35 @@ TEST(PartsOfALayer, ReplacedByPartsOfOtherSizesAreRefused) {
             "MoELayer: the shared expert is 7 to 8 wide, expected 8 to 8");
 }
 
+/// What a forward of a layer says once it, or what `part` takes out of it, was moved from.
+template <class L>
+std::string message_after_move(L layer, const std::function<void(L&)>& part) {
+  part(layer);
+  const M x = random_matrix<float>(6, 8, 1);
+  M y = M::Constant(6, 8, 5.0F);
+  typename L::Scratch scratch;
+  const std::string text = message_of([&] { layer.forward(x, y, scratch); });
+  EXPECT_TRUE((y.array() == 5.0F).all());
+  return text;
+}
+
+TEST(ParameterShapes, OfWhatWasMovedFromAreRefused) {
+  const Layer layer(full_config(), 3);
+  EXPECT_EQ(message_after_move<Layer>(layer, [](Layer& l) { const Layer moved = std::move(l); }),
+            "MoELayer: the router has 3 experts, expected 0");
+  EXPECT_EQ(message_after_move<Layer>(
+                layer, [](Layer& l) { const DenseFfn<float> moved = std::move(*l.shared()); }),
+            "MoELayer: the shared expert is 0 to 0 wide, expected 8 to 8");
+  using Dense = DenseFfn<float>;
+  EXPECT_EQ(message_after_move<Dense>(*layer.shared(),
+                                      [](Dense& l) { const Dense moved = std::move(l); }),
+            "Dense: the set has 0 experts, expected 1");
+  using Packed = PackedLayer<float>;
+  EXPECT_EQ(message_after_move<Packed>(pack<float>(layer),
+                                       [](Packed& l) { const Packed moved = std::move(l); }),
+            "MoELayer: the router has 3 experts, expected 0");
+}
+
 #if MOE_COUNTS_ALLOCATIONS
 TEST(ParameterShapes, AreCheckedWithoutAnAllocation) {
   const Layer layer(full_config(), 3);

@@ -204,6 +204,22 @@ TEST(ProductKeyContract, RefusesWhatItHasNotAndNamesIt) {
             "ProductKeyLayer: the router has 16 experts, expected 9");
 }
 
+TEST(ProductKeyContract, RefusesToRunOnceItWasMovedFrom) {
+  const auto x = random_matrix<float>(N, small_config().d_model, 3);
+  auto layer = make_layer<float>(small_config());
+  const Matrix<float> want = forward(layer, x);
+  const auto moved = std::move(layer);
+  EXPECT_TRUE(same_bits(forward(moved, x), want));
+  EXPECT_EQ(message_of([&] { forward(layer, x); }),
+            "ProductKeyLayer: the shared expert is 0 to 0 wide, expected 5 to 4");
+  layer = moved;
+  EXPECT_TRUE(same_bits(forward(layer, x), want));
+  layer.shared().reset();
+  const auto without = std::move(layer);
+  EXPECT_EQ(message_of([&] { forward(layer, x); }),
+            "parameter router.weight is (0, 0), expected (8, 5)");
+}
+
 TEST(ProductKeyContract, RefusesATapeOfAnotherLayerOrOfPartsThatWereReplaced) {
   const auto x = random_matrix<double>(N, small_config().d_model, 3);
   const auto refusal_after = [&](const auto& replace) {

@@ -60,16 +60,15 @@ class Dense {
   };
 
   /// Throws std::invalid_argument unless the set has one expert.
-  explicit Dense(Set set) : set_(std::move(set)) {
-    detail::throw_unless(set_.num_experts() == 1, "Dense: the set has ", set_.num_experts(),
-                         " experts, expected 1");
-  }
+  explicit Dense(Set set) : set_(std::move(set)) { check_set(); }
 
   Index d_in() const { return set_.d_in(); }
   Index d_out() const { return set_.d_out(); }
   double multiply_adds(Index rows) const { return detail::multiply_adds(set_, rows); }
-  /// Throws std::invalid_argument unless the expert's parameters have their shapes.
+  /// Throws std::invalid_argument unless the expert is there, which it is not after a move, and its
+  /// parameters have their shapes.
   void check_params(const ParameterName& name) const {
+    check_set();
     if constexpr (requires { set_[0]; }) {
       moe::check_params(set_[0], name);
     }
@@ -112,6 +111,11 @@ class Dense {
   }
 
  private:
+  void check_set() const {
+    detail::throw_unless(set_.num_experts() == 1, "Dense: the set has ", set_.num_experts(),
+                         " experts, expected 1");
+  }
+
   Set set_;
 };
 

@@ -31,8 +31,9 @@ class ExpertList {
   }
 
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
-  Index d_in() const { return experts_.front().d_in(); }
-  Index d_out() const { return experts_.front().d_out(); }
+  /// 0 of a list that was moved from.
+  Index d_in() const { return experts_.empty() ? 0 : experts_.front().d_in(); }
+  Index d_out() const { return experts_.empty() ? 0 : experts_.front().d_out(); }
   /// Those of a forward, if all rows go to the largest expert.
   double multiply_adds(Index rows) const {
     double most = 0.0;

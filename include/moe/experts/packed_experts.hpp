@@ -32,8 +32,9 @@ class PackedExperts {
 
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   const PackedExpert<S>& operator[](std::size_t expert) const { return experts_[expert]; }
-  Index d_in() const { return experts_.front().up.width(); }
-  Index d_out() const { return experts_.front().down.num_outputs(); }
+  /// 0 of a set that was moved from.
+  Index d_in() const { return experts_.empty() ? 0 : experts_.front().up.width(); }
+  Index d_out() const { return experts_.empty() ? 0 : experts_.front().down.num_outputs(); }
   const PackedExpert<S>& expert(Index e) const { return experts_[static_cast<std::size_t>(e)]; }
   /// Those of a forward, if all rows go to the largest expert.
   double multiply_adds(Index rows) const {

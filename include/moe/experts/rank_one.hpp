@@ -93,16 +93,14 @@ class RankOneExperts {
   /// Weights from N(0, 1 / D) and N(0, 1 / D_out). Of the config the activation matters, with its
   /// alpha or bound. Throws std::invalid_argument if it is not valid or a size is not above 0.
   RankOneExperts(const Sizes& sizes, const ExpertConfig& config, std::uint64_t seed)
-      : RankOneExperts(random_params(sizes, seed), config) {}
+      : RankOneExperts(random_params(checked(sizes), seed), config) {}
   /// Takes ready weights. Throws std::invalid_argument also if they are not as many each.
   RankOneExperts(Params params, const ExpertConfig& config)
       : config_(config),
         sizes_{params.down.cols(), params.down.rows(), params.up.cols()},
         params_(std::move(params)) {
     config.validate();
-    detail::throw_unless(sizes_.d_in > 0 && sizes_.num_experts > 0 && sizes_.d_out > 0,
-                         "RankOneExperts: sizes ", sizes_.d_in, ", ", sizes_.num_experts, ", ",
-                         sizes_.d_out, ", expected above 0");
+    checked(sizes_);
     check_params({"experts"});
   }
 
@@ -159,10 +157,15 @@ class RankOneExperts {
  private:
   using BaseRows = kernels::BaseRows<T>;
 
+  static const Sizes& checked(const Sizes& sizes) {
+    detail::throw_unless(sizes.d_in > 0 && sizes.num_experts > 0 && sizes.d_out > 0,
+                         "RankOneExperts: sizes ", sizes.d_in, ", ", sizes.num_experts, ", ",
+                         sizes.d_out, ", expected above 0");
+    return sizes;
+  }
   static Params random_params(const Sizes& sizes, std::uint64_t seed) {
-    const auto size = [](Index n) { return (std::max)(n, Index{0}); };
-    Params params{Matrix<T>(size(sizes.num_experts), size(sizes.d_in)),
-                  Matrix<T>(size(sizes.num_experts), size(sizes.d_out))};
+    Params params{Matrix<T>(sizes.num_experts, sizes.d_in),
+                  Matrix<T>(sizes.num_experts, sizes.d_out)};
     detail::fill_normal(params.down, seed, 0);
     detail::fill_normal(params.up, seed, 1);
     return params;

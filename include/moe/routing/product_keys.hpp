@@ -19,8 +19,9 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 /// weight (2n, D). Weights of the experts are a softmax over the chosen. The table has experts and
 /// weights, and the logits (N, 2n) of the keys; it has no probs (N, E), which losses of balance
-/// would read. A logit that is NaN ranks below every number; equal sums go to the lowest expert.
-/// Masks, top_k and experts of a call are refused. T is the scalar of the tokens.
+/// would read. A logit that is NaN ranks below every number; equal sums go to the lowest expert,
+/// but where rounding alone makes them equal one of larger logits may be taken. Masks, top_k and
+/// experts of a call are refused. T is the scalar of the tokens.
 template <Real T>
 class ProductKeyRouter {
  public:
