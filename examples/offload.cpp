@@ -16,6 +16,7 @@
 #include <list>
 #include <memory>
 #include <random>
+#include <stdexcept>
 #include <thread>
 
 namespace fs = std::filesystem;
@@ -176,11 +177,29 @@ void write_file(const Options& options, const fs::path& path) {
   });
 }
 
+void check_options(const Options& options) {
+  if (!(std::abs(options.zipf) <= 10.0)) {  // else experts may have no probability that is a number
+    throw std::invalid_argument("--zipf " + std::to_string(options.zipf) + ", expected -10 to 10");
+  }
+}
+
+// Experts that the memory holds.
+Index slots_of(const Options& options, std::size_t extent) {
+  const double mib = static_cast<double>(extent) / 1048576.0, slots = options.memory / mib;
+  if (!(slots >= 1.0)) {
+    throw std::invalid_argument("--memory " + std::to_string(options.memory) +
+                                ", expected at least one expert's " + std::to_string(mib));
+  }
+  return static_cast<Index>(std::min(slots, static_cast<double>(options.experts)));
+}
+
 template <moe::FileStorage S>
 int run(const Options& options, const fs::path& path) {
+  const Index width = options.d_model;
+  const std::size_t extent =
+      moe::ExpertExtent<S>(moe::ExpertConfig{}, width, options.d_ff, width).bytes();
+  const Index slots = slots_of(options, extent);
   write_file<S>(options, path);
-  const std::size_t extent = moe::io::open_mapped<S>(path).extent().bytes();
-  const auto slots = static_cast<Index>(options.memory * 1048576.0 / static_cast<double>(extent));
   const double probe = probe_disk(path, extent, options.readers);
   moe::MoELayer<float, moe::Router<float>, moe::OffloadedExperts<S>> layer(
       moe::Router<float>(options.d_model, options.experts, options.top_k, moe::RouterConfig{},
@@ -253,6 +272,7 @@ int main(int argc, char** argv) {
   }
   int status = 1;
   try {
+    check_options(options);
     status = options.storage == "q8"    ? run<moe::q8>(options, path)
              : options.storage == "q4"  ? run<moe::q4>(options, path)
              : options.storage == "fp8" ? run<moe::fp8>(options, path)

@@ -151,9 +151,9 @@ TEST(OffloadedExperts, RefuseHintsForExpertsThatThereAreNot) {
   const std::vector<ExpertId> good{0, none, 6}, high{7}, low{-2};
   experts.prefetch(good);
   EXPECT_EQ(testing::message_of([&] { experts.prefetch(high); }),
-            "prefetch: expert 7, expected below num_experts = 7");
+            "prefetch: expert 7, expected in [-1, num_experts = 7)");
   EXPECT_EQ(testing::message_of([&] { experts.prefetch(low); }),
-            "prefetch: expert -2, expected below num_experts = 7");
+            "prefetch: expert -2, expected in [-1, num_experts = 7)");
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ template <Storage S>
 void OffloadedExperts<S>::prefetch(std::span<const ExpertId> experts) const {
   for (const ExpertId expert : experts) {
     detail::throw_unless(expert >= none && expert < num_experts(), "prefetch: expert ", expert,
-                         ", expected below num_experts = ", num_experts());
+                         ", expected in [-1, num_experts = ", num_experts(), ")");
   }
   store_->prefetch(experts);
 }
