@@ -30,6 +30,23 @@ TEST(CodedInput, IsOffByHalfAStepAtMostAtEveryMagnitude) {
   }
 }
 
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+TEST(CodedInput, RoundsTheExactProductWhereverItIsInlined) {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+  for (int round = 0; round < 50000; ++round) {  // some products round to a tie, and are none
+    float values[block_size] = {1.0f};
+    for (Index k = 1; k < block_size; ++k) {
+      values[k] = uniform(random);
+    }
+    const CodedInput block = encode_input(values, block_size, 8);
+    for (Index k = 0; k < block_size; ++k) {
+      ASSERT_EQ(block.code[k], std::nearbyint(127.0 * double{values[k]})) << values[k];
+    }
+  }
+}
+#endif
+
 TEST(CodedInput, OfAFewValuesHasZerosBehindThem) {
   const float values[] = {1.0f, -2.0f, 0.5f};
   const CodedInput block = encode_input(values, 3, 8);

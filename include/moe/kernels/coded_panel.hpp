@@ -12,7 +12,6 @@
 //   number(code)   an integer, the code itself or the place in `table` (16 bytes), if F has that
 #pragma once
 
-#include <cmath>
 #include <concepts>
 #include <cstdint>
 
@@ -61,15 +60,6 @@ struct alignas(64) CodedBlock {
 /// The bias of the numbers that sums are made of.
 template <class F>
 inline constexpr std::int32_t bias_of_sums = F::bits == 8 && bytes_have_signs ? 0 : F::bias;
-
-/// Rounded once where the machine can, as in the vector registers.
-inline float multiply_add(float a, float b, float c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return std::fma(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
 
 /// sums (rows, 64), `stride` from one to the next, = or += rows (blocks each) times the panel: each
 /// sum of a block is an integer, and one chain of float in the order of k adds them up.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -51,6 +52,16 @@ inline constexpr bool bytes_have_signs = true;
 #else
 inline constexpr bool bytes_have_signs = false;
 #endif
+
+/// Rounded once where the machine can, as in the vector registers: a compiler that may choose does
+/// so in one place, and not in another.
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return std::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 
 /// 32 numbers of a row. Its code is 0 where a number is not finite, and the scale NaN.
 struct CodedInput {
@@ -106,7 +117,7 @@ inline CodedInput encode_input(const float* x, std::int32_t bias) {
   // The sum with 1.5 * 2^23 rounds to an integer, ties to even, which is then the last bits.
   constexpr float shift = 12582912.0f;
   for (Index k = 0; k < block_size; ++k) {
-    const auto bits = std::bit_cast<std::int32_t>(x[k] * up * steps + shift);
+    const auto bits = std::bit_cast<std::int32_t>(multiply_add(x[k] * up, steps, shift));
     block.code[k] = static_cast<std::int8_t>(bits - std::bit_cast<std::int32_t>(shift));
   }
   block.correction = correction_of(block.code, bias);
@@ -125,7 +136,8 @@ inline float dot(const CodedInput* row, const float* values, Index size) {
   float sum = 0.0f;
   for (Index k = 0; k < size; ++k) {
     const CodedInput& block = row[k / block_size];
-    sum += block.scale * static_cast<float>(block.code[k % block_size]) * values[k];
+    sum =
+        multiply_add(block.scale * static_cast<float>(block.code[k % block_size]), values[k], sum);
   }
   return sum;
 }
