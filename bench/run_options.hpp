@@ -31,9 +31,12 @@ struct RunOptions {
   }
 
   /// Writes an array of to_json(row), if a file was asked for. Throws std::runtime_error if it
-  /// cannot be written.
+  /// cannot be written, or if nothing was measured.
   template <class Row>
   void write(const std::vector<Row>& rows) const {
+    if (rows.empty()) {
+      throw std::runtime_error("no case that this machine can run contains " + filter);
+    }
     if (json.empty()) {
       return;
     }

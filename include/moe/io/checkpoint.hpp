@@ -163,8 +163,9 @@ inline void Checkpoint::choose_stack(const std::map<std::string, LayerStack>& st
       files_.file(), "", std::nullopt,
       stacks.empty()
           ? detail::joined("no layer with a router of family ", family_->name(), ", expected \"",
-                           detail::words(family_->router.weight).front(), "\" in \"",
-                           family_->blocks, "\"")
+                           detail::words(family_->router.weight).front(), "\"",
+                           family_->blocks.empty() ? "" : " in \"", family_->blocks,
+                           family_->blocks.empty() ? "" : "\"")
           : detail::joined("layers under ", known, ", expected one of them as the stack, not \"",
                            printable(wanted), "\""));
 }
