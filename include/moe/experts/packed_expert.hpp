@@ -14,6 +14,7 @@
 #include "../storage/fp8.hpp"
 #include "../storage/mxfp4.hpp"
 #include "../storage/q4.hpp"
+#include "../storage/q4_k.hpp"
 #include "../storage/q8.hpp"
 #include "expert.hpp"
 

@@ -115,8 +115,8 @@ PackedExpert<S> packed_expert(const LayerReader& reader, std::optional<Index> nu
 
 /// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert.
 /// Where the files have an expert's weights in codes and scales that S holds (MXFP4 in mxfp4,
-/// symmetric integers in q4 and q8, of GGUF Q4_0 and Q8_0) it keeps them, bit for bit. E is
-/// ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a ZeroExperts, and likewise an
+/// symmetric integers in q4 and q8; of GGUF Q4_0 in q4, Q4_K in q4_k, Q8_0 in q8) it keeps them, bit
+/// for bit. E is ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a ZeroExperts, and likewise an
 /// AdjugateExperts.
 template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>
 MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
