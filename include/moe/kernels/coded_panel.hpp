@@ -21,6 +21,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 #include "coded_rows.hpp"
 
@@ -116,6 +117,8 @@ struct alignas(64) CodedBlock<F> : CodedLines<F> {
   };
   Eigen::half scale[Lines::cols], minimum[Lines::cols];
   Part part[parts];
+
+  static_assert(sizeof(Part) % Lines::line == 0 && sizeof(scale) % Lines::line == 0);
 
   unsigned code_at(Index col, Index k) const {
     return Lines::code_at(part[k / block_size].code, col, k % block_size);
