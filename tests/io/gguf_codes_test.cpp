@@ -37,17 +37,20 @@ GgufTensor blocks(const std::string& name, std::vector<std::uint64_t> dims, std:
 
 class GgufCodes : public ModelFolder {
  protected:
-  fs::path write_model(std::uint32_t type, std::size_t scale_bytes) const {
-    GgufFile file{
-        .keys = {{"general.architecture", gguf_text("qwen3moe")},
-                 {"qwen3moe.embedding_length", gguf_u32(D)},
-                 {"qwen3moe.expert_feed_forward_length", gguf_u32(F)},
-                 {"qwen3moe.expert_count", gguf_u32(E)},
-                 {"qwen3moe.expert_used_count", gguf_u32(1)}},
-        .tensors = {gguf_floats("blk.0.ffn_gate_inp.weight", {D, E}),
-                    blocks("blk.0.ffn_gate_exps.weight", {D, F, E}, type, scale_bytes, 1),
-                    blocks("blk.0.ffn_up_exps.weight", {D, F, E}, type, scale_bytes, 2),
-                    blocks("blk.0.ffn_down_exps.weight", {F, D, E}, type, scale_bytes, 3)}};
+  /// Matrices down may be of another type: floats.
+  fs::path write_model(std::uint32_t type, std::size_t scale_bytes,
+                       bool down_in_floats = false) const {
+    GgufFile file{.keys = {{"general.architecture", gguf_text("qwen3moe")},
+                           {"qwen3moe.embedding_length", gguf_u32(D)},
+                           {"qwen3moe.expert_feed_forward_length", gguf_u32(F)},
+                           {"qwen3moe.expert_count", gguf_u32(E)},
+                           {"qwen3moe.expert_used_count", gguf_u32(1)}},
+                  .tensors = {gguf_floats("blk.0.ffn_gate_inp.weight", {D, E}),
+                              blocks("blk.0.ffn_gate_exps.weight", {D, F, E}, type, scale_bytes, 1),
+                              blocks("blk.0.ffn_up_exps.weight", {D, F, E}, type, scale_bytes, 2),
+                              down_in_floats ? gguf_floats("blk.0.ffn_down_exps.weight", {F, D, E})
+                                             : blocks("blk.0.ffn_down_exps.weight", {F, D, E}, type,
+                                                      scale_bytes, 3)}};
     return write("m.gguf", bytes_of(file));
   }
 
@@ -67,6 +70,20 @@ class GgufCodes : public ModelFolder {
     }
   }
 };
+
+// As files of "Q4_K_M" have it in some layers.
+TEST_F(GgufCodes, OfGateAndUpAreKeptWhereDownIsOfAnotherType) {
+  const fs::path path = write_model(12, 4, true);
+  const auto layer = load_layer<float>(path, 0);
+  const auto kept = unpack(load_packed<q4_k>(path, 0)), packed = unpack(pack<q4_k>(layer));
+  for (std::size_t e = 0; e < static_cast<std::size_t>(E); ++e) {
+    const auto& got = kept.experts()[e].params();
+    EXPECT_EQ(got.gate, layer.experts()[e].params().gate);
+    EXPECT_EQ(got.up, layer.experts()[e].params().up);
+    EXPECT_EQ(got.down, packed.experts()[e].params().down);
+    EXPECT_NE(got.down, layer.experts()[e].params().down);
+  }
+}
 
 TEST_F(GgufCodes, OfQ8_0AreThoseOfTheStorage) { expect_exact<q8>(8, 2); }
 TEST_F(GgufCodes, OfQ4_0AreThoseOfTheStorage) { expect_exact<q4>(2, 2); }
