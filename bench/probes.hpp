@@ -73,6 +73,7 @@ class Probes {
                                            : std::is_same_v<S, fp8>    ? "fp8 tile GFLOP/s"
                                            : std::is_same_v<S, q8>     ? "q8 tile GOP/s"
                                            : std::is_same_v<S, q4>     ? "q4 tile GOP/s"
+                                           : std::is_same_v<S, q4_k>   ? "q4_k tile GOP/s"
                                                                        : "mxfp4 tile GOP/s";
   static constexpr const char* read_name = "read GB/s";
 

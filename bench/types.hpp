@@ -8,8 +8,9 @@
 
 namespace moe::bench {
 
-enum class Type { f32, bf16, f64, q8, q4, mxfp4, fp8 };
-inline constexpr const char* type_names[] = {"f32", "bf16", "f64", "q8", "q4", "mxfp4", "fp8"};
+enum class Type { f32, bf16, f64, q8, q4, q4_k, mxfp4, fp8 };
+inline constexpr const char* type_names[] = {"f32", "bf16", "f64",   "q8",
+                                             "q4",  "q4_k", "mxfp4", "fp8"};
 
 inline std::string name(Type type) { return type_names[static_cast<std::size_t>(type)]; }
 /// Of codes and scales, which are packed and not trained.
@@ -27,6 +28,8 @@ decltype(auto) with_storage(Type type, F&& f) {
       return f(q8());
     case Type::q4:
       return f(q4());
+    case Type::q4_k:
+      return f(q4_k());
     case Type::mxfp4:
       return f(mxfp4());
     case Type::fp8:

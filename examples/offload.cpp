@@ -251,8 +251,8 @@ int run(const Options& options, const fs::path& path) {
 int main(int argc, char** argv) {
   Options options;
   CLI::App app("A layer whose experts lie in a file");
-  app.add_option("--storage", options.storage, "q8, q4, mxfp4 or fp8")
-      ->check(CLI::IsMember({"q8", "q4", "mxfp4", "fp8"}));
+  app.add_option("--storage", options.storage, "q8, q4, q4_k, mxfp4 or fp8")
+      ->check(CLI::IsMember({"q8", "q4", "q4_k", "mxfp4", "fp8"}));
   app.add_option("--experts", options.experts, "Experts")->check(CLI::PositiveNumber);
   app.add_option("--d-model", options.d_model, "Width of a token")->check(CLI::PositiveNumber);
   app.add_option("--d-ff", options.d_ff, "Hidden width")->check(CLI::PositiveNumber);
@@ -273,10 +273,11 @@ int main(int argc, char** argv) {
   int status = 1;
   try {
     check_options(options);
-    status = options.storage == "q8"    ? run<moe::q8>(options, path)
-             : options.storage == "q4"  ? run<moe::q4>(options, path)
-             : options.storage == "fp8" ? run<moe::fp8>(options, path)
-                                        : run<moe::mxfp4>(options, path);
+    status = options.storage == "q8"     ? run<moe::q8>(options, path)
+             : options.storage == "q4"   ? run<moe::q4>(options, path)
+             : options.storage == "q4_k" ? run<moe::q4_k>(options, path)
+             : options.storage == "fp8"  ? run<moe::fp8>(options, path)
+                                         : run<moe::mxfp4>(options, path);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
   }

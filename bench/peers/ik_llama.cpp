@@ -49,8 +49,8 @@ class IkLlama : public GgmlPeer {
 /// Types of blocks of 256 weights, which no row of the smallest sizes has.
 [[maybe_unused]] const bool added_of_256 =
     smoke() || (add_type<IkLlama>("ik Q8_K_R8", Type::q8, GGML_TYPE_Q8_K_R8) &&
-                add_type<IkLlama>("ik Q4_K", Type::q4, GGML_TYPE_Q4_K) &&
-                add_type<IkLlama>("ik Q4_K_R4", Type::q4, GGML_TYPE_Q4_K_R4));
+                add_type<IkLlama>("ik Q4_K", Type::q4_k, GGML_TYPE_Q4_K) &&
+                add_type<IkLlama>("ik Q4_K_R4", Type::q4_k, GGML_TYPE_Q4_K_R4));
 
 }  // namespace
 }  // namespace moe::bench

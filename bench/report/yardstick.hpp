@@ -32,6 +32,7 @@ class YardstickMeasurement {
     compare_packed(bf16(), "packed bfloat16");
     compare_packed(q8(), "packed q8");
     compare_packed(q4(), "packed q4");
+    compare_packed(q4_k(), "packed q4_k");
     compare_packed(mxfp4(), "packed mxfp4");
     compare_packed(fp8(), "packed fp8");
     return {c, std::move(pairs_)};

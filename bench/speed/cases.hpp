@@ -109,8 +109,8 @@ inline std::vector<Case> speed_cases() {
       smoke() ? std::vector<Index>{1, 40} : std::vector<Index>{1, 4, 16, 64, 128, 512, 2048, 8192};
   std::vector<Case> cases;
   for (const MoEConfig& config : speed_shapes()) {
-    for (const Type type :
-         {Type::f32, Type::bf16, Type::f64, Type::q8, Type::q4, Type::mxfp4, Type::fp8}) {
+    for (const Type type : {Type::f32, Type::bf16, Type::f64, Type::q8, Type::q4, Type::q4_k,
+                            Type::mxfp4, Type::fp8}) {
       for (const Pass pass : {Pass::forward, Pass::train}) {
         for (const Routing routing : {Routing::uniform, Routing::zipf, Routing::one}) {
           for (const Index n : tokens) {

@@ -10,4 +10,5 @@
 #include "storage/mxfp4.hpp"
 #include "storage/panels.hpp"
 #include "storage/q4.hpp"
+#include "storage/q4_k.hpp"
 #include "storage/q8.hpp"

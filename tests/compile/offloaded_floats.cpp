@@ -1,4 +1,4 @@
-// expect: experts are offloaded in a storage whose panels are the same bytes
+// expect: experts are offloaded and saved in a storage whose panels are the same bytes
 #include <moe/moe.hpp>
 
 using Layer = moe::MoELayer<float, moe::Router<float>, moe::OffloadedExperts<float>>;

@@ -73,7 +73,8 @@ class OffloadedExpertsOf : public ::testing::Test {};
 using Storages = ::testing::Types<q8, q4, mxfp4, fp8>;
 TYPED_TEST_SUITE(OffloadedExpertsOf, Storages);
 
-static_assert(FileStorage<q8> && FileStorage<q4> && FileStorage<mxfp4> && FileStorage<fp8>);
+static_assert(FileStorage<q8> && FileStorage<q4> && FileStorage<q4_k> && FileStorage<mxfp4> &&
+              FileStorage<fp8>);
 static_assert(!FileStorage<float> && !FileStorage<bf16>);
 static_assert(ExpertSet<OffloadedExperts<q4>, float>);
 

@@ -235,7 +235,7 @@ TEST_F(LoadEncoded, Fp8KeepsCodesAndScalesWhicheverWayScalesAreShared) {
     write_model(layer.tensors);
     expect_weights(unpack(load_packed<moe::fp8>(folder(), 0)), layer);
     Checkpoint model(folder());
-    const CodedExpert<Fp8Format> coded = *LayerReader(model, 0).coded_expert<Fp8Format>(1);
+    const CodedExpert<Fp8Format> coded = LayerReader(model, 0).coded_expert<Fp8Format>(1);
     const NewTensor& codes = layer.tensors.at(block + "experts.1.up_proj.weight");
     for (Index row = 0; row < hidden; ++row) {
       for (Index k = 0; k < width; ++k) {

@@ -69,7 +69,7 @@ class PackedFileIn : public ModelFolder {
 
 template <class S>
 class PackedFileOf : public PackedFileIn {};
-using Storages = ::testing::Types<q8, q4, mxfp4, fp8>;
+using Storages = ::testing::Types<q8, q4, q4_k, mxfp4, fp8>;
 TYPED_TEST_SUITE(PackedFileOf, Storages);
 
 TYPED_TEST(PackedFileOf, GivesTheBitsOfWhatWasSaved) {
@@ -122,6 +122,7 @@ TEST_F(PackedFileIn, IsTheSameBytesOnEveryInstructionSet) {
   };
   EXPECT_EQ(file_of(q8{}), 0x7FBE7486EB7540D8U);
   EXPECT_EQ(file_of(q4{}), 0xA6685FC8D1CBEF8FU);
+  EXPECT_EQ(file_of(q4_k{}), 0x739C85AFA34711B0U);
   EXPECT_EQ(file_of(mxfp4{}), 0x8BC748B7EA76C152U);
   EXPECT_EQ(file_of(fp8{}), 0x53BC9AF2DDD3F284U);
 }

@@ -56,6 +56,15 @@ TEST(CodedInput, OfAFewValuesHasZerosBehindThem) {
   }
 }
 
+TEST(CodedInput, HasItsSumForWeightsThatHaveMinima) {
+  const float values[] = {1.0f, -2.0f, 0.5f, -127.0f};
+  const CodedInput block = encode_input(values, 4, none_but_sum);
+  EXPECT_EQ(block.scale, 1.0f);
+  EXPECT_EQ(block.sum(), 1.0f - 2.0f + 0.0f - 127.0f);
+  const float zeros[block_size] = {};
+  EXPECT_EQ(encode_input(zeros, block_size, none_but_sum).sum(), 0.0f);
+}
+
 TEST(CodedInput, OfZerosHasNoScale) {
   const float values[block_size] = {};
   const CodedInput block = encode_input(values, block_size, 8);

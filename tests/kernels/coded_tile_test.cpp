@@ -18,7 +18,7 @@ using testing::Codes;
 
 template <class F>
 class CodedTile : public ::testing::Test {};
-using Formats = ::testing::Types<Q8Format, Q4Format, Mxfp4Format>;
+using Formats = ::testing::Types<Q8Format, Q4Format, Q4KFormat, Mxfp4Format>;
 TYPED_TEST_SUITE(CodedTile, Formats);
 
 template <class F>
@@ -43,7 +43,7 @@ Matrix<float> plainly(const CodedCase<F>& c, Matrix<float> sums, bool add) {
 TYPED_TEST(CodedTile, HasTheBitsOfPlainLoops) {
   for (const Codes codes : {Codes::any, Codes::most, Codes::least}) {
     for (Index rows = 1; rows <= kernels::coded_rows; ++rows) {
-      for (const Index blocks : {1, 2, 9}) {
+      for (const Index blocks : {1, 2, 9, 16}) {
         const CodedCase<TypeParam> c(rows, blocks, codes, 7);
         const Matrix<float> before = Matrix<float>::Constant(rows, 64, 0.375f);
         for (const bool add : {false, true}) {
@@ -57,18 +57,22 @@ TYPED_TEST(CodedTile, HasTheBitsOfPlainLoops) {
 
 TYPED_TEST(CodedTile, IsTheProductOfTheNumbersThatTheCodesSay) {
   using F = TypeParam;
-  const CodedCase<F> c(3, 5, Codes::any, 11);
+  using Block = kernels::CodedBlock<F>;
+  const CodedCase<F> c(3, 9, Codes::any, 11);
   const Matrix<float> got = tile(c, Matrix<float>::Zero(3, 64), false);
   for (Index r = 0; r < 3; ++r) {
     for (Index col = 0; col < 64; ++col) {
       double want = 0.0, magnitudes = 0.0;
-      for (std::size_t b = 0; b < c.panel.size(); ++b) {
-        for (Index k = 0; k < kernels::block_size; ++k) {
-          const double weight = double{F::scale_of(c.panel[b].scale[col])} * double{F::unit} *
-                                (F::number(c.panel[b].code_at(col, k)) - F::bias);
-          const kernels::CodedInput& x = c.row[static_cast<std::size_t>(r)][b];
-          const double product = weight * double{x.scale} * x.code[k];
-          want += product, magnitudes += std::abs(product);
+      for (Index k = 0; k < c.blocks() * kernels::block_size; ++k) {
+        const auto b = k / kernels::block_size;
+        const kernels::CodedInput& x = c.row[static_cast<std::size_t>(r)][b];
+        const double value = double{x.scale} * x.code[k % kernels::block_size];
+        const double weight = double{
+            c.panel[static_cast<std::size_t>(k / Block::depth)].weight(col, k % Block::depth)};
+        want += weight * value, magnitudes += std::abs(weight * value);
+        if constexpr (kernels::HasMinima<F>) {
+          const auto block = kernels::block_at(c.panel.data(), b);
+          magnitudes += 2 * std::abs(double{block.minimum[col]} * value);
         }
       }
       EXPECT_NEAR(got(r, col), want, 1e-6 * magnitudes) << r << ", " << col;
@@ -81,14 +85,32 @@ TYPED_TEST(CodedTile, LetsNanOfAScaleReachItsRowOrItsColumnAlone) {
   CodedCase<F> c(3, 4, Codes::any, 13);
   c.rows[1][2].scale = std::numeric_limits<float>::quiet_NaN();
   if constexpr (std::is_same_v<typename F::Scale, std::uint8_t>) {
-    c.panel[3].scale[21] = 255;
+    c.panel.back().scale[21] = 255;
   } else {
-    c.panel[3].scale[21] = std::numeric_limits<Eigen::half>::quiet_NaN();
+    c.panel.back().scale[21] = std::numeric_limits<Eigen::half>::quiet_NaN();
   }
   const Matrix<float> got = tile(c, Matrix<float>::Zero(3, 64), false);
   for (Index r = 0; r < 3; ++r) {
     for (Index col = 0; col < 64; ++col) {
       EXPECT_EQ(std::isnan(got(r, col)), r == 1 || col == 21) << r << ", " << col;
+    }
+  }
+}
+
+TEST(CodedTile, LetsNanAndInfinityOfAScaleOrAMinimumOf256ReachItsColumnAlone) {
+  using Half = std::numeric_limits<Eigen::half>;
+  for (const Eigen::half bad : {Half::quiet_NaN(), Half::infinity(), -Half::infinity()}) {
+    for (const bool of_minimum : {false, true}) {
+      for (const Codes codes : {Codes::any, Codes::most, Codes::least}) {
+        CodedCase<Q4KFormat> c(2, 11, codes, 19);
+        auto& block = c.panel[1];
+        (of_minimum ? block.minimum : block.scale)[40] = bad;
+        const Matrix<float> got = tile(c, Matrix<float>::Zero(2, 64), false);
+        for (Index col = 0; col < 64; ++col) {
+          EXPECT_EQ(std::isfinite(got(0, col)), col != 40) << col;
+          EXPECT_EQ(std::isfinite(got(1, col)), col != 40) << col;
+        }
+      }
     }
   }
 }

@@ -145,7 +145,7 @@ template <class S>
 requires(!Real<S> &&
          kernels::numbers_in < typename PackedMatrix<S>::Input >> 1) struct PanelStep<S> {
   using Block = typename PackedMatrix<S>::Weight;
-  static constexpr Index cols = Block::cols, step = kernels::block_size, bytes = sizeof(Block);
+  static constexpr Index cols = Block::cols, step = Block::depth, bytes = sizeof(Block);
 };
 
 template <>

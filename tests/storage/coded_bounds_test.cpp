@@ -24,6 +24,10 @@ struct FormatOf<q4> {
   using type = Q4Format;
 };
 template <>
+struct FormatOf<q4_k> {
+  using type = Q4KFormat;
+};
+template <>
 struct FormatOf<mxfp4> {
   using type = Mxfp4Format;
 };
@@ -52,7 +56,7 @@ std::vector<Matrix<float>> hard_weights() {
 
 template <class S>
 class CodedBounds : public ::testing::Test {};
-using Storages = ::testing::Types<q8, q4, mxfp4>;
+using Storages = ::testing::Types<q8, q4, q4_k, mxfp4>;
 TYPED_TEST_SUITE(CodedBounds, Storages);
 
 TYPED_TEST(CodedBounds, EachWeightHasTheNearestNumberOfItsScale) {
@@ -62,12 +66,15 @@ TYPED_TEST(CodedBounds, EachWeightHasTheNearestNumberOfItsScale) {
     const Matrix<float> got = packed.unpack(0);
     for (Index out = 0; out < w.rows(); ++out) {
       for (Index k = 0; k < w.cols(); ++k) {
-        const double scale =
-            static_cast<double>(F::scale_of(packed.panel(0, k / 32 * 32, 32, nullptr)->scale[out]));
+        const auto& block = kernels::block_at(packed.stored(0, 0), k / 32);
+        const double scale = static_cast<double>(F::scale_of(block.scale[out]));
         const double weight = static_cast<double>(w(out, k));
-        double nearest = std::abs(weight);
+        double nearest = HUGE_VAL;
         for (unsigned code = 0; code < 1u << F::bits; ++code) {
-          const double number = scale * static_cast<double>(F::unit) * (F::number(code) - F::bias);
+          double number = scale * static_cast<double>(F::unit) * (F::number(code) - F::bias);
+          if constexpr (kernels::HasMinima<F>) {
+            number -= static_cast<double>(block.minimum[out]);
+          }
           nearest = std::min(nearest, std::abs(weight - number));
         }
         ASSERT_LE(std::abs(weight - static_cast<double>(got(out, k))),

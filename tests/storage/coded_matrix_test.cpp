@@ -14,7 +14,7 @@ namespace {
 
 template <class S>
 class CodedMatrices : public ::testing::Test {};
-using Storages = ::testing::Types<q8, q4, mxfp4>;
+using Storages = ::testing::Types<q8, q4, q4_k, mxfp4>;
 TYPED_TEST_SUITE(CodedMatrices, Storages);
 
 template <class S>
@@ -27,13 +27,23 @@ CodedMatrix<F> random_codes(Index rows, Index cols, unsigned number) {
   CodedMatrix<F> made(rows, cols);
   for (Index row = 0; row < rows; ++row) {
     for (Index k = 0; k < cols; ++k) {
-      auto& block = made.block(row, k / 32);
-      block.code[static_cast<std::size_t>(k % 32)] =
+      auto& block = made.block(row, k / made.block_size);
+      block.code[static_cast<std::size_t>(k % made.block_size)] =
           static_cast<std::uint8_t>(random() % (1u << F::bits));
+      const auto half = [&] {
+        return Eigen::half(0.01f * (static_cast<float>(random() % 100) - 50.5f));
+      };
       if constexpr (std::same_as<F, Mxfp4Format>) {
         block.scale = static_cast<std::uint8_t>(119 + random() % 9);
+      } else if constexpr (std::same_as<F, Q4KFormat>) {
+        block.scale.scale = half();
+        block.scale.minimum = half();
+        block.scale.scales[static_cast<std::size_t>(k % 8)] =
+            static_cast<std::uint8_t>(random() % 64);
+        block.scale.minima[static_cast<std::size_t>(k % 8)] =
+            static_cast<std::uint8_t>(random() % 64);
       } else {
-        block.scale = Eigen::half(0.01f * (static_cast<float>(random() % 100) - 50.5f));
+        block.scale = half();
       }
     }
   }
@@ -45,10 +55,20 @@ Matrix<float> decode(const CodedMatrix<F>& coded) {
   Matrix<float> weight(coded.rows(), coded.cols());
   for (Index row = 0; row < coded.rows(); ++row) {
     for (Index k = 0; k < coded.cols(); ++k) {
-      const auto& block = coded.block(row, k / 32);
-      const unsigned code = block.code[static_cast<std::size_t>(k % 32)];
-      weight(row, k) =
-          F::scale_of(block.scale) * (F::unit * static_cast<float>(F::number(code) - F::bias));
+      const auto& block = coded.block(row, k / coded.block_size);
+      const unsigned code = block.code[static_cast<std::size_t>(k % coded.block_size)];
+      if constexpr (std::same_as<F, Q4KFormat>) {
+        const auto part = static_cast<std::size_t>(k % 256 / 32);
+        const auto multiple = [](Eigen::half of, std::uint8_t number) {
+          return double{kernels::widen(of)} * number;
+        };
+        weight(row, k) =
+            static_cast<float>(multiple(block.scale.scale, block.scale.scales[part]) * code -
+                               multiple(block.scale.minimum, block.scale.minima[part]));
+      } else {
+        weight(row, k) =
+            F::scale_of(block.scale) * (F::unit * static_cast<float>(F::number(code) - F::bias));
+      }
     }
   }
   return weight;
@@ -61,12 +81,22 @@ TYPED_TEST(CodedMatrices, ArePackedBitForBit) {
   EXPECT_EQ(both.unpack(0), decode(gate));
   EXPECT_EQ(both.unpack(1), decode(up));
   for (Index out = 0; out < 70; ++out) {
-    for (Index k = 0; k < 128; ++k) {
-      const auto& packed = *both.panel(out / both.share(), k / 32 * 32, 32, nullptr);
+    constexpr Index size = up.block_size;
+    for (Index k = 0; k < up.blocks_of_row() * size; ++k) {
+      const auto& packed = *both.panel(out / both.share(), k / size * size, size, nullptr);
       const Index col = both.share() + out % both.share();
-      const auto& block = up.block(out, k / 32);
-      ASSERT_EQ(packed.code_at(col, k % 32), block.code[static_cast<std::size_t>(k % 32)]);
-      ASSERT_EQ(packed.scale[col], block.scale);
+      const auto& block = up.block(out, k / size);
+      ASSERT_EQ(packed.code_at(col, k % size), block.code[static_cast<std::size_t>(k % size)]);
+      if constexpr (std::same_as<F, Q4KFormat>) {
+        ASSERT_EQ(packed.scale[col], block.scale.scale);
+        ASSERT_EQ(packed.minimum[col], block.scale.minimum);
+        for (std::size_t part = 0; part < 8; ++part) {
+          ASSERT_EQ(packed.part[part].scale[col], block.scale.scales[part]);
+          ASSERT_EQ(packed.part[part].minimum[col], block.scale.minima[part]);
+        }
+      } else {
+        ASSERT_EQ(packed.scale[col], block.scale);
+      }
     }
   }
 }
@@ -75,7 +105,7 @@ TYPED_TEST(CodedMatrices, AreZerosAtFirst) {
   const CodedMatrix<FormatOf<TypeParam>> zeros(3, 50);
   EXPECT_EQ(PackedMatrix<TypeParam>({&zeros}).unpack(0), Matrix<float>::Zero(3, 50));
   EXPECT_EQ(zeros.size(), 150);
-  EXPECT_EQ(zeros.blocks_of_row(), 2);
+  EXPECT_EQ(zeros.blocks_of_row(), zeros.block_size > 32 ? 1 : 2);
 }
 
 TYPED_TEST(CodedMatrices, OfAnExpertGiveWhatItsValuesGive) {
@@ -108,6 +138,18 @@ TEST(CodedMatrix, RefusesCodesThatDoNotFit) {
   CodedMatrix<Q4Format> coded(1, 32);
   coded.block(0, 0).code[5] = 16;
   EXPECT_THROW(PackedMatrix<q4>({&coded}), std::invalid_argument);
+}
+
+TEST(CodedMatrix, RefusesMultiplesOfMoreThanSixBits) {
+  CodedMatrix<Q4KFormat> coded(1, 256);
+  coded.block(0, 0).scale.scales[7] = 63;
+  coded.block(0, 0).scale.minima[0] = 63;
+  EXPECT_NO_THROW(PackedMatrix<q4_k>({&coded}));
+  coded.block(0, 0).scale.scales[7] = 64;
+  EXPECT_THROW(PackedMatrix<q4_k>({&coded}), std::invalid_argument);
+  coded.block(0, 0).scale.scales[7] = 0;
+  coded.block(0, 0).scale.minima[0] = 255;
+  EXPECT_THROW(PackedMatrix<q4_k>({&coded}), std::invalid_argument);
 }
 
 }  // namespace

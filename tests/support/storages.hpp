@@ -10,11 +10,11 @@ namespace moe::testing {
 
 using AllStorages = ::testing::Types<  //
     float, double, bf16,               //
-    q8, q4, mxfp4, fp8>;
+    q8, q4, q4_k, mxfp4, fp8>;
 
 /// Of tokens in float.
 using FloatStorages = ::testing::Types<  //
     float, bf16,                         //
-    q8, q4, mxfp4, fp8>;
+    q8, q4, q4_k, mxfp4, fp8>;
 
 }  // namespace moe::testing

@@ -16,6 +16,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 
 struct q8;
 struct q4;
+struct q4_k;
 struct mxfp4;
 
 namespace compiled {
@@ -49,7 +50,7 @@ struct StorageList {
   }
 };
 
-using Storages = StorageList<float, bf16, q8, q4, mxfp4>;
+using Storages = StorageList<float, bf16, q8, q4, q4_k, mxfp4>;
 
 }  // namespace compiled
 }  // namespace moe::inline MOE_INSTRUCTION_SET

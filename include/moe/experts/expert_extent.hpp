@@ -29,6 +29,15 @@ concept FileStorage = Storage<S> &&
   PackedMatrix<S>(layout, panels);
 };
 
+/// For static_assert: true, or the sentence that says which storages there are.
+template <class S>
+constexpr bool in_file_storage() {
+  static_assert(FileStorage<S>,
+                "experts are offloaded and saved in a storage whose panels are the same bytes on "
+                "every instruction set: q8, q4, q4_k, mxfp4 or fp8");
+  return true;
+}
+
 /// Of experts of one kind and size, d_in to d_ff to d_out.
 template <FileStorage S>
 class ExpertExtent {

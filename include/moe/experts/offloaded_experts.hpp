@@ -18,9 +18,7 @@ namespace moe::inline MOE_INSTRUCTION_SET {
 /// Two threads that call one set take turns.
 template <Storage S>
 class OffloadedExperts {
-  static_assert(FileStorage<S>,
-                "experts are offloaded in a storage whose panels are the same bytes on every "
-                "instruction set: q8, q4, mxfp4 or fp8");
+  static_assert(in_file_storage<S>());
 
  public:
   using W = Wide<S>;

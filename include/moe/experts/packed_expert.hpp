@@ -14,16 +14,21 @@
 #include "../storage/fp8.hpp"
 #include "../storage/mxfp4.hpp"
 #include "../storage/q4.hpp"
+#include "../storage/q4_k.hpp"
 #include "../storage/q8.hpp"
 #include "expert.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// An expert whose weights are codes and scales in a format F, as a storage keeps them.
+/// An expert whose weights are codes and scales in a format F, as a storage keeps them. Those that
+/// are not have no rows.
 template <class F>
 struct CodedExpert {
   ExpertTensors<Matrix<float>, CodedMatrix<F>> params;
   ExpertConfig config;
+
+  bool has_up() const { return params.up.rows() > 0 && (!config.gated || params.gate.rows() > 0); }
+  bool has_down() const { return params.down.rows() > 0; }
 };
 
 /// An expert with packed weights in storage S. Sums, biases and activations are Wide<S>.
@@ -41,14 +46,18 @@ struct PackedExpert {
 
   /// Throws std::invalid_argument unless the parameters have their shapes.
   template <Real T>
-  explicit PackedExpert(const Expert<T>& expert)
-      : config(expert.config()),
-        gate_bias(expert.params().gate_bias.template cast<W>()),
-        up_bias(expert.params().up_bias.template cast<W>()),
-        down_bias(expert.params().down_bias.template cast<W>()),
-        output_gate(expert.params().output_gate.template cast<W>()) {
-    expert.check_params({"Expert"});
-    pack_weights(expert.params());
+  explicit PackedExpert(const Expert<T>& expert) : PackedExpert(expert, WithoutWeights()) {
+    pack_up(expert.params());
+    pack_down(expert.params());
+  }
+
+  /// The same, but with what `coded` has of it, gate and up together or down, as it is there.
+  template <Real T, class F, class P = PackedMatrix<S>>
+  requires std::same_as<typename P::Format, F> PackedExpert(const Expert<T>& expert,
+                                                            const CodedExpert<F>& coded)
+      : PackedExpert(expert, WithoutWeights()) {
+    coded.has_up() ? pack_up(coded.params) : pack_up(expert.params());
+    coded.has_down() ? pack_down(coded.params) : pack_down(expert.params());
   }
 
   /// Of codes and scales in the format of S, as they are. Throws likewise.
@@ -63,7 +72,8 @@ struct PackedExpert {
     const auto& p = expert.params;
     config.validate();
     check_shapes(p, expert_shapes(config, p.up.cols(), p.up.rows(), p.down.rows()), {"Expert"});
-    pack_weights(p);
+    pack_up(p);
+    pack_down(p);
   }
 
   /// Of ready weights. Biases and output gate have their shapes, and are zeros.
@@ -132,9 +142,22 @@ struct PackedExpert {
  private:
   using Finished = kernels::Finished<W>;
 
+  struct WithoutWeights {};
+  template <Real T>
+  PackedExpert(const Expert<T>& expert, WithoutWeights)
+      : config(expert.config()),
+        gate_bias(expert.params().gate_bias.template cast<W>()),
+        up_bias(expert.params().up_bias.template cast<W>()),
+        down_bias(expert.params().down_bias.template cast<W>()),
+        output_gate(expert.params().output_gate.template cast<W>()) {
+    expert.check_params({"Expert"});
+  }
   template <class Params>
-  void pack_weights(const Params& p) {
+  void pack_up(const Params& p) {
     up = config.gated ? PackedMatrix<S>({&p.gate, &p.up}) : PackedMatrix<S>({&p.up});
+  }
+  template <class Params>
+  void pack_down(const Params& p) {
     down = PackedMatrix<S>({&p.down});
   }
   void finish_up(const Finished& tile, const Rows& rows) const;

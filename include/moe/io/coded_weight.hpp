@@ -18,7 +18,9 @@ namespace detail {
 /// Exactly as a scale of format F, or nothing. Scales of MXFP4 are powers of two already.
 template <class F>
 std::optional<typename F::Scale> scale_in(double value) {
-  if constexpr (std::same_as<F, Mxfp4Format>) {
+  if constexpr (kernels::HasMinima<F>) {
+    return std::nullopt;
+  } else if constexpr (std::same_as<F, Mxfp4Format>) {
     return static_cast<std::uint8_t>(std::isnan(value) ? 255 : std::ilogb(value) + 127);
   } else {
     const auto scale = kernels::convert<typename F::Scale>(value);
@@ -32,7 +34,9 @@ std::optional<typename F::Scale> scale_in(double value) {
 template <class F>
 bool has_codes_of(const EncodedWeight& weight) {
   const Encoding& encoding = weight.encoding();
-  if constexpr (std::same_as<F, Mxfp4Format>) {
+  if constexpr (kernels::HasMinima<F>) {
+    return false;
+  } else if constexpr (std::same_as<F, Mxfp4Format>) {
     return encoding.kind == CodeKind::e2m1 && encoding.group == kernels::block_size &&
            encoding.second_scale.empty();
   } else if constexpr (std::same_as<F, Fp8Format>) {

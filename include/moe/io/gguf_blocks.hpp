@@ -100,32 +100,43 @@ struct Mxfp4Block {
 /// What Q4_K and Q5_K have for each of 8 groups of 32: 6 bits of a scale and 6 of a minimum, which
 /// the scales of both, at the beginning of a block, multiply. Of the last four groups the upper two
 /// bits are at the top of the first four's.
-template <class T>
-struct GroupScale {
-  T scale, minimum;
+struct GroupMultiples {
+  int scale, minimum;
 
-  GroupScale(BlockBytes bytes, int group) {
+  GroupMultiples(BlockBytes bytes, int group) {
     const BlockBytes of = bytes.from(4);
     const bool first = group < 4;
     const int numbers = first ? (of.at(group) & 63) : (of.at(group + 4) & 15);
     const int minima = first ? (of.at(group + 4) & 63) : of.at(group + 4) >> 4;
     const int numbers_top = first ? 0 : of.at(group - 4) >> 6 << 4;
     const int minima_top = first ? 0 : of.at(group) >> 6 << 4;
-    scale = bytes.half<T>(0) * static_cast<T>(numbers | numbers_top);
-    minimum = bytes.half<T>(2) * static_cast<T>(minima | minima_top);
+    scale = numbers | numbers_top;
+    minimum = minima | minima_top;
+  }
+};
+
+template <class T>
+struct GroupScale {
+  T scale, minimum;
+
+  GroupScale(BlockBytes bytes, int group) {
+    const GroupMultiples of(bytes, group);
+    scale = bytes.half<T>(0) * static_cast<T>(of.scale);
+    minimum = bytes.half<T>(2) * static_cast<T>(of.minimum);
   }
 };
 
 /// Element i of a group is in the low half of byte i of 32, those of the next group in the high.
 struct Q4_KBlock {
+  static int code(BlockBytes bytes, int group, int i) {
+    return bytes.at(16 + group / 2 * 32 + i) >> group % 2 * 4 & 15;
+  }
   template <class T>
   static void decode(BlockBytes bytes, T* out) {
     for (int group = 0; group < 8; ++group) {
       const GroupScale<T> of(bytes, group);
-      const BlockBytes codes = bytes.from(16 + group / 2 * 32);
-      const int shift = group % 2 * 4;
       for (int i = 0; i < 32; ++i) {
-        out[group * 32 + i] = of.scale * static_cast<T>(codes.at(i) >> shift & 15) - of.minimum;
+        out[group * 32 + i] = of.scale * static_cast<T>(code(bytes, group, i)) - of.minimum;
       }
     }
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// GGUF's blocks -> CodedMatrix of the storage that is exactly them: Q8_0 of q8, Q4_0 of q4, MXFP4
-// of mxfp4. Nothing is decoded, and nothing rounded.
+// GGUF's blocks -> CodedMatrix of the storage that is exactly them: Q8_0 of q8, Q4_0 of q4, Q4_K of
+// q4_k, MXFP4 of mxfp4. Nothing is decoded, and nothing rounded.
 #pragma once
 
 #include <concepts>
@@ -9,6 +9,7 @@
 
 #include "../storage/mxfp4.hpp"
 #include "../storage/q4.hpp"
+#include "../storage/q4_k.hpp"
 #include "../storage/q8.hpp"
 #include "place.hpp"
 
@@ -23,6 +24,8 @@ template <>
 inline constexpr std::optional<DType> block_of<Mxfp4Format> = DType::MXFP4;
 template <>
 inline constexpr std::optional<DType> block_of<Q4Format> = DType::Q4_0;
+template <>
+inline constexpr std::optional<DType> block_of<Q4KFormat> = DType::Q4_K;
 template <>
 inline constexpr std::optional<DType> block_of<Q8Format> = DType::Q8_0;
 
@@ -43,6 +46,24 @@ void copy_codes(BlockBytes from, typename CodedMatrix<F>::Block& to) {
     for (int k = 0; k < 16; ++k) {
       set(k, from.at(bytes + k) & 15);
       set(k + 16, from.at(bytes + k) >> 4);
+    }
+  }
+}
+
+/// Two halves, multiples of them for each group of 32, and codes as Q4_KBlock has them.
+template <>
+inline void copy_codes<Q4KFormat>(BlockBytes from, CodedMatrix<Q4KFormat>::Block& to) {
+  std::memcpy(static_cast<void*>(&to.scale.scale), from.data, sizeof to.scale.scale);
+  std::memcpy(static_cast<void*>(&to.scale.minimum), from.data + sizeof to.scale.scale,
+              sizeof to.scale.minimum);
+  for (int group = 0; group < 8; ++group) {
+    const GroupMultiples of(from, group);
+    const auto at = static_cast<std::size_t>(group);
+    to.scale.scales[at] = static_cast<std::uint8_t>(of.scale);
+    to.scale.minima[at] = static_cast<std::uint8_t>(of.minimum);
+    for (int i = 0; i < 32; ++i) {
+      to.code[at * 32 + static_cast<std::size_t>(i)] =
+          static_cast<std::uint8_t>(Q4_KBlock::code(from, group, i));
     }
   }
 }

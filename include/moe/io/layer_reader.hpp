@@ -95,10 +95,10 @@ class LayerReader {
     }
     return made;
   }
-  /// An expert, or the shared one, in a format F of codes and scales, where all of its weights are
-  /// exactly that in the files.
+  /// An expert, or the shared one, with those of its weights that are exactly in a format F of
+  /// codes and scales in the files.
   template <class F>
-  std::optional<CodedExpert<F>> coded_expert(std::optional<Index> number) const;
+  CodedExpert<F> coded_expert(std::optional<Index> number) const;
   /// Whether some of an expert's weights, or of the shared one's, have more digits than a float.
   bool is_double(std::optional<Index> number) const;
 
@@ -167,14 +167,13 @@ class LayerReader {
 };
 
 template <class F>
-std::optional<CodedExpert<F>> LayerReader::coded_expert(std::optional<Index> number) const {
+CodedExpert<F> LayerReader::coded_expert(std::optional<Index> number) const {
   const ExpertPlace place = expert_place(number);
   CodedExpert<F> expert{.params = {}, .config = place.config};
-  bool whole = true;
   const auto read_tensor = [&]<class M>(std::string_view tensor, M& to, const Shape& shape) {
     const std::string name = detail::joined(place.name, ".", tensor);
     to.resize(shape.rows, shape.cols);
-    if (to.size() == 0 || !whole) {
+    if (to.size() == 0) {
       return;
     }
     if constexpr (std::same_as<M, CodedMatrix<F>>) {
@@ -182,14 +181,13 @@ std::optional<CodedExpert<F>> LayerReader::coded_expert(std::optional<Index> num
       const auto encoded = encoded_place(model_->files(), at);
       std::optional<M> coded = encoded ? coded_weight<F>(*encoded, shape)
                                        : coded_blocks<F>(model_->files().at(at.tensor), at, shape);
-      whole = coded.has_value();
-      to = whole ? std::move(*coded) : M();
+      to = coded ? std::move(*coded) : M();
     } else {
       read(name, to);
     }
   };
   decltype(expert.params)::for_each(read_tensor, expert.params, place.shapes);
-  return whole ? std::optional(std::move(expert)) : std::nullopt;
+  return expert;
 }
 
 inline bool LayerReader::is_double(std::optional<Index> number) const {

@@ -95,29 +95,37 @@ ProductKeyLayer<T> load_product_key_layer(const std::filesystem::path& path, Ind
 
 namespace detail {
 
-/// Of an expert, or of the shared one: its codes and scales where the file's are those of S, else
-/// through the float that holds the file's weights, so that they are rounded once, to S.
-template <Storage S>
-PackedExpert<S> packed_expert(const LayerReader& reader, std::optional<Index> number) {
-  if constexpr (requires { typename PackedMatrix<S>::Format; }) {
-    if (const auto coded = reader.coded_expert<typename PackedMatrix<S>::Format>(number)) {
-      return PackedExpert<S>(*coded);
-    }
-  }
+/// Of an expert, or of the shared one: through the float that holds the file's weights, so that
+/// they are rounded once, to S, but for those that are `coded`.
+template <Storage S, class... Coded>
+PackedExpert<S> packed_floats(const LayerReader& reader, std::optional<Index> number,
+                              const Coded&... coded) {
   const auto read = [&]<class T>(std::type_identity<T>) {
-    return PackedExpert<S>(number ? reader.expert<T>(*number) : reader.shared<T>());
+    return PackedExpert<S>(number ? reader.expert<T>(*number) : reader.shared<T>(), coded...);
   };
   return reader.is_double(number) ? read(std::type_identity<double>{})
                                   : read(std::type_identity<Wide<S>>{});
 }
 
+/// The same with its codes and scales where the file's are those of S.
+template <Storage S>
+PackedExpert<S> packed_expert(const LayerReader& reader, std::optional<Index> number) {
+  if constexpr (requires { typename PackedMatrix<S>::Format; }) {
+    const auto coded = reader.coded_expert<typename PackedMatrix<S>::Format>(number);
+    return coded.has_up() && coded.has_down() ? PackedExpert<S>(coded)
+                                              : packed_floats<S>(reader, number, coded);
+  } else {
+    return packed_floats<S>(reader, number);
+  }
+}
+
 }  // namespace detail
 
 /// pack<S>(load_layer()) expert by expert: of memory it takes the packed layer and one expert.
-/// Where the files have an expert's weights in codes and scales that S holds (MXFP4 in mxfp4,
-/// symmetric integers in q4 and q8, of GGUF Q4_0 and Q8_0) it keeps them, bit for bit. E is
-/// ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a ZeroExperts, and likewise an
-/// AdjugateExperts.
+/// Where the files have gate and up of an expert, or down, in codes and scales that S holds (MXFP4
+/// in mxfp4, symmetric integers in q4 and q8; of GGUF Q4_0 in q4, Q4_K in q4_k, Q8_0 in q8) it
+/// keeps them, bit for bit. E is ZeroExperts<Wide<S>, PackedExperts<S>> where load_layer() needs a
+/// ZeroExperts, and likewise an AdjugateExperts.
 template <Storage S, class RouterT = Router<Wide<S>>, class E = PackedExperts<S>>
 MoELayer<Wide<S>, RouterT, E> load_packed(Checkpoint& model, Index layer) {
   const LayerReader reader(model, layer);

@@ -21,9 +21,7 @@ namespace moe::inline MOE_INSTRUCTION_SET::io {
 /// the path is then as before.
 template <Storage S, class MakeExpert>
 void save_packed(const std::filesystem::path& path, Index num_experts, MakeExpert&& make) {
-  static_assert(FileStorage<S>,
-                "experts are saved in a storage whose panels are the same bytes on every "
-                "instruction set: q8, q4, mxfp4 or fp8");
+  static_assert(in_file_storage<S>());
   using detail::PackedHeader;
   moe::detail::throw_unless(num_experts >= 1, "save_packed: num_experts = ", num_experts,
                             ", expected at least 1");

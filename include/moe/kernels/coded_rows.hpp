@@ -63,15 +63,21 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
+/// The bias of weights that have none, but minima, which the sum of a block multiplies.
+inline constexpr std::int32_t none_but_sum = -1;
+
 /// 32 numbers of a row. Its code is 0 where a number is not finite, and the scale NaN.
 struct CodedInput {
   float scale;
-  std::int32_t correction;  ///< what sums begin with: see most_bias_in_halves
+  std::int32_t correction;  ///< what sums begin with: see most_bias_in_halves; or the bits of sum()
   std::int8_t code[block_size];
+
+  /// scale * the sum of the codes, for weights that have minima.
+  float sum() const { return std::bit_cast<float>(correction); }
 };
 
-/// For weights whose codes are above their values by the bias.
-inline std::int32_t correction_of(const std::int8_t* code, std::int32_t bias) {
+/// For weights whose codes are above their values by the bias, or have minima.
+inline std::int32_t correction_of(const std::int8_t* code, float scale, std::int32_t bias) {
   // Each code is lifted by 128 to be positive, so that a word adds up four pairs of them.
   std::uint64_t pairs = 0;
   for (Index k = 0; k < block_size; k += 8) {
@@ -85,6 +91,9 @@ inline std::int32_t correction_of(const std::int8_t* code, std::int32_t bias) {
     return static_cast<std::int32_t>(pairs >> 16 * number & 0xffffu);
   };
   const std::int32_t low = pair(0) + pair(2) - 16 * 128, high = pair(1) + pair(3) - 16 * 128;
+  if (bias == none_but_sum) {
+    return std::bit_cast<std::int32_t>(scale * static_cast<float>(low + high));
+  }
   if (bias <= most_bias_in_halves) {
     return static_cast<std::int32_t>((static_cast<std::uint32_t>(-bias * high) << 16) |
                                      (static_cast<std::uint32_t>(-bias * low) & 0xffffu));
@@ -120,7 +129,7 @@ inline CodedInput encode_input(const float* x, std::int32_t bias) {
     const auto bits = std::bit_cast<std::int32_t>(multiply_add(x[k] * up, steps, shift));
     block.code[k] = static_cast<std::int8_t>(bits - std::bit_cast<std::int32_t>(shift));
   }
-  block.correction = correction_of(block.code, bias);
+  block.correction = correction_of(block.code, block.scale, bias);
   return block;
 }
 

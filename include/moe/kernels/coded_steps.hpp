@@ -42,8 +42,10 @@ struct RegisterTile<CodedInput, CodedBlock<F>> {
   using Sum = float;
   static constexpr Index cols = CodedBlock<F>::cols, step = block_size;
   static constexpr int rows = coded_rows;
-  static constexpr Index depth = 262144 / Index{sizeof(CodedBlock<F>)} * step;
-  static constexpr Index lines = Index{sizeof(CodedBlock<F>)} / 64;  ///< of a step of a panel
+  static constexpr Index depth = 262144 / Index{sizeof(CodedBlock<F>)} * CodedBlock<F>::depth;
+  static constexpr Index step_bytes =
+      Index{sizeof(CodedBlock<F>)} / (CodedBlock<F>::depth / step);  ///< of a panel
+  static constexpr Index lines = (step_bytes + 63) / 64;
   static constexpr Index lines_ahead = (lines / 3 + 1) / 2 * 2;
 
   static constexpr Index whole_steps(Index k) { return (k + step - 1) / step * step; }
@@ -68,9 +70,9 @@ class BlockFetch {
   explicit BlockFetch(Ahead ahead)
       : next_(static_cast<const char*>(ahead.data)), stride_(ahead.stride) {}
 
-  void operator()(const CodedBlock<F>* block) {
+  void operator()(const CodedBlock<F>* panel, Index number) {
     if constexpr (Rows <= 2) {
-      const char* own = reinterpret_cast<const char*>(block);
+      const char* own = reinterpret_cast<const char*>(panel) + number * Tile::step_bytes;
       MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines; ++i) {
         prefetch<2>(own + 8192 + 64 * i);
         prefetch<1>(own + 1024 + 64 * i);

@@ -20,6 +20,13 @@ inline __m256 load_scales(const std::uint8_t* from) {
       _mm256_slli_epi32(e, 23), _mm256_and_si256(special, _mm256_set1_epi32(0x400000))));
 }
 
+/// Exactly.
+inline __m256 load_scales(Multiples from) {
+  const __m256i multiple =
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from.multiple)));
+  return _mm256_mul_ps(load_scales(from.of), _mm256_cvtepi32_ps(multiple));
+}
+
 /// Numbers of 4 k of 8 columns, from the low or the high halves of the bytes.
 template <class F>
 __m256i numbers_of(__m256i bytes, int half) {
@@ -61,22 +68,39 @@ inline __m256i add_products(__m256i sum, __m256i w, __m256i x) {
 inline __m256i whole_sum(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 #endif
 
+/// The scales of 8 columns of a block, and their minima if there are any.
+template <class F>
+struct ColumnScales {
+  __m256 scale, minimum;
+
+  ColumnScales(const BlockOf32<F>& block, Index col)
+      : scale(load_scales(block.scale + col)), minimum(_mm256_setzero_ps()) {
+    if constexpr (HasMinima<F>) {
+      minimum = load_scales(block.minimum + col);
+    }
+  }
+};
+
 /// to += the sums of a block for 8 columns, times their scales.
 template <class F>
-void finish_block(__m256i dot, __m256 scale, const CodedInput& x, float* to) {
-  const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale * F::unit));
-  _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, _mm256_loadu_ps(to)));
+void finish_block(__m256i dot, const ColumnScales<F>& of, const CodedInput& x, float* to) {
+  const __m256 both = _mm256_mul_ps(of.scale, _mm256_set1_ps(x.scale * F::unit));
+  __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, _mm256_loadu_ps(to));
+  if constexpr (HasMinima<F>) {
+    sum = _mm256_fnmadd_ps(of.minimum, _mm256_set1_ps(x.sum()), sum);
+  }
+  _mm256_storeu_ps(to, sum);
 }
 
 /// sums += a block of 16 columns from `col` on.
 template <class F, int Rows>
 EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* row,
-                                              const CodedBlock<F>& block, Index b, Index col,
+                                              const BlockOf32<F>& block, Index b, Index col,
                                               float* sums, Index stride) {
   using Block = CodedBlock<F>;
   __m256i dot[Rows][2];
   MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-    dot[r][0] = dot[r][1] = _mm256_set1_epi32(row[r][b].correction);
+    dot[r][0] = dot[r][1] = _mm256_set1_epi32(first_sum<F>(row[r][b]));
   }
   const std::uint8_t* lines = block.code + col / Block::group * Block::lines * Block::line;
   MOE_KEEP_LOOP for (Index i = 0; i < Block::lines; ++i) {
@@ -96,11 +120,11 @@ EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* row,
       add_lines(numbers_of<F>(first, 1), numbers_of<F>(second, 1), 16 + 4 * i);
     }
   }
-  const __m256 scale0 = load_scales(block.scale + col), scale1 = load_scales(block.scale + col + 8);
+  const ColumnScales<F> scale0(block, col), scale1(block, col + 8);
   MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
     float* to = sums + r * stride + col;
-    finish_block<F>(whole_sum(dot[r][0]), scale0, row[r][b], to);
-    finish_block<F>(whole_sum(dot[r][1]), scale1, row[r][b], to + 8);
+    finish_block(whole_sum(dot[r][0]), scale0, row[r][b], to);
+    finish_block(whole_sum(dot[r][1]), scale1, row[r][b], to + 8);
   }
 }
 
@@ -147,11 +171,11 @@ EIGEN_ALWAYS_INLINE void multiply_pairs_of_16(const CodedInput* const* row,
     add_lines(_mm256_and_si256(first, low), _mm256_and_si256(second, low), 0, i);
     add_lines(_mm256_srli_epi16(first, 8), _mm256_srli_epi16(second, 8), 1, i);
   }
-  const __m256 scale0 = load_scales(block.scale + col), scale1 = load_scales(block.scale + col + 8);
+  const ColumnScales<F> scale0(block, col), scale1(block, col + 8);
   MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
     float* to = sums + r * stride + col;
-    finish_block<F>(dot[r][0], scale0, row[r][b], to);
-    finish_block<F>(dot[r][1], scale1, row[r][b], to + 8);
+    finish_block(dot[r][0], scale0, row[r][b], to);
+    finish_block(dot[r][1], scale1, row[r][b], to + 8);
   }
 }
 #endif
@@ -169,7 +193,7 @@ EIGEN_DONT_INLINE void multiply_coded(const CodedInput* const* rows, const Coded
     }
   }
   for (Index b = 0; b < blocks; ++b) {
-    fetch(panel + b);
+    fetch(panel, b);
 #ifdef MOE_BYTE_DOTS_IN_HALVES
     if constexpr (F::bits == 8) {
       const CodePairs<Rows> x(row, b);
@@ -180,7 +204,7 @@ EIGEN_DONT_INLINE void multiply_coded(const CodedInput* const* rows, const Coded
     }
 #endif
     for (Index col = 0; col < CodedBlock<F>::cols; col += 16) {
-      multiply_block_of_16<F, Rows>(row, panel[b], b, col, sums.data, sums.stride);
+      multiply_block_of_16<F, Rows>(row, block_at(panel, b), b, col, sums.data, sums.stride);
     }
   }
 }

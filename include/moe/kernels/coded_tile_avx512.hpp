@@ -27,6 +27,13 @@ inline __m512 load_scales(const std::uint8_t* from) {
       _mm512_mask_or_epi32(bits, special, bits, _mm512_set1_epi32(0x400000)));
 }
 
+/// Exactly.
+inline __m512 load_scales(Multiples from) {
+  const __m512i multiple = _mm512_maskz_cvtepu8_epi32(
+      all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.multiple)));
+  return _mm512_mul_ps(load_scales(from.of), _mm512_maskz_cvtepi32_ps(all, multiple));
+}
+
 /// The numbers of 4 k of 16 columns; of 4 bits, from the low or the high half of the bytes.
 template <class F>
 __m512i numbers_of(const std::uint8_t* line, int half) {
@@ -63,15 +70,16 @@ EIGEN_DONT_INLINE void multiply_coded_groups(const CodedInput* const* rows,
                         : _mm512_setzero_ps();
     }
   }
-  for (Index b = 0; b < blocks; ++b, ++panel) {
-    fetch(panel);
+  for (Index b = 0; b < blocks; ++b) {
+    fetch(panel, b);
+    const auto& block = block_at(panel, b);
     __m512i dot[Rows][Groups];
     MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
       MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
-        dot[r][g] = _mm512_set1_epi32(row[r][b].correction);
+        dot[r][g] = _mm512_set1_epi32(first_sum<F>(row[r][b]));
       }
     }
-    const std::uint8_t* lines = panel->code + first * Block::lines * Block::line;
+    const std::uint8_t* lines = block.code + first * Block::lines * Block::line;
     MOE_UNROLL_LOOP for (int i = 0; i < 8; ++i) {  // 4 k each
       __m512i w[Groups];
       MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
@@ -85,10 +93,16 @@ EIGEN_DONT_INLINE void multiply_coded_groups(const CodedInput* const* rows,
       }
     }
     MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
-      const __m512 scale = load_scales(panel->scale + (first + g) * Block::group);
+      const __m512 scale = load_scales(block.scale + (first + g) * Block::group);
       MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
         const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(row[r][b].scale * F::unit));
         total[r][g] = _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(all, dot[r][g]), both, total[r][g]);
+      }
+      if constexpr (HasMinima<F>) {
+        const __m512 minimum = load_scales(block.minimum + (first + g) * Block::group);
+        MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
+          total[r][g] = _mm512_fnmadd_ps(minimum, _mm512_set1_ps(row[r][b].sum()), total[r][g]);
+        }
       }
     }
   }

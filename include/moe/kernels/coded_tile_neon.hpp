@@ -22,6 +22,13 @@ inline float32x4_t load_scales(const std::uint8_t* from) {
       vorrq_u32(vshlq_n_u32(e, 23), vandq_u32(special, vdupq_n_u32(0x400000))));
 }
 
+/// Exactly.
+inline float32x4_t load_scales(Multiples from) {
+  const std::uint8_t* m = from.multiple;
+  const std::uint32_t four[] = {m[0], m[1], m[2], m[3]};
+  return vmulq_f32(load_scales(from.of), vcvtq_f32_u32(vld1q_u32(four)));
+}
+
 /// The numbers of 4 k of 4 columns; of 4 bits, from the low or the high half of the bytes.
 template <class F>
 int8x16_t numbers_of(const std::uint8_t* from, int half) {
@@ -48,15 +55,16 @@ EIGEN_DONT_INLINE void multiply_coded(const CodedInput* const* rows, const Coded
   BlockFetch<F, Rows> fetch(ahead);
   for (Index b = 0; b < blocks; ++b) {
     const bool add = b > 0 || sums.update == Update::add;
-    fetch(panel + b);
+    fetch(panel, b);
+    const auto& block = block_at(panel, b);
     for (Index col = 0; col < Block::cols; col += Block::group) {
       int32x4_t dot[Rows][quarters];
       MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
         MOE_UNROLL_LOOP for (int q = 0; q < quarters; ++q) {
-          dot[r][q] = vdupq_n_s32(rows[r][b].correction);
+          dot[r][q] = vdupq_n_s32(first_sum<F>(rows[r][b]));
         }
       }
-      const std::uint8_t* lines = panel[b].code + col / Block::group * Block::lines * Block::line;
+      const std::uint8_t* lines = block.code + col / Block::group * Block::lines * Block::line;
       MOE_UNROLL_LOOP for (int i = 0; i < 8; ++i) {  // 4 k each
         int8x16_t w[quarters];
         MOE_UNROLL_LOOP for (int q = 0; q < quarters; ++q) {
@@ -71,12 +79,20 @@ EIGEN_DONT_INLINE void multiply_coded(const CodedInput* const* rows, const Coded
         }
       }
       MOE_UNROLL_LOOP for (int q = 0; q < quarters; ++q) {
-        const float32x4_t scale = load_scales(panel[b].scale + col + 4 * q);
+        const float32x4_t scale = load_scales(block.scale + col + 4 * q);
+        float32x4_t minimum = vdupq_n_f32(0.0f);
+        if constexpr (HasMinima<F>) {
+          minimum = load_scales(block.minimum + col + 4 * q);
+        }
         MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
           float* to = sums.data + r * sums.stride + col + 4 * q;
           const float32x4_t before = add ? vld1q_f32(to) : vdupq_n_f32(0.0f);
           const float32x4_t both = vmulq_n_f32(scale, rows[r][b].scale * F::unit);
-          vst1q_f32(to, vfmaq_f32(before, vcvtq_f32_s32(dot[r][q]), both));
+          float32x4_t sum = vfmaq_f32(before, vcvtq_f32_s32(dot[r][q]), both);
+          if constexpr (HasMinima<F>) {
+            sum = vfmsq_f32(sum, minimum, vdupq_n_f32(rows[r][b].sum()));
+          }
+          vst1q_f32(to, sum);
         }
       }
     }

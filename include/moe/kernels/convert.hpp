@@ -18,7 +18,9 @@ concept SixteenBitFloat = std::same_as<T, Eigen::half> || std::same_as<T, bf16>;
 
 /// In steps without a branch, so that loops of it are vectorised also where no instruction does it.
 inline float widen(Eigen::half value) {
-  const std::uint32_t bits = value.x, magnitude = (bits & 0x7fffu) << 13;
+  // Not value.x, which is a number where the machine computes with halves.
+  const std::uint32_t bits = Eigen::numext::bit_cast<std::uint16_t>(value);
+  const std::uint32_t magnitude = (bits & 0x7fffu) << 13;
   constexpr std::uint32_t smallest_normal = 0x400u << 13, infinity = 0x7c00u << 13;
   constexpr std::uint32_t rebias = 112u << 23;  // of the exponent: float's 127 for half's 15
   // 2^-14 and a fraction of it, less 2^-14: no denormal float, which a processor may take for 0.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights in integers with a scale for every 32 k: CodedPanels<F> is the PackedMatrix of each such
-// storage, but for how it makes codes of numbers. Rows of x and hidden rows are in integers of 8
-// bits, so that sums of 32 products are exact.
+// Weights in integers with a scale for every 32 k, and perhaps a minimum: CodedPanels<F> is the
+// PackedMatrix of each such storage, but for how it makes codes of numbers. Rows of x and hidden
+// rows are in integers of 8 bits, so that sums of 32 products are exact.
 //
-// A format F is one of kernels/coded_panel.hpp, which makes a scale and 32 codes of 32 weights:
+// A format F is one of kernels/coded_panel.hpp, which makes a scale and codes of as many weights as
+// its CodedBlock is deep:
 //
 //   encode(values, codes)   returns the scale as it is stored; NaN if a weight is not finite
 //   name                    in files of moe
@@ -56,8 +57,8 @@ class CodedPanels
     encode_missing(static_cast<Index>(weights.size()), blocks.get());
     blocks_ = blocks;
   }
-  /// The codes and scales of the weights, as they are. Throws std::invalid_argument where a code
-  /// does not fit.
+  /// The codes and scales of the weights, as they are. Throws std::invalid_argument where a code or
+  /// a multiple does not fit.
   CodedPanels(std::initializer_list<const CodedMatrix<F>*> weights)
       : Layout(weights.size(), (*weights.begin())->rows(), (*weights.begin())->cols()) {
     const auto blocks = detail::zeroed_panels<Weight>(num_panels() * panel_size());
@@ -66,11 +67,9 @@ class CodedPanels
       for (Index out = 0; out < num_outputs(); ++out) {
         for (Index number = 0; number < weight->blocks_of_row(); ++number) {
           const auto& block = weight->block(out, number);
-          const unsigned most = *std::max_element(block.code.begin(), block.code.end());
-          detail::throw_unless(most >> F::bits == 0, "PackedMatrix: code ", most, ", expected ",
-                               F::bits, " bits");
+          check_codes(block);
           store_block(block.scale, block.code.data(), first_col + out % share(),
-                      blocks[place_of(out, number * kernels::block_size)]);
+                      blocks[place_of(out, number * block_depth)]);
         }
       }
       first_col += share();
@@ -88,11 +87,7 @@ class CodedPanels
     for (Index out = 0; out < num_outputs(); ++out) {
       const Index col = number * share() + out % share();
       for (Index k = 0; k < width(); ++k) {
-        const Weight& block = blocks_[place_of(out, k)];
-        const Index step = k % kernels::block_size;
-        weight(out, k) =
-            F::scale_of(block.scale[col]) *
-            (F::unit * static_cast<float>(F::number(block.code_at(col, step)) - F::bias));
+        weight(out, k) = blocks_[place_of(out, k)].weight(col, k % block_depth);
       }
     }
     return weight;
@@ -106,11 +101,10 @@ class CodedPanels
   }
   /// The block of a panel that k is in.
   const Stored* stored(Index number, Index k) const {
-    return blocks_.get() + number * panel_size() + k / kernels::block_size;
+    return blocks_.get() + number * panel_size() + k / block_depth;
   }
   std::span<const std::byte> source(Index number, Index k, Index size) const {
-    return std::as_bytes(
-        std::span(stored(number, k), static_cast<std::size_t>(size / kernels::block_size)));
+    return std::as_bytes(std::span(stored(number, k), static_cast<std::size_t>(blocks_of(size))));
   }
 
   /// Values (size), times the weight, as a part of a row: blocks from k on.
@@ -121,40 +115,56 @@ class CodedPanels
   }
 
  private:
-  Index panel_size() const { return depth() / kernels::block_size; }
+  static constexpr Index block_depth = Weight::depth;
+
+  static Index blocks_of(Index k) { return (k + block_depth - 1) / block_depth; }
+  Index panel_size() const { return blocks_of(depth()); }
   Index place_of(Index out, Index k) const {
-    return out / share() * panel_size() + k / kernels::block_size;
+    return out / share() * panel_size() + k / block_depth;
+  }
+  static void check_codes(const typename CodedMatrix<F>::Block& block) {
+    const auto check_most = [](const auto& numbers, unsigned limit, const char* name) {
+      const unsigned most = *std::max_element(numbers.begin(), numbers.end());
+      detail::throw_unless(most <= limit, "PackedMatrix: ", name, " ", most, ", expected at most ",
+                           limit);
+    };
+    check_most(block.code, (1u << F::bits) - 1u, "code");
+    if constexpr (kernels::HasMinima<F>) {
+      check_most(block.scale.scales, F::most_multiple, "scale");
+      check_most(block.scale.minima, F::most_multiple, "minimum");
+    }
   }
 
   template <class T>
   void encode(const T* row, Index out, Index first_col, Weight* blocks) const {
     const Index col = first_col + out % share();
-    for (Index k = 0; k < width(); k += kernels::block_size) {
-      float values[kernels::block_size] = {};
-      const Index count = (std::min)(kernels::block_size, width() - k);
+    for (Index k = 0; k < width(); k += block_depth) {
+      float values[block_depth] = {};
+      const Index count = (std::min)(block_depth, width() - k);
       std::transform(row + k, row + k + count, values,
                      [](const T& value) { return kernels::convert<float>(value); });
       encode_block(values, col, blocks[place_of(out, k)]);
     }
   }
   static void encode_block(const float* values, Index col, Weight& block) {
-    unsigned codes[kernels::block_size];
+    unsigned codes[block_depth];
     const typename F::Scale scale = F::encode(values, codes);
     store_block(scale, codes, col, block);
   }
   template <class Code>
-  static void store_block(typename F::Scale scale, const Code* codes, Index col, Weight& block) {
-    block.scale[col] = scale;
-    for (Index i = 0; i < kernels::block_size; ++i) {
+  static void store_block(const typename F::Scale& scale, const Code* codes, Index col,
+                          Weight& block) {
+    block.set_scale(col, scale);
+    for (Index i = 0; i < block_depth; ++i) {
       block.set_code(col, i, codes[i]);
     }
   }
   /// Zeros for the outputs that the last panel lacks: a code of 0 is none.
   void encode_missing(Index count, Weight* blocks) const {
-    constexpr float zeros[kernels::block_size] = {};
+    constexpr float zeros[block_depth] = {};
     for (Index out = num_outputs(); out < num_panels() * share(); ++out) {
       for (Index number = 0; number < count; ++number) {
-        for (Index k = 0; k < depth(); k += kernels::block_size) {
+        for (Index k = 0; k < depth(); k += block_depth) {
           encode_block(zeros, number * share() + out % share(), blocks[place_of(out, k)]);
         }
       }

@@ -26,7 +26,8 @@ namespace kernels {
 inline Eigen::half half_not_below(float value) {
   Eigen::half half(value);
   if (widen(half) < value) {
-    ++half.x;
+    const auto next = Eigen::numext::bit_cast<std::uint16_t>(half) + 1;
+    half = Eigen::half_impl::raw_uint16_to_half(static_cast<std::uint16_t>(next));
   }
   return half;
 }
