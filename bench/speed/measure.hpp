@@ -27,8 +27,7 @@ constexpr double bytes_of_weight() {
     return static_cast<double>(sizeof(Block)) / static_cast<double>(sizeof(Block::code));
   } else {
     using Block = typename PackedMatrix<S>::Weight;
-    return static_cast<double>(sizeof(Block)) /
-           static_cast<double>(Block::cols * kernels::block_size);
+    return static_cast<double>(sizeof(Block)) / static_cast<double>(Block::cols * Block::depth);
   }
 }
 
