@@ -71,7 +71,8 @@ struct Q4KFormat {
       if (!(scale > 0.0f) || !std::isfinite(minimum)) {
         return 0;
       }
-      return static_cast<unsigned>((std::clamp)((value + minimum) / scale, 0.0f, 15.0f) + 0.5f);
+      return static_cast<unsigned>(
+          std::lround((std::clamp)((value + minimum) / scale, 0.0f, 15.0f)));
     }
     /// Of 32 values. Differences are rounded to float, whose squares are exact in double:
     /// instruction sets differ in whether they round between a product and a sum.
@@ -134,7 +135,7 @@ struct Q4KFormat {
   }
   static std::uint8_t nearest_multiple(float value, Eigen::half of) {
     const float step = kernels::widen(of);
-    return step > 0.0f ? static_cast<std::uint8_t>(value / step + 0.5f) : std::uint8_t{0};
+    return step > 0.0f ? static_cast<std::uint8_t>(std::lround(value / step)) : std::uint8_t{0};
   }
 };
 
