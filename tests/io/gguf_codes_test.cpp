@@ -131,7 +131,8 @@ std::array<std::byte, 144> q4_k_bytes(const CodedMatrix<Q4KFormat>::Block& block
       add(4 + group, minimum >> 4 << 6);
     }
     for (std::size_t i = 0; i < 32; ++i) {
-      add(16 + group / 2 * 32 + i, block.code[32 * group + i] << group % 2 * 4);
+      const unsigned code = block.code[32 * group + i];
+      add(16 + group / 2 * 32 + i, code << group % 2 * 4);
     }
   }
   return bytes;
