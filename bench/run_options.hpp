@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line that moe_speed and moe_peers share, and the rows that they write.
+// The command line that moe_speed, moe_peers and moe_train_step share, and the rows that they
+// write.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -35,7 +36,7 @@ struct RunOptions {
   template <class Row>
   void write(const std::vector<Row>& rows) const {
     if (rows.empty()) {
-      throw std::runtime_error("no case that this machine can run contains " + filter);
+      throw std::runtime_error("no case that this machine can run contains \"" + filter + "\"");
     }
     if (json.empty()) {
       return;

@@ -177,6 +177,7 @@ void write_file(const Options& options, const fs::path& path) {
   });
 }
 
+// CLI::Range takes NaN for a number of any range.
 void check_options(const Options& options) {
   if (!(std::abs(options.zipf) <= 10.0)) {  // else experts may have no probability that is a number
     throw std::invalid_argument("--zipf " + std::to_string(options.zipf) + ", expected -10 to 10");

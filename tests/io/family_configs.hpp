@@ -9,6 +9,10 @@
 
 namespace moe::io::testing {
 
+/// Keys of sizes that most families have.
+inline constexpr std::string_view four_experts = R"("hidden_size": 8, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 16)";
+
 /// A config that every family finds its keys in.
 inline std::string config_text(std::string_view family) {
   return detail::joined(R"({"model_type": ")", family, R"(", "hidden_size": 8, "num_experts": 4,

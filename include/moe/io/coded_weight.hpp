@@ -18,9 +18,7 @@ namespace detail {
 /// Exactly as a scale of format F, or nothing. Scales of MXFP4 are powers of two already.
 template <class F>
 std::optional<typename F::Scale> scale_in(double value) {
-  if constexpr (kernels::HasMinima<F>) {
-    return std::nullopt;
-  } else if constexpr (std::same_as<F, Mxfp4Format>) {
+  if constexpr (std::same_as<F, Mxfp4Format>) {
     return static_cast<std::uint8_t>(std::isnan(value) ? 255 : std::ilogb(value) + 127);
   } else {
     const auto scale = kernels::convert<typename F::Scale>(value);
@@ -34,9 +32,7 @@ std::optional<typename F::Scale> scale_in(double value) {
 template <class F>
 bool has_codes_of(const EncodedWeight& weight) {
   const Encoding& encoding = weight.encoding();
-  if constexpr (kernels::HasMinima<F>) {
-    return false;
-  } else if constexpr (std::same_as<F, Mxfp4Format>) {
+  if constexpr (std::same_as<F, Mxfp4Format>) {
     return encoding.kind == CodeKind::e2m1 && encoding.group == kernels::block_size &&
            encoding.second_scale.empty();
   } else if constexpr (std::same_as<F, Fp8Format>) {
@@ -88,6 +84,12 @@ std::optional<CodedMatrix<F>> coded_weight(const EncodedPlace& from, Shape shape
     }
   }
   return coded;
+}
+
+/// Nothing: no weight here has minima.
+template <kernels::HasMinima F>
+std::optional<CodedMatrix<F>> coded_weight(const EncodedPlace& /*from*/, Shape /*shape*/) {
+  return std::nullopt;
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

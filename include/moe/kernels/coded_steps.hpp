@@ -59,9 +59,9 @@ inline std::int32_t four_codes(const std::int8_t* code) {
 }
 
 /// Asks for lines at each block of a tile: for what comes next or, where one or two rows wait for
-/// memory, for the panel's own. Those are asked for twice: two pages ahead, as many lines must be
-/// under way as the second cache takes, more than the first can wait for; and again about a block
-/// ahead, as bytes are used up so fast that the way from the second would be waited for.
+/// memory, for the panel's own. Those are asked for twice: two pages ahead by the second cache,
+/// which has more lines under way at a time than the first; and about a block ahead by the first,
+/// as bytes are used up so fast that the way from the second would be waited for.
 template <class F, int Rows>
 class BlockFetch {
   using Tile = RegisterTile<CodedInput, CodedBlock<F>>;
