@@ -102,7 +102,8 @@ struct Q4KFormat {
       if (det == 0) {  // they are all the same
         return *this;
       }
-      const double short_sum = static_cast<float>(sum), short_product = static_cast<float>(product);
+      const double short_sum = static_cast<double>(static_cast<float>(sum));
+      const double short_product = static_cast<double>(static_cast<float>(product));
       const double above = codes * short_product - squares * short_sum;
       if (above < 0.0) {
         return {static_cast<float>(short_product / squares), 0.0f};
