@@ -5,6 +5,7 @@
 #include "storage/bfloat16.hpp"
 #include "storage/coded.hpp"
 #include "storage/coded_matrix.hpp"
+#include "storage/encode.hpp"
 #include "storage/float.hpp"
 #include "storage/fp8.hpp"
 #include "storage/mxfp4.hpp"

@@ -3,6 +3,8 @@
 // Compute Project 2023, Microscaling Formats), as gpt-oss is published.
 #pragma once
 
+#include <array>
+
 #include "../kernels/eight_bit_floats.hpp"
 #include "q8.hpp"
 
@@ -47,39 +49,42 @@ struct Mxfp4Format {
     const auto lower = static_cast<Scale>((std::clamp)(exponent, 0, 254));
     const auto upper = static_cast<Scale>((std::clamp)(exponent + 1, 0, 254));
     const Scale scale = error(values, upper) < error(values, lower) ? upper : lower;
+    const Codes magnitudes = magnitudes_of(values, scale);
     for (Index k = 0; k < kernels::block_size; ++k) {
-      codes[k] = nearest(values[k], scale);
+      codes[k] = magnitudes[static_cast<std::size_t>(k)] + (values[k] < 0.0f ? 8u : 0u);
     }
     return scale;
   }
 
  private:
-  static double value(unsigned code, Scale scale) {
-    return static_cast<double>(scale_of(scale)) * 0.5 * (number(code) - bias);
-  }
-  /// Ties go to the even code.
-  static unsigned nearest(float weight, Scale scale) {
-    const double magnitude = std::abs(static_cast<double>(weight));
-    unsigned best = 0;
-    for (unsigned code = 1; code < 8; ++code) {
-      const double gain =
-          std::abs(magnitude - value(best, scale)) - std::abs(magnitude - value(code, scale));
-      if (gain > 0.0 || (gain >= 0.0 && code % 2 == 0)) {
-        best = code;
+  using Codes = std::array<unsigned, kernels::block_size>;
+
+  static constexpr std::int32_t halves(unsigned code) { return number(code) - bias; }
+
+  /// The codes nearest to the magnitudes of 32 weights; ties go to the even code.
+  static Codes magnitudes_of(const float* values, Scale scale) {
+    const float half = scale_of(scale) * unit;
+    Codes codes{};
+    for (std::size_t k = 0; k < codes.size(); ++k) {
+      const float magnitude = std::abs(values[k]) / half;  // exact, as far as codes depend on it
+      for (unsigned code = 1; code < 8; ++code) {
+        const float middle = 0.5f * static_cast<float>(halves(code - 1) + halves(code));
+        codes[k] += static_cast<unsigned>(code % 2 == 0 ? magnitude >= middle : magnitude > middle);
       }
     }
-    return best + (weight < 0.0f ? 8u : 0u);
+    return codes;
   }
-  /// Of differences in float, whose squares are exact in double: instruction sets differ in whether
-  /// they round between a product and a sum.
+  /// Of differences in float, whose squares are exact in double.
   static double error(const float* values, Scale scale) {
-    double sum = 0.0;
-    for (Index k = 0; k < kernels::block_size; ++k) {
-      const auto off = static_cast<float>(static_cast<double>(values[k]) -
-                                          value(nearest(values[k], scale), scale));
-      sum += static_cast<double>(off) * static_cast<double>(off);
+    const double half = static_cast<double>(scale_of(scale) * unit);
+    const Codes codes = magnitudes_of(values, scale);
+    kernels::Block off;
+    for (std::size_t k = 0; k < off.size(); ++k) {
+      const double value = half * halves(codes[k]);
+      const auto rounded = static_cast<float>(static_cast<double>(std::abs(values[k])) - value);
+      off[k] = static_cast<double>(rounded);
     }
-    return sum;
+    return kernels::exact_dot(off, off);
   }
 };
 

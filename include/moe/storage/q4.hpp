@@ -38,20 +38,21 @@ struct Q4Format {
                           [](float a, float b) { return std::abs(a) < std::abs(b); });
     const Scale stored(best_scale(values, most));
     const float scale = scale_of(stored);
-    for (Index k = 0; k < kernels::block_size && std::abs(scale) > 0.0f; ++k) {
-      codes[k] = static_cast<unsigned>(steps_of(values[k] / scale) + bias);
+    if (std::abs(scale) > 0.0f) {
+      const kernels::Block steps = steps_of(values, scale);
+      std::transform(steps.begin(), steps.end(), codes,
+                     [](double step) { return static_cast<unsigned>(step + bias); });
     }
     return stored;
   }
 
  private:
-  static std::int32_t steps_of(float value) {
-    return static_cast<std::int32_t>(std::lround((std::clamp)(value, -8.0f, 7.0f)));
+  static kernels::Block steps_of(const float* values, float scale) {
+    return kernels::nearest_steps(values, 0.0f, scale, -8.0f, 7.0f);
   }
-  /// Nothing is rounded between a product and a sum, where instruction sets differ: products of a
-  /// float and of steps are exact in double.
   static float best_scale(const float* values, float most) {
     constexpr int trials = 9;
+    const kernels::Block weights = kernels::block_of(values);
     float best = most / -8.0f;
     double explained = -1.0;  // of the sum of squares, by codes and their scale
     for (int trial = -trials; trial <= trials; ++trial) {
@@ -59,12 +60,9 @@ struct Q4Format {
       if (!(std::abs(scale) > 0.0f)) {
         return 0.0f;
       }
-      double product = 0.0, square = 0.0;
-      for (Index k = 0; k < kernels::block_size; ++k) {
-        const double steps = steps_of(values[k] / scale);
-        product += steps * static_cast<double>(values[k]);
-        square += steps * steps;
-      }
+      const kernels::Block steps = steps_of(values, scale);
+      const double product = kernels::exact_dot(steps, weights);
+      const double square = kernels::exact_dot(steps, steps);
       if (product * product > explained * square) {
         explained = product * product / square;
         best = static_cast<float>(product / square);

@@ -55,60 +55,62 @@ struct Q4KFormat {
       stored.minima[i] = nearest_multiple(line[i].minimum, stored.minimum);
       const Line rounded{kernels::widen(stored.scale) * static_cast<float>(stored.scales[i]),
                          kernels::widen(stored.minimum) * static_cast<float>(stored.minima[i])};
-      for (std::size_t k = i * size; k < (i + 1) * size; ++k) {
-        codes[k] = rounded.code_of(values[k]);
-      }
+      const Block of_block = rounded.codes_of(values + i * size);
+      std::transform(of_block.begin(), of_block.end(), codes + i * size,
+                     [](double code) { return static_cast<unsigned>(code); });
     }
     return stored;
   }
 
  private:
+  using Block = kernels::Block;
+
+  static constexpr Block ones = [] {
+    Block block{};
+    block.fill(1.0);
+    return block;
+  }();
+
   /// What codes stand for.
   struct Line {
     float scale = 0.0f, minimum = 0.0f;
 
-    unsigned code_of(float value) const {
+    /// The nearest ones of 32 values.
+    Block codes_of(const float* values) const {
       if (!(scale > 0.0f) || !std::isfinite(minimum)) {
-        return 0;
+        return Block{};
       }
-      return static_cast<unsigned>(
-          std::lround((std::clamp)((value + minimum) / scale, 0.0f, 15.0f)));
+      return kernels::nearest_steps(values, minimum, scale, 0.0f, 15.0f);
     }
-    /// Of 32 values. Differences are rounded to float, whose squares are exact in double:
-    /// instruction sets differ in whether they round between a product and a sum.
-    double error(const float* values) const {
-      double sum = 0.0;
-      for (Index k = 0; k < kernels::block_size; ++k) {
-        const double exact = static_cast<double>(scale) * code_of(values[k]);
-        const auto off = static_cast<float>(exact - static_cast<double>(minimum) -
-                                            static_cast<double>(values[k]));
-        sum += static_cast<double>(off) * static_cast<double>(off);
+    /// Of 32 values with these codes, from differences that are rounded to float.
+    double error(const Block& values, const Block& codes) const {
+      Block off;
+      for (std::size_t k = 0; k < off.size(); ++k) {
+        const double exact = static_cast<double>(scale) * codes[k];
+        const auto rounded = static_cast<float>(exact - static_cast<double>(minimum) - values[k]);
+        off[k] = static_cast<double>(rounded);
       }
-      return sum;
+      return kernels::exact_dot(off, off);
     }
-    /// By least squares with the codes of 32 values, without a minimum below 0. All products are
+    /// By least squares with these codes of 32 values, without a minimum below 0. All products are
     /// exact.
-    Line refitted(const float* values) const {
-      std::int32_t codes = 0, squares = 0;
-      double sum = 0.0, product = 0.0;
-      for (Index k = 0; k < kernels::block_size; ++k) {
-        const auto code = static_cast<std::int32_t>(code_of(values[k]));
-        codes += code;
-        squares += code * code;
-        sum += static_cast<double>(values[k]);
-        product += code * static_cast<double>(values[k]);
-      }
-      const std::int32_t det = std::int32_t{kernels::block_size} * squares - codes * codes;
-      if (det == 0) {  // they are all the same
+    Line refitted(const Block& values, const Block& codes) const {
+      const double sum = kernels::exact_dot(ones, codes),
+                   squares = kernels::exact_dot(codes, codes);
+      const double det = double{kernels::block_size} * squares - sum * sum;
+      if (!(det > 0.0)) {  // they are all the same
         return *this;
       }
-      const double short_sum = static_cast<double>(static_cast<float>(sum));
-      const double short_product = static_cast<double>(static_cast<float>(product));
-      const double above = codes * short_product - squares * short_sum;
+      const auto rounded = [](double value) {
+        return static_cast<double>(static_cast<float>(value));
+      };
+      const double total = rounded(kernels::exact_dot(ones, values));
+      const double product = rounded(kernels::exact_dot(codes, values));
+      const double above = sum * product - squares * total;
       if (above < 0.0) {
-        return {static_cast<float>(short_product / squares), 0.0f};
+        return {static_cast<float>(product / squares), 0.0f};
       }
-      const double rise = kernels::block_size * short_product - codes * short_sum;
+      const double rise = double{kernels::block_size} * product - sum * total;
       return {static_cast<float>(rise / det), static_cast<float>(above / det)};
     }
   };
@@ -121,12 +123,15 @@ struct Q4KFormat {
     if (!(best.scale > 0.0f) || !std::isfinite(range)) {
       return best;
     }
-    double least_error = best.error(values);
+    const Block weights = kernels::block_of(values);
+    double least_error = best.error(weights, best.codes_of(values));
     for (const float steps : {14.0f, 15.0f, 16.0f, 17.0f, 18.0f}) {
       Line line{range / steps, minimum};
+      Block codes = line.codes_of(values);
       for (int fit = 0; fit < 3 && line.scale > 0.0f; ++fit) {
-        line = line.refitted(values);
-        if (const double error = line.error(values); error < least_error) {
+        line = line.refitted(weights, codes);
+        codes = line.codes_of(values);
+        if (const double error = line.error(weights, codes); error < least_error) {
           least_error = error;
           best = line;
         }

@@ -4,11 +4,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <string_view>
 
 #include "coded.hpp"
+#include "encode.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -19,31 +19,6 @@ template <>
 struct WideOf<q8> {
   using type = float;
 };
-
-namespace kernels {
-
-/// The least half that is not below a value, which is not negative; NaN for NaN.
-inline Eigen::half half_not_below(float value) {
-  Eigen::half half(value);
-  if (widen(half) < value) {
-    const auto next = Eigen::numext::bit_cast<std::uint16_t>(half) + 1;
-    half = Eigen::half_impl::raw_uint16_to_half(static_cast<std::uint16_t>(next));
-  }
-  return half;
-}
-
-/// The largest magnitude of 32 weights, which are finite.
-inline float largest_magnitude(const float* values) {
-  return std::abs(*std::max_element(values, values + block_size,
-                                    [](float a, float b) { return std::abs(a) < std::abs(b); }));
-}
-
-/// Whether 32 weights are finite.
-inline bool are_finite(const float* values) {
-  return std::all_of(values, values + block_size, [](float value) { return std::isfinite(value); });
-}
-
-}  // namespace kernels
 
 /// weight = scale * (code - 128). The scale is rounded up, so that |weight - w| <= scale / 2.
 struct Q8Format {
@@ -63,8 +38,10 @@ struct Q8Format {
     }
     const Scale stored = kernels::half_not_below(kernels::largest_magnitude(values) / 127.0f);
     const float scale = scale_of(stored);
-    for (Index k = 0; k < kernels::block_size && scale > 0.0f; ++k) {
-      codes[k] = static_cast<unsigned>(std::lround(values[k] / scale) + bias);
+    if (scale > 0.0f) {
+      const kernels::Block steps = kernels::nearest_steps(values, 0.0f, scale, -127.0f, 127.0f);
+      std::transform(steps.begin(), steps.end(), codes,
+                     [](double step) { return static_cast<unsigned>(step + bias); });
     }
     return stored;
   }
