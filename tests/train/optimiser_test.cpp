@@ -337,7 +337,21 @@ TEST(Optimiser, RefusesRatesAndNormsOutOfTheirRange) {
   EXPECT_EQ(message({.rate = 1.0, .clip = 0.0}), "optimiser: clip = 0, expected positive");
   EXPECT_EQ(message({.rate = 1.0, .clip = std::numeric_limits<double>::quiet_NaN()}),
             "optimiser: clip = nan, expected positive");
-  EXPECT_EQ(message_of([&] { sgd.set_steps(-1); }), "optimiser: steps = -1, expected at least 0");
+}
+
+TEST(Optimiser, RefusesANumberOfStepsThatItCouldNotCountUpFrom) {
+  constexpr Index largest = std::numeric_limits<Index>::max();
+  Model<float> model;
+  AdamW<float> adam;
+  EXPECT_EQ(message_of([&] { adam.set_steps(-1); }),
+            "optimiser: steps = -1, expected in [0, 4611686018427387903]");
+  EXPECT_EQ(message_of([&] { adam.set_steps(largest); }),
+            "optimiser: steps = 9223372036854775807, expected in [0, 4611686018427387903]");
+  EXPECT_EQ(adam.steps(), 0);
+  adam.set_steps(largest / 2);
+  adam.step(model.walk(), {.rate = 0.1});
+  EXPECT_EQ(adam.steps(), largest / 2 + 1);
+  EXPECT_TRUE(model.small.allFinite());
 }
 
 #if MOE_COUNTS_ALLOCATIONS

@@ -136,9 +136,9 @@ class Optimiser {
     }
   }
   /// With the state of for_each_state, what a run that goes on needs. Throws std::invalid_argument
-  /// for less than 0.
+  /// for less than 0, or so many that the next ones could not be counted.
   void set_steps(Index steps) {
-    detail::throw_unless(steps >= 0, "optimiser: steps = ", steps, ", expected at least 0");
+    detail::check_count(steps, "optimiser: steps");
     steps_ = steps;
   }
 
