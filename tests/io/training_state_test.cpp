@@ -4,6 +4,7 @@
 #include "moe/io/training_state.hpp"
 
 #include <functional>
+#include <limits>
 #include <map>
 
 #include "hard_times.hpp"
@@ -278,6 +279,29 @@ TEST_F(TrainingStates, WithDataThatAreNotAsTheyWereWrittenAreRefused) {
   expect_fault([&] { other.load(path); }, path, "layers.0.experts.2.up",
                {"its data have the checksum ", ", expected ", " as they were written"});
   EXPECT_TRUE(same_run(other, untouched));
+}
+
+TEST_F(TrainingStates, WithStepsThatCouldNotBeCountedUpFromAreRefused) {
+  Matrix<float> value = Matrix<float>::Constant(1, 3, 0.5F), zeros = Matrix<float>::Zero(1, 3);
+  const fs::path path = folder() / "a.safetensors";
+  AdamW<float> adam;
+  for (Index steps : {Index{-1}, std::numeric_limits<Index>::max()}) {
+    save_training_state(path, [&](TrainingState& state) {
+      state.add("value", zeros);
+      state.add("adam.value.moment.0", zeros);
+      state.add("adam.value.moment.1", zeros);
+      state.add("adam.steps", steps);
+      state.expect("adam.rule", "AdamW");
+    });
+    const auto load = [&] {
+      load_training_state(path, [&](TrainingState& state) {
+        state.add("adam", adam, [&](auto&& visit) { visit("value", value, zeros); });
+      });
+    };
+    expect_fault(load, path, "adam.steps", {"steps = " + std::to_string(steps)});
+    EXPECT_EQ(adam.steps(), 0);
+    EXPECT_EQ(value(0, 0), 0.5F);
+  }
 }
 
 TEST_F(TrainingStates, RefuseANameTwice) {

@@ -139,6 +139,16 @@ TEST(GlobalBalancingLoss, HasTheSameBitsForAnyThreadCount) {
   });
 }
 
+TEST(GlobalBalancingLoss, GoesByTheSharesOfCountsHoweverLarge) {
+  const Table table = random_table(20);
+  constexpr Index large = Index{1} << 62;  // three of them are no Index
+  const Loss loss =
+      global_balancing_loss<double>(table, std::vector<Index>{large, large, 0, large, large});
+  const Loss want = global_balancing_loss<double>(table, std::vector<Index>{1, 1, 0, 1, 1});
+  EXPECT_EQ(loss.value, want.value);
+  EXPECT_TRUE(testing::same_bits(loss.gradient.probs, want.gradient.probs));
+}
+
 TEST(GlobalBalancingLoss, RefusesChoicesOfOtherExperts) {
   const Table table = random_table(3);
   EXPECT_EQ(message_of([&] { global_balancing_loss<double>(table, std::vector<Index>(4, 1)); }),

@@ -143,6 +143,19 @@ TEST(SelectionBias, RefusesOtherSizesAndSettings) {
             "BiasUpdate: rate = -1, expected finite and at least 0");
   EXPECT_EQ(message_of([&] { update_selection_bias(bias, ExpertLoad(3), {.limit = 0.0}); }),
             "BiasUpdate: limit = 0, expected positive");
+  Matrix<float> narrow = Matrix<float>::Zero(1, 3);
+  ExpertLoad load(3);
+  load.add(std::vector<Index>{7, 0, 0});
+  for (const BiasRule rule : {BiasRule::sign, BiasRule::proportional}) {
+    EXPECT_EQ(
+        message_of([&] { update_selection_bias(narrow, load, {.rate = 2e38, .rule = rule}); }),
+        "BiasUpdate: rate = 2e+38, expected so small that 3 times it is finite in the scalar "
+        "of the bias");
+    EXPECT_TRUE(narrow.isZero(0));
+    update_selection_bias(narrow, load, {.rate = 1e37, .rule = rule});
+    EXPECT_TRUE(narrow.allFinite());
+    narrow.setZero();
+  }
   RoutingTable<double> table;
   table.probs.resize(0, 3);
   EXPECT_EQ(message_of([&] { balance_by_quantile(table, 2.0, bias); }),

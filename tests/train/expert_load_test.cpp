@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "../support/throws.hpp"
 
 namespace moe::expert_load_test {
@@ -76,8 +78,26 @@ TEST(ExpertLoad, AddsWhatOthersCounted) {
   EXPECT_EQ(testing::message_of([&] {
               load.add(std::vector<Index>{1, 2, -1});
             }),
-            "ExpertLoad: -1 choices, expected at least 0");
+            "ExpertLoad: choices = -1, expected in [0, 4611686018427387903]");
   EXPECT_EQ(load.total(), 11);
+}
+
+TEST(ExpertLoad, RefusesATotalThatItCouldNotCountUpFrom) {
+  constexpr Index most = std::numeric_limits<Index>::max() / 2;
+  ExpertLoad load(3);
+  load.add(std::vector<Index>{0, most - 2, 1});
+  EXPECT_EQ(testing::message_of([&] {
+              load.add(std::vector<Index>{1, 0, 1});
+            }),
+            "ExpertLoad: 1 choices beside 4611686018427387903, expected at most "
+            "4611686018427387903 together");
+  EXPECT_EQ(testing::message_of([&] {
+              load.add(std::vector<Index>{0, 0, std::numeric_limits<Index>::max()});
+            }),
+            "ExpertLoad: choices = 9223372036854775807, expected in [0, 4611686018427387903]");
+  EXPECT_EQ(load.total(), most - 1);
+  load.add(table_of({0, 1, 2, 2}));
+  EXPECT_EQ(load.choices(), (std::vector<Index>{1, most - 1, 3}));
 }
 
 TEST(ExpertLoad, RefusesExpertsThatThereAreNotAndCountsNothingOfTheirTable) {

@@ -337,7 +337,67 @@ TEST(Optimiser, RefusesRatesAndNormsOutOfTheirRange) {
   EXPECT_EQ(message({.rate = 1.0, .clip = 0.0}), "optimiser: clip = 0, expected positive");
   EXPECT_EQ(message({.rate = 1.0, .clip = std::numeric_limits<double>::quiet_NaN()}),
             "optimiser: clip = nan, expected positive");
-  EXPECT_EQ(message_of([&] { sgd.set_steps(-1); }), "optimiser: steps = -1, expected at least 0");
+}
+
+TEST(Optimiser, RefusesARateOrADecayThatIsInfiniteInItsScalarAlone) {
+  Model<bf16> model, before;
+  model.dsmall.setZero();  // of an infinite rate it would make NaN
+  model.dlarge.setZero();
+  const auto message = [&](auto& optimiser, double rate) {
+    return message_of([&] { optimiser.step(model.walk(), {.rate = rate}); });
+  };
+  AdamW<float> adam, decayed({.decay = 1e300});
+  Sgd<float> sgd, grown({}, [](const std::string&) { return ParameterGroup{.rate = 1e300}; });
+  EXPECT_EQ(message(adam, 1e38),  // over 1 - beta1
+            "AdamW: rate = 1e+39, expected finite in the scalar of the optimiser");
+  EXPECT_EQ(message(decayed, 0.1),
+            "AdamW: factor of decay = -1e+299, expected finite in the scalar of the optimiser");
+  EXPECT_EQ(message(sgd, 1e39),
+            "Sgd: rate = 1e+39, expected finite in the scalar of the optimiser");
+  EXPECT_EQ(message(grown, 1e300),
+            "Sgd: rate = inf, expected finite in the scalar of the optimiser");
+  EXPECT_EQ(adam.steps() + decayed.steps() + sgd.steps() + grown.steps(), 0);
+  EXPECT_TRUE(same_bits(model.small, before.small));
+  EXPECT_TRUE(same_bits(model.large, before.large));
+}
+
+TEST(Optimiser, StepsPastEmptyTensors) {
+  Model<bf16> model, alone;
+  Matrix<bf16> no_rows(0, 3), no_cols(3, 0);
+  const Matrix<float> no_rows_gradient(0, 3), no_cols_gradient(3, 0);
+  AdamW<float> adam, of_alone, of_nothing;
+  for (int step = 0; step < 3; ++step) {
+    adam.step(
+        [&](auto&& visit) {
+          visit("no_rows", no_rows, no_rows_gradient);
+          model.walk()(visit);
+          visit("no_cols", no_cols, no_cols_gradient);
+        },
+        {.rate = 0.1, .clip = 1.0});
+    of_alone.step(alone.walk(), {.rate = 0.1, .clip = 1.0});
+  }
+  EXPECT_TRUE(same_bits(model.small, alone.small));
+  EXPECT_TRUE(same_bits(model.large, alone.large));
+  const StepResult result =
+      of_nothing.step([&](auto&& visit) { visit("no_rows", no_rows, no_rows_gradient); },
+                      {.rate = 0.1, .clip = 1.0});
+  EXPECT_TRUE(result.applied);
+  EXPECT_EQ(result.gradient_norm, 0.0);
+}
+
+TEST(Optimiser, RefusesANumberOfStepsThatItCouldNotCountUpFrom) {
+  constexpr Index largest = std::numeric_limits<Index>::max();
+  Model<float> model;
+  AdamW<float> adam;
+  EXPECT_EQ(message_of([&] { adam.set_steps(-1); }),
+            "optimiser: steps = -1, expected in [0, 4611686018427387903]");
+  EXPECT_EQ(message_of([&] { adam.set_steps(largest); }),
+            "optimiser: steps = 9223372036854775807, expected in [0, 4611686018427387903]");
+  EXPECT_EQ(adam.steps(), 0);
+  adam.set_steps(largest / 2);
+  adam.step(model.walk(), {.rate = 0.1});
+  EXPECT_EQ(adam.steps(), largest / 2 + 1);
+  EXPECT_TRUE(model.small.allFinite());
 }
 
 #if MOE_COUNTS_ALLOCATIONS

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
 #include "../support/throws.hpp"
@@ -207,7 +209,12 @@ TEST(Revive, RefusesWhatDoesNotFit) {
   EXPECT_EQ(message_of([&] {
               starved.set_steps({1, -2, 0});
             }),
-            "StarvedExperts: -2 steps, expected at least 0");
+            "StarvedExperts: steps = -2, expected in [0, 4611686018427387903]");
+  EXPECT_EQ(message_of([&] {
+              starved.set_steps({1, 0, std::numeric_limits<Index>::max()});
+            }),
+            "StarvedExperts: steps = 9223372036854775807, expected in [0, 4611686018427387903]");
+  EXPECT_EQ(starved.steps(), std::vector<Index>(3, 0));
   EXPECT_EQ(message_of([] { StarvedExperts(3, {.least_share = 1.5}); }),
             "StarvationConfig: least_share = 1.5, expected in (0, 1)");
 }

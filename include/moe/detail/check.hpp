@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <initializer_list>
+#include <limits>
 #include <stdexcept>
 #include <type_traits>
 
@@ -39,6 +40,15 @@ void check_enum(Enum value, Enum last, const char* name) {
   const int number = static_cast<int>(value);
   throw_unless(number >= 0 && number <= static_cast<int>(last), name, " = ", number,
                ", expected one of the enum");
+}
+
+/// Of what a run counts up: no run adds the other half of the integers to it.
+inline constexpr std::ptrdiff_t most_counted = std::numeric_limits<std::ptrdiff_t>::max() / 2;
+
+/// Throws unless it is a number that can be counted up from.
+inline void check_count(std::ptrdiff_t count, const char* name) {
+  throw_unless(count >= 0 && count <= most_counted, name, " = ", count, ", expected in [0, ",
+               most_counted, "]");
 }
 
 /// Throws unless the matrix has this shape.

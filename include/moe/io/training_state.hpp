@@ -27,6 +27,7 @@
 #include <ostream>
 #include <span>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -184,11 +185,11 @@ void TrainingState::add(const std::string& name, Optimiser<W, Rule>& optimiser, 
              [own, &optimiser](const TensorView& from, const std::string& file) -> Change {
                Index number = 0;
                copy(&number, from.data.data(), sizeof number);
-               if (number < 0) {
-                 throw FormatError(file, from.name, from.file_offset,
-                                   detail::joined(number, " steps, expected at least 0"));
+               try {
+                 own->set_steps(number);
+               } catch (const std::invalid_argument& refused) {
+                 throw FormatError(file, from.name, from.file_offset, refused.what());
                }
-               own->set_steps(number);
                return [own, &optimiser] { optimiser = std::move(*own); };
              }});
   expect(detail::joined(name, ".rule"), std::string(Rule::name));

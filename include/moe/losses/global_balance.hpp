@@ -4,7 +4,6 @@
 // in themselves, so that experts may specialise.
 #pragma once
 
-#include <numeric>
 #include <span>
 
 #include "balance.hpp"
@@ -25,11 +24,12 @@ void global_balancing_loss(const RoutingTable<T>& table, std::span<const Index> 
   detail::throw_unless(std::ssize(choices) == num_experts, "global_balancing_loss: there are ",
                        choices.size(), " choices, expected one number for each of ", num_experts,
                        " experts");
+  double total = 0.0;  // exact, as far as integers are
   for (const Index count : choices) {
     detail::throw_unless(count >= 0, "global_balancing_loss: an expert has ", count,
                          " choices, expected at least 0");
+    total += static_cast<double>(count);
   }
-  const auto total = static_cast<double>(std::accumulate(choices.begin(), choices.end(), Index{0}));
   const bool nothing = counted.count() == 0 || total <= 0.0;
   const double tokens = static_cast<double>(counted.count());
   detail::LossMemory<T>& memory = loss.memory;

@@ -65,12 +65,13 @@ struct AdamWRule {
 
   static Constants prepare(const Config& config, Index number, double rate, double decay) {
     const double t = static_cast<double>(number);
-    return {static_cast<W>(1.0 - rate * config.decay * decay),
-            static_cast<W>(rate / (1.0 - std::pow(config.beta1, t))),
-            static_cast<W>(1.0 - config.beta1),
-            static_cast<W>(1.0 - config.beta2),
-            static_cast<W>(1.0 / std::sqrt(1.0 - std::pow(config.beta2, t))),
-            static_cast<W>(config.epsilon)};
+    return {
+        detail::constant_of_step<W>(1.0 - rate * config.decay * decay, "AdamW: factor of decay"),
+        detail::constant_of_step<W>(rate / (1.0 - std::pow(config.beta1, t)), "AdamW: rate"),
+        static_cast<W>(1.0 - config.beta1),
+        static_cast<W>(1.0 - config.beta2),
+        static_cast<W>(1.0 / std::sqrt(1.0 - std::pow(config.beta2, t))),
+        static_cast<W>(config.epsilon)};
   }
 };
 

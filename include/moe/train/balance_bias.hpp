@@ -59,11 +59,16 @@ void check_bias(const Matrix<W>& bias, Index num_experts) {
 /// bias (1, E) += by the load of a step, of all its micro-batches; nothing without choices. The
 /// rule `proportional` moves it by rate * (1 - choices / mean). The bias is
 /// router().params().selection_bias. Evaluation is not to be counted. Throws std::invalid_argument
-/// if it has not one finite number an expert, or an update breaks its rules.
+/// if it has not one finite number an expert, or an update breaks its rules or is not finite in W.
 template <Real W>
 void update_selection_bias(Matrix<W>& bias, const ExpertLoad& load, const BiasUpdate& update = {}) {
+  using std::isfinite;
   update.validate();
   detail::check_bias(bias, static_cast<Index>(load.choices().size()));
+  // An expert with all of the choices is off by the number of the others.
+  detail::throw_unless(isfinite(static_cast<W>(update.rate * static_cast<double>(bias.size()))),
+                       "BiasUpdate: rate = ", update.rate, ", expected so small that ", bias.size(),
+                       " times it is finite in the scalar of the bias");
   const double mean = load.mean();
   if (mean <= 0.0) {
     return;

@@ -53,13 +53,18 @@ class ExpertLoad {
     for_each_choice([&](ExpertId e) { ++choices_[static_cast<std::size_t>(e)]; });
   }
   /// Adds what was counted elsewhere, as on other ranks. Throws std::invalid_argument, and adds
-  /// nothing, unless it is one number an expert, none negative.
+  /// nothing, unless it is one number an expert, none negative, of a total that can be counted.
   void add(std::span<const Index> choices) {
     detail::throw_unless(choices.size() == choices_.size(), "ExpertLoad: there are ",
                          choices.size(), " numbers to add, expected one for each of ",
                          choices_.size(), " experts");
+    Index sum = total();
     for (const Index count : choices) {
-      detail::throw_unless(count >= 0, "ExpertLoad: ", count, " choices, expected at least 0");
+      detail::check_count(count, "ExpertLoad: choices");
+      detail::throw_unless(count <= detail::most_counted - sum, "ExpertLoad: ", count,
+                           " choices beside ", sum, ", expected at most ", detail::most_counted,
+                           " together");
+      sum += count;
     }
     for (std::size_t e = 0; e < choices_.size(); ++e) {
       choices_[e] += choices[e];

@@ -44,11 +44,27 @@ struct StepResult {
   bool applied = true;
 };
 
+namespace detail {
+
+/// A constant of a step in the scalar of the optimiser. Throws std::invalid_argument if it is not
+/// finite there: by a gradient of 0 it would be NaN.
+template <Real W>
+W constant_of_step(double value, const char* name) {
+  using std::isfinite;
+  const W constant = static_cast<W>(value);
+  throw_unless(isfinite(constant), name, " = ", value,
+               ", expected finite in the scalar of the optimiser");
+  return constant;
+}
+
+}  // namespace detail
+
 /// A Rule has a name, a Config with validate(), perhaps check_in_scalar(config) for what has rules
 /// in W alone, num_moments, and prepare(config, number of the step, rate, decay factor) for the
 /// constants of a step, whose update<W>(n, value, gradient, scale, moments) changes n values and
-/// their moments. State, for each parameter: num_moments W, and one more where the parameter has 16
-/// bits. No allocation but in the first step.
+/// their moments. What prepare() throws leaves everything as it was. State, for each parameter:
+/// num_moments W, and one more where the parameter has 16 bits. No allocation but in the first
+/// step.
 template <Real W, class Rule>
 class Optimiser {
  public:
@@ -71,8 +87,8 @@ class Optimiser {
   Index steps() const { return steps_; }
 
   /// parameter -= its part of a step, for all tensors of the walk. Throws std::invalid_argument as
-  /// TrainedTensors::gather() says, or on a rate, clip or factor of a group out of its range,
-  /// before anything is changed.
+  /// TrainedTensors::gather() says, or on a rate, clip or factor of a group out of its range, in
+  /// double or in W, before anything is changed.
   template <class Walk>
   StepResult step(Walk&& walk, const StepOptions& options) {
     detail::throw_unless(std::isfinite(options.rate) && options.rate >= 0.0,
@@ -93,11 +109,12 @@ class Optimiser {
         scale = static_cast<W>(options.clip / result.gradient_norm);
       }
     }
-    ++steps_;
     constants_.clear();
     for (const ParameterGroup& group : groups_) {
-      constants_.push_back(Rule::prepare(config_, steps_, options.rate * group.rate, group.decay));
+      constants_.push_back(
+          Rule::prepare(config_, steps_ + 1, options.rate * group.rate, group.decay));
     }
+    ++steps_;
     tensors_.for_chunks(threads, [&](Tensor& tensor, const auto& chunk) {
       W* moments[Rule::num_moments];
       for (std::size_t i = 0; i < Rule::num_moments; ++i) {
@@ -136,9 +153,9 @@ class Optimiser {
     }
   }
   /// With the state of for_each_state, what a run that goes on needs. Throws std::invalid_argument
-  /// for less than 0.
+  /// for less than 0, or so many that the next ones could not be counted.
   void set_steps(Index steps) {
-    detail::throw_unless(steps >= 0, "optimiser: steps = ", steps, ", expected at least 0");
+    detail::check_count(steps, "optimiser: steps");
     steps_ = steps;
   }
 

@@ -68,12 +68,12 @@ class StarvedExperts {
   }
   /// Steps in a row up to now, of each expert: for a checkpoint of the run, too.
   const std::vector<Index>& steps() const { return steps_; }
-  /// Throws std::invalid_argument unless it is one number an expert, none negative.
+  /// Throws std::invalid_argument unless it is one number an expert, from which can be counted.
   void set_steps(const std::vector<Index>& steps) {
     detail::throw_unless(steps.size() == steps_.size(), "StarvedExperts: steps of ", steps.size(),
                          " experts, expected ", steps_.size());
     for (const Index count : steps) {
-      detail::throw_unless(count >= 0, "StarvedExperts: ", count, " steps, expected at least 0");
+      detail::check_count(count, "StarvedExperts: steps");
     }
     steps_ = steps;
   }

@@ -43,8 +43,8 @@ struct SgdRule {
   };
 
   static Constants prepare(const Config& config, Index /*number*/, double rate, double decay) {
-    return {static_cast<W>(rate), static_cast<W>(config.momentum),
-            static_cast<W>(config.decay * decay)};
+    return {detail::constant_of_step<W>(rate, "Sgd: rate"), static_cast<W>(config.momentum),
+            detail::constant_of_step<W>(config.decay * decay, "Sgd: decay")};
   }
 };
 
