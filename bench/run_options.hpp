@@ -4,6 +4,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -21,7 +22,13 @@ struct RunOptions {
   void add_to(CLI::App& app, const std::string& names) {
     app.add_option("--json", json, "Write the rows to this file")
         ->check([](const std::string& path) {  // known before minutes are measured
-          return std::ofstream(path, std::ios::app) ? std::string() : "cannot write " + path;
+          std::error_code unknown;
+          const bool was_there = std::filesystem::exists(path, unknown);
+          const bool opens = std::ofstream(path, std::ios::app).is_open();
+          if (opens && !was_there) {  // it is only there if the run ends well
+            std::filesystem::remove(path, unknown);
+          }
+          return opens ? std::string() : "cannot write " + path;
         });
     app.add_option("--filter", filter, "Regular expression that " + names + " has to contain");
     app.add_option("--threads", threads, "Threads; 0 for OpenMP's default")

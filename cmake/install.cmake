@@ -22,7 +22,8 @@ write_basic_package_version_file(moe-config-version.cmake COMPATIBILITY SameMino
 install(FILES ${PROJECT_BINARY_DIR}/moe-config.cmake ${PROJECT_BINARY_DIR}/moe-config-version.cmake
         DESTINATION ${package_dir})
 
-# For builds without CMake. Threads are the compiler's -fopenmp, which no .pc file can name.
+# For builds without CMake. Threads of layers are the compiler's -fopenmp, which no .pc file can
+# name; those of moe/io/ are in the C library, or in one of their own where it is older.
 file(CONFIGURE OUTPUT moe.pc @ONLY CONTENT
 "prefix=\${pcfiledir}/../..
 Name: moe
@@ -30,5 +31,6 @@ Description: @PROJECT_DESCRIPTION@
 Version: @PROJECT_VERSION@
 Requires: eigen3 >= 3.4
 Cflags: -I\${prefix}/@CMAKE_INSTALL_INCLUDEDIR@
+Libs: @CMAKE_THREAD_LIBS_INIT@
 ")
 install(FILES ${PROJECT_BINARY_DIR}/moe.pc DESTINATION ${CMAKE_INSTALL_DATADIR}/pkgconfig)

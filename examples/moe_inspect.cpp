@@ -11,11 +11,12 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 
-using Json = nlohmann::ordered_json;
+#include "moe_inspect/describe.hpp"
+
+using moe_inspect::Json;
 namespace fs = std::filesystem;
 namespace io = moe::io;
 
@@ -55,90 +56,6 @@ moe::Matrix<float> tokens_of(const Options& options, moe::Index d_model) {
   std::mt19937 random(options.seed);
   std::normal_distribution<float> draw;
   return moe::Matrix<float>::NullaryExpr(options.tokens, d_model, [&] { return draw(random); });
-}
-
-Json number_or_none(const std::optional<double>& number) {
-  return number ? Json(*number) : Json("none");
-}
-
-template <class Enum, std::size_t n>
-const char* word(Enum value, const char* const (&words)[n]) {
-  const auto number = static_cast<std::size_t>(value);
-  return number < n ? words[number] : "another";
-}
-
-Json sizes_of(const io::LayerConfig& config) {
-  return {{"d_model", config.d_model},
-          {"d_ff", config.d_ff},
-          {"num_experts", config.num_experts},
-          {"top_k", config.top_k},
-          {"copy_experts", config.zero.copies},
-          {"zero_experts", config.zero.zeros},
-          {"adjugate_experts", config.adjugate.count},
-          {"adjugate_d_ff", config.adjugate.d_ff},
-          {"second_set_experts", config.second_experts},
-          {"second_set_d_ff", config.second_d_ff},
-          {"latent_width", config.latent ? config.latent->width : 0},
-          {"latent_norm", config.latent && config.latent->norm},
-          {"shared_d_ff", config.shared ? config.shared->d_ff : 0},
-          {"output_coefficients", config.shared && config.shared->coefficients},
-          {"output_norm", config.output_norm.has_value()}};
-}
-
-Json groups_of(const std::optional<moe::GroupLimit>& groups) {
-  if (!groups) {
-    return "none";
-  }
-  return {{"num_groups", groups->num_groups},
-          {"kept", groups->kept},
-          {"rule", word(groups->rule, {"best", "sum_of_two_best", "equal_quota"})},
-          {"others", word(groups->others, {"minus_infinity", "zero"})}};
-}
-
-Json router_of(const io::LayerConfig& config) {
-  const auto& [logits, score, selection, weight] = config.router;
-  Json all{{"type", name(config.router_type)}};
-  if (config.router_type == io::RouterType::sparse_mixer) {
-    all["jitter"] = config.sparse_mixer.jitter;
-    return all;
-  }
-  if (config.is_rank_one()) {
-    all["num_keys"] = config.product_keys.num_keys;
-    all["reading"] = word(config.product_keys.reading, {"per_token", "across_batch"});
-    return all;
-  }
-  if (config.router_type == io::RouterType::second_expert) {
-    all["second_expert"] =
-        word(config.second_expert.policy, {"always", "threshold", "random", "sampled"});
-    all["normalise"] = word(config.second_expert.normalise, {"never", "before", "after"});
-    all["routed_scale"] = config.routed_scale;
-    return all;
-  }
-  all["score"] = word(score, {"softmax", "sigmoid", "sqrt_softplus", "identity"});
-  all["bias"] = logits.bias;
-  all["softcap"] = logits.softcap;
-  all["selection_bias"] = selection.bias;
-  all["always_chosen"] = selection.always;
-  all["groups"] = groups_of(selection.groups);
-  all["table_of_ids"] = selection.vocabulary;
-  all["weights"] = word(weight.source, {"score", "biased_score", "softmax_of_chosen", "one"});
-  all["renormalise"] = weight.renormalises(config.top_k);
-  all["epsilon"] = weight.epsilon;
-  all["scale"] = weight.scale;
-  all["routed_scale"] = config.routed_scale;
-  all["weight_on"] = word(config.weight_on, {"output", "input", "hidden"});
-  return all;
-}
-
-Json expert_of(const moe::MoEConfig& config) {
-  const moe::ExpertConfig& expert = config.expert;
-  return {{"activation", word(expert.activation, {"relu", "relu_squared", "gelu_erf", "gelu_tanh",
-                                                  "gelu_quick", "silu", "situ"})},
-          {"gated", expert.gated},
-          {"bias", expert.bias},
-          {"limit", number_or_none(expert.limit)},
-          {"clamp", word(expert.clamp, {"before", "after"})},
-          {"shared_limit", number_or_none(config.shared ? config.shared->limit : std::nullopt)}};
 }
 
 // Tensors and bytes of a layer's block in the files, by their type there.
@@ -242,9 +159,10 @@ Json inspect(const Options& options) {
   }
   all["multi_token_prediction"] = model.multi_token_prediction();
   all["layer"] = layer;
-  all["sizes"] = sizes_of(config);
-  all["router"] = router_of(config);
-  all["expert"] = expert_of(config);
+  all["sizes"] = moe_inspect::sizes_of(config);
+  all["router"] = moe_inspect::router_of(config);
+  all["expert"] = moe_inspect::expert_of(config);
+  all["shared"] = moe_inspect::shared_of(config);
   all["cost"] = cost_of(config);
   const moe::Matrix<float> x = tokens_of(options, config.d_model);
   try {
@@ -291,7 +209,7 @@ void print(const Json& all) {
   for (const Json& prefix : all["multi_token_prediction"]) {
     std::printf("not counted, predicts further tokens: %s\n", prefix.get<std::string>().c_str());
   }
-  for (const char* part : {"sizes", "router", "expert", "cost"}) {
+  for (const char* part : {"sizes", "router", "expert", "shared", "cost"}) {
     std::printf("\nlayer %lld, %s\n", all["layer"].get<long long>(), part);
     for (const auto& [key, value] : all[part].items()) {
       std::printf("  %-18s %s\n", key.c_str(), value.dump().c_str());

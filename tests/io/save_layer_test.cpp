@@ -76,31 +76,41 @@ void expect_same(const Layer& got, const Layer& want) {
   }
 }
 
+// Beside a config of its own, or before there is one.
 TEST_F(SaveLayer, OfEveryFamilyIsLoadedAgain) {
-  for (const Family& family : detail::families) {
-    const std::string name(family.name());
-    SCOPED_TRACE(name);
-    if (has_product_keys(family)) {
-      const auto layer = numbered(random_product_key_layer<float>(config_of(name)));
-      save_layer(layer, family, folder());
-      expect_same(load_product_key_layer<float>(folder(), 0), layer);
-      continue;
-    }
-    visit_router_type<float>(family.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
-      const auto expect_round_trip = [&]<class E>(std::type_identity<E>) {
-        const auto layer = layer_of<float, RouterT, E>(name);
+  for (const bool with_config : {true, false}) {
+    for (const Family& family : detail::families) {
+      const std::string name(family.name());
+      SCOPED_TRACE(name);
+      const auto save = [&](const auto& layer) {
+        if (!with_config) {
+          fs::remove(folder() / "config.json");
+        }
         save_layer(layer, family, folder());
-        expect_same(load_layer<float, RouterT, E>(folder(), 0), layer);
+        write("config.json", config_text(name));
       };
-      if (!family.copies.keys.empty() || family.zeros.omitted > 0.0) {
-        return expect_round_trip(std::type_identity<ZeroExperts<float>>{});
+      if (has_product_keys(family)) {
+        const auto layer = numbered(random_product_key_layer<float>(config_of(name)));
+        save(layer);
+        expect_same(load_product_key_layer<float>(folder(), 0), layer);
+        continue;
       }
-      if (family.adjugates.layout.names != nullptr) {
-        return expect_round_trip(std::type_identity<AdjugateExperts<float>>{});
-      }
-      expect_round_trip(std::type_identity<Expert<float>>{});
-    });
-    EXPECT_EQ(num_files(), 2U);
+      visit_router_type<float>(family.router_type, [&]<class RouterT>(std::type_identity<RouterT>) {
+        const auto expect_round_trip = [&]<class E>(std::type_identity<E>) {
+          const auto layer = layer_of<float, RouterT, E>(name);
+          save(layer);
+          expect_same(load_layer<float, RouterT, E>(folder(), 0), layer);
+        };
+        if (!family.copies.keys.empty() || family.zeros.omitted > 0.0) {
+          return expect_round_trip(std::type_identity<ZeroExperts<float>>{});
+        }
+        if (family.adjugates.layout.names != nullptr) {
+          return expect_round_trip(std::type_identity<AdjugateExperts<float>>{});
+        }
+        expect_round_trip(std::type_identity<Expert<float>>{});
+      });
+      EXPECT_EQ(num_files(), 2U);
+    }
   }
 }
 

@@ -241,6 +241,27 @@ TEST(Optimiser, RefusesAWalkThatIsNotTheOneOfBefore) {
   EXPECT_EQ(adam.steps(), 1);
 }
 
+TEST(Optimiser, RefusesAWalkThatHasANameTwice) {
+  Matrix<float> a = random_matrix<float>(4, 5, 1), b = random_matrix<float>(4, 5, 2);
+  const Matrix<float> before_a = a, before_b = b, gradient = Matrix<float>::Ones(4, 5);
+  AdamW<float> adam;
+  const auto step = [&](const char* first, const char* second) {
+    return message_of([&] {
+      adam.step(
+          [&](auto&& visit) {
+            visit(first, a, gradient);
+            visit(second, b, gradient);
+          },
+          {.rate = 0.1});
+    });
+  };
+  EXPECT_EQ(step("up", "up"), "optimiser: the walk has up twice, expected a name for each tensor");
+  EXPECT_TRUE(same_bits(a, before_a) && same_bits(b, before_b));
+  EXPECT_EQ(adam.steps(), 0);
+  EXPECT_EQ(step("up", "down"), "(nothing was thrown)");
+  EXPECT_EQ(adam.steps(), 1);
+}
+
 TEST(Optimiser, RefusesAWalkThatVisitsANumberTwice) {
   Matrix<float> tied = random_matrix<float>(4, 5, 1);
   const Matrix<float> before = tied, gradient = Matrix<float>::Ones(4, 5);

@@ -280,10 +280,7 @@ inline void LayerReader::check_layer(Index layer) const {
   };
   // First, as the others' shapes are asked of a router that is made: from here on it is of the size
   // of a tensor, and not of any that config.json has.
-  const bool by_state = config_.router_type == RouterType::state_router;
-  use("router.weight",
-      {config_.is_rank_one() ? 2 * config_.product_keys.num_keys : config_.num_experts,
-       by_state ? config_.state.d_state : config_.d_model});
+  use("router.weight", router_weight_shape(config_));
   for_each_shape(config_, use);
   if (config_.router.selection.vocabulary > 0) {
     if (!files.contains(names_.table())) {

@@ -49,6 +49,13 @@ inline ExpertTensors<Shape> shared_expert_shapes(const MoEConfig& config) {
                        config.output_width());
 }
 
+/// Of "router.weight". Compared first it keeps what is made of a config to the size of a tensor.
+inline Shape router_weight_shape(const LayerConfig& config) {
+  const bool by_state = config.router_type == RouterType::state_router;
+  return {config.is_rank_one() ? 2 * config.product_keys.num_keys : config.num_experts,
+          by_state ? config.state.d_state : config.d_model};
+}
+
 /// visit(name, shape) for every parameter of a layer of this config: "router.weight", ...
 template <class Visit>
 void for_each_shape(LayerConfig config, Visit&& visit) {

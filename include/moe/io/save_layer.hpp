@@ -114,7 +114,10 @@ std::vector<TensorToWrite> tensors_of(const Layer& layer, const LayerNames& name
     const DType type = dtype.value_or(dtype_of<P>);
     for (const PartPlace& part : names.parts(name, {parameter.rows(), parameter.cols()})) {
       const Place& place = part.place;
-      tensors[place.tensor] = {place.tensor, type, place.shape, {}};
+      const auto tensor =
+          tensors.try_emplace(place.tensor, TensorToWrite{place.tensor, type, place.shape, {}});
+      moe::detail::throw_unless(tensor.first->second.shape == place.shape, "save_layers: ", name,
+                                " is of another size than what lies in ", place.tensor, ", too");
       parts[place.tensor].push_back([&parameter, part, type](std::byte* data) {
         visit_weight_type(type, [&]<class To>(std::type_identity<To>) {
           fill_place<To, P>(part_of(parameter, part), part.place, data);
@@ -169,10 +172,10 @@ using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 /// Writes model.safetensors, or shards and then their index, as layers of a model of the family;
 /// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
 /// the parameters, or if readers of the family, with a config.json that is there already, would
-/// take a layer for another one; FormatError where a file cannot be written or would not be read:
-/// shards beside a model.safetensors of before. The model that was there stays until the new one is
-/// whole and takes its place at once, whether the disk runs full or the process dies; shards of it
-/// go then.
+/// refuse a layer or take it for another one; FormatError where a file cannot be written or would
+/// not be read: shards beside a model.safetensors of before. The model that was there stays until
+/// the new one is whole and takes its place at once, whether the disk runs full or the process
+/// dies; shards of it go then.
 template <Real T, class RouterT = Router<T>, class E = Expert<T>>
 void save_layers(const LayersToSave<T, RouterT, E>& layers, const Family& family,
                  const std::filesystem::path& directory, const SaveOptions& options = {}) {

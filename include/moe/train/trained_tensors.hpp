@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -109,9 +110,9 @@ class TrainedTensors {
 
   /// Looks the tensors up, and makes their memory the first time. Throws std::invalid_argument,
   /// before anything is changed, if there is none, if a gradient has not the shape of its
-  /// parameter, if the first walk visits a number twice, or if a tensor has not the shape, the
-  /// scalar and the name that it had. Names that a function of the user's own makes are not
-  /// compared: that would allocate.
+  /// parameter, if the first walk visits a number or a name twice, or if a tensor has not the
+  /// shape, the scalar and the name that it had. Names that a function of the user's own makes are
+  /// not compared: that would allocate.
   template <class Walk>
   void gather(Walk&& walk) {
     const bool first = tensors_.empty();
@@ -136,6 +137,7 @@ class TrainedTensors {
                          " tensors, expected ", tensors_.size(), " as before");
     if (first) {
       check_apart(std::move(bytes), made);
+      check_names(made);
       tensors_ = std::move(made);
       cut();
     }
@@ -192,6 +194,15 @@ class TrainedTensors {
                      tensors[bytes[i].tensor].name,
                      " share memory, expected every number in one tensor of the walk");
       }
+    }
+  }
+
+  /// Groups of an optimiser and the files of a run know tensors by their names.
+  static void check_names(const std::vector<Tensor>& tensors) {
+    std::set<std::string_view> names;
+    for (const Tensor& tensor : tensors) {
+      detail::throw_unless(names.insert(tensor.name).second, "optimiser: the walk has ",
+                           tensor.name, " twice, expected a name for each tensor");
     }
   }
 
