@@ -5,8 +5,6 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
-
 #include "moe/losses/z_loss.hpp"
 #include "moe/reference/product_keys.hpp"
 #include "support/finite_difference.hpp"

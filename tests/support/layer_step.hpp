@@ -4,8 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <string>
-
 #include "moe/layers/moe_layer.hpp"
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"

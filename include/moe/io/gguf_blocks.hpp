@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
 #include "../kernels/convert.hpp"
 #include "dtype.hpp"

@@ -6,7 +6,6 @@
 
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "../experts/dense_ffn.hpp"
 #include "../experts/each_expert.hpp"

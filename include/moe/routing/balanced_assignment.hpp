@@ -7,8 +7,6 @@
 // its sequence. In evaluation, which is a call without noise seed, each token has its best.
 #pragma once
 
-#include <algorithm>
-
 #include "../detail/reserve.hpp"
 #include "../kernels/topk.hpp"
 #include "assignment.hpp"

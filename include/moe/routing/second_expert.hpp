@@ -6,7 +6,6 @@
 // the token in the batch.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "../detail/random.hpp"
