@@ -40,7 +40,7 @@ class BalancedAssignment {
   bool probs_sum_to_one() const { return sums_to_one(Score::sigmoid); }
   /// Of what is shared out.
   double multiply_adds(Index rows, Index num_experts) const {
-    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+    return score_work(rows, num_experts);
   }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {

@@ -62,9 +62,7 @@ class Sinkhorn {
   }
   bool probs_sum_to_one() const { return sums_to_one(score()); }
   /// With one round of scaling: each is shared out anew.
-  double multiply_adds(Index rows) const {
-    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return 2.0 * score_work(rows, num_experts_); }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
     const Index num_tokens = table.logits.rows(), num_experts = table.logits.cols();
