@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One training step of a layer and its comparison: what most tests of layers begin with.
+// An inference and a training step of a layer, and its comparison: what most tests of layers begin
+// with.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -32,6 +33,15 @@ MoELayer<T> make_layer(const MoEConfig& config, std::uint64_t seed) {
     randomise(layer.output_norm()->params(), seed + 400);
   }
   return layer;
+}
+
+/// y (N, d_out) of an inference.
+template <class Layer, class T>
+Matrix<T> forward(const Layer& layer, const Matrix<T>& x, const CallOptions& call = {}) {
+  typename Layer::Scratch scratch;
+  Matrix<T> y = Matrix<T>::Constant(x.rows(), layer.d_out(), T(77));
+  layer.forward(x, y, scratch, call);
+  return y;
 }
 
 /// A taped forward and a backward: what came in from above, and the results.

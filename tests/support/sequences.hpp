@@ -9,6 +9,8 @@
 
 namespace moe::testing::sequences {
 
+using testing::forward;
+
 inline constexpr Index N = 12;
 inline const std::vector<Index> ragged = {0, 5, 5, 6, 8, 12};
 /// Of `ragged` one sequence is padding alone, and one has some.
@@ -20,15 +22,6 @@ inline std::vector<Tokens> all_tokens() {
           {.sequence_offset = ragged},
           {.padding = padding},
           {.sequence_offset = ragged, .padding = padding}};
-}
-
-/// y (N, d_out) of an inference.
-template <class Layer, class T>
-Matrix<T> forward(const Layer& layer, const Matrix<T>& x, const CallOptions& call = {}) {
-  typename Layer::Scratch scratch;
-  Matrix<T> y(x.rows(), layer.d_out());
-  layer.forward(x, y, scratch, call);
-  return y;
 }
 
 }  // namespace moe::testing::sequences
