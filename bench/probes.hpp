@@ -6,6 +6,7 @@
 #include <string>
 
 #include "roofs.hpp"
+#include "types.hpp"
 
 namespace moe::bench {
 
@@ -35,7 +36,7 @@ class Probes {
     } while (watch.seconds() < seconds);
     Probe p{rounds / inverse_rates, rounds / inverse_tile_rates, 0};
     seen_[compute_name<S>].push_back(1e-9 * p.compute);
-    seen_[tile_name<S>].push_back(1e-9 * p.tile);
+    seen_[tile_name<S>()].push_back(1e-9 * p.tile);
     if (read) {
       p.read = roofs_.read();
       seen_[read_name].push_back(1e-9 * p.read);
@@ -49,11 +50,11 @@ class Probes {
   /// The best probes of all.
   template <class S>
   Probe best() const {
-    const auto most = [&](const char* name) {
+    const auto most = [&](const std::string& name) {
       const auto probes = seen_.find(name);
       return probes == seen_.end() ? 0.0 : 1e9 * std::ranges::max(probes->second);
     };
-    return {most(compute_name<S>), most(tile_name<S>), most(read_name)};
+    return {most(compute_name<S>), most(tile_name<S>()), most(read_name)};
   }
 
  private:
@@ -67,14 +68,10 @@ class Probes {
       : std::is_same_v<S, double>            ? "f64 fma GFLOP/s"
                                              : "int8 dot GOP/s";
   template <class S>
-  static constexpr const char* tile_name = std::is_same_v<S, bf16>     ? "bf16 tile GFLOP/s"
-                                           : std::is_same_v<S, float>  ? "f32 tile GFLOP/s"
-                                           : std::is_same_v<S, double> ? "f64 tile GFLOP/s"
-                                           : std::is_same_v<S, fp8>    ? "fp8 tile GFLOP/s"
-                                           : std::is_same_v<S, q8>     ? "q8 tile GOP/s"
-                                           : std::is_same_v<S, q4>     ? "q4 tile GOP/s"
-                                           : std::is_same_v<S, q4_k>   ? "q4_k tile GOP/s"
-                                                                       : "mxfp4 tile GOP/s";
+  static std::string tile_name() {
+    constexpr bool of_codes = std::is_same_v<typename PackedMatrix<S>::Input, kernels::CodedInput>;
+    return name(type_of<S>()) + " tile " + (of_codes ? "GOP/s" : "GFLOP/s");
+  }
   static constexpr const char* read_name = "read GB/s";
 
   Roofs roofs_;

@@ -5,6 +5,7 @@
 
 #include <moe/storage.hpp>
 #include <string>
+#include <type_traits>
 
 namespace moe::bench {
 
@@ -37,6 +38,16 @@ decltype(auto) with_storage(Type type, F&& f) {
     default:
       return f(float());
   }
+}
+
+/// The type whose storage is S.
+template <class S>
+Type type_of() {
+  auto type = Type::f32;
+  while (!with_storage(type, [](auto storage) { return std::is_same_v<decltype(storage), S>; })) {
+    type = static_cast<Type>(static_cast<int>(type) + 1);
+  }
+  return type;
 }
 
 }  // namespace moe::bench

@@ -14,7 +14,6 @@
 #include <cmath>
 #include <cstdio>
 #include <list>
-#include <memory>
 #include <random>
 #include <stdexcept>
 #include <thread>

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <set>
-#include <stdexcept>
 
 #include "results.hpp"
 

@@ -3,8 +3,6 @@
 // against how fast memory is read.
 #pragma once
 
-#include <optional>
-
 #include "../probes.hpp"
 #include "check.hpp"
 

@@ -8,7 +8,6 @@
 #include <moe/layers.hpp>
 #include <moe/losses.hpp>
 #include <moe/train.hpp>
-#include <string>
 #include <variant>
 
 #include "parts.hpp"

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <new>
-#include <utility>
 
 #include "types.hpp"
 

@@ -4,8 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <vector>
-
 #include "../support/counting_scalar.hpp"
 #include "../support/laid_rows.hpp"
 #include "../support/pairs.hpp"

@@ -5,8 +5,6 @@
 
 #include <gtest/gtest.h>
 
-#include <vector>
-
 #include "../support/counting_scalar.hpp"
 #include "../support/random_matrix.hpp"
 #include "moe/layers/moe_layer.hpp"

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <stdexcept>
@@ -105,6 +106,21 @@ TEST(ParallelFor, IsSerialInsideItself) {
 #ifdef _OPENMP
   EXPECT_TRUE(serial);
 #endif
+}
+
+TEST(ForBlocks, CutsAllOfACountIntoBlocksOfWhichTheLastMayBeShorter) {
+  for (const int threads : {1, 3}) {
+    for (const int count : {0, 1, 6, 7, 8, 21}) {
+      std::vector<int> size_at(static_cast<std::size_t>(count)), want = size_at;
+      for_blocks(count, 7, threads, [&](std::ptrdiff_t begin, std::ptrdiff_t size) {
+        size_at[static_cast<std::size_t>(begin)] += static_cast<int>(size);
+      });
+      for (int begin = 0; begin < count; begin += 7) {
+        want[static_cast<std::size_t>(begin)] = (std::min)(7, count - begin);
+      }
+      EXPECT_EQ(size_at, want);
+    }
+  }
 }
 
 TEST(ForRows, DoesEachRowOnceInAnyNumberOfBlocks) {

@@ -6,6 +6,7 @@
 
 #include "moe/layers/packed_layer.hpp"
 #include "support/shelf.hpp"
+#include "support/storages.hpp"
 #include "support/throws.hpp"
 
 namespace moe::offloaded_experts_test {
@@ -70,8 +71,7 @@ OffloadedExperts<S> on_shelf(const PackedExperts<S>& experts, std::size_t at_onc
 
 template <class S>
 class OffloadedExpertsOf : public ::testing::Test {};
-using Storages = ::testing::Types<q8, q4, mxfp4, fp8>;
-TYPED_TEST_SUITE(OffloadedExpertsOf, Storages);
+TYPED_TEST_SUITE(OffloadedExpertsOf, testing::FileStorages);
 
 static_assert(FileStorage<q8> && FileStorage<q4> && FileStorage<q4_k> && FileStorage<mxfp4> &&
               FileStorage<fp8>);

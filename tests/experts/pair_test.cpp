@@ -7,7 +7,6 @@
 
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "../support/counting_scalar.hpp"
 #include "../support/finite_difference.hpp"

@@ -5,7 +5,6 @@
 // value and a tensor of every type.
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <fstream>

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <type_traits>
-#include <utility>
-#include <vector>
 
 #include "moe/io/load_layer.hpp"
 #include "support/family_experts.hpp"

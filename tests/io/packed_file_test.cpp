@@ -9,6 +9,7 @@
 #include "moe/layers/packed_layer.hpp"
 #include "support/count_allocations.hpp"
 #include "support/shelf.hpp"
+#include "support/storages.hpp"
 #include "support/throws.hpp"
 
 namespace moe::io::testing::packed_file_test {
@@ -69,8 +70,7 @@ class PackedFileIn : public ModelFolder {
 
 template <class S>
 class PackedFileOf : public PackedFileIn {};
-using Storages = ::testing::Types<q8, q4, q4_k, mxfp4, fp8>;
-TYPED_TEST_SUITE(PackedFileOf, Storages);
+TYPED_TEST_SUITE(PackedFileOf, moe::testing::FileStorages);
 
 TYPED_TEST(PackedFileOf, GivesTheBitsOfWhatWasSaved) {
   using S = TypeParam;

@@ -11,6 +11,7 @@
 namespace moe::call_overrides_test {
 namespace {
 
+using testing::forward;
 using testing::make_layer;
 using testing::message_of;
 using testing::random_matrix;
@@ -50,14 +51,6 @@ MoEConfig with(const Override& o) {
   config.top_k = o.top_k;
   config.capacity = o.capacity;
   return config;
-}
-
-template <class Layer, class T>
-Matrix<T> forward(const Layer& layer, const Matrix<T>& x, const CallOptions& call) {
-  typename Layer::Scratch scratch;
-  Matrix<T> y(x.rows(), layer.d_out());
-  layer.forward(x, y, scratch, call);
-  return y;
 }
 
 /// What backward makes of the losses, too.

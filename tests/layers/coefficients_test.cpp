@@ -5,10 +5,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
 #include "../support/layer_claims.hpp"
 #include "moe/reference.hpp"
 
@@ -16,15 +12,13 @@ namespace moe::coefficients_test {
 namespace {
 
 using testing::expect_central_differences;
+using testing::expect_nan_in_its_row_alone;
 using testing::expect_same_bits_of_steps;
 using testing::expect_same_bits_packed;
 using testing::make_layer;
 using testing::matrix_near;
 using testing::random_matrix;
 using testing::run_step;
-using testing::same_bits;
-
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 MoEConfig config_with_coefficients(WeightOn weight_on = WeightOn::output) {
   return {.d_model = 7,
@@ -79,18 +73,8 @@ TEST(Coefficients, HaveTheSameBitsForAnyNumberOfThreadsARecomputingTapeAndPacked
 }
 
 TEST(Coefficients, KeepANaNInTheRowOfItsTokenAndOfPaddingNowhere) {
-  const auto layer = make_layer<double>(config_with_coefficients(), 3);
-  Matrix<double> x = random_matrix<double>(5, 7, 4);
-  const auto clean = run_step(layer, x);
-  x(2, 3) = nan;
-  const auto spoilt = run_step(layer, x);
-  EXPECT_TRUE(same_bits(Matrix<double>(clean.y.topRows(2)), Matrix<double>(spoilt.y.topRows(2))));
-  EXPECT_TRUE(spoilt.y.row(2).array().isNaN().all());
-  const std::vector<std::uint8_t> padding{0, 0, 1, 0, 0};
-  const auto padded = run_step(layer, x, {.tokens = {.padding = padding}});
-  EXPECT_TRUE(padded.y.row(2).isZero(0));
-  EXPECT_TRUE(padded.dx.row(2).isZero(0));
-  EXPECT_TRUE(padded.dx.allFinite());
+  const auto padded =
+      expect_nan_in_its_row_alone(make_layer<double>(config_with_coefficients(), 3));
   EXPECT_TRUE(padded.grads.coefficients.weight.allFinite());
   EXPECT_FALSE(padded.grads.coefficients.weight.isZero(0));
 }

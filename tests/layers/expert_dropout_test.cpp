@@ -96,10 +96,10 @@ TEST(ExpertDropout, IsInTheMeanTheLayerWithoutIt) {
 TEST(ExpertDropout, ChangesNoBitWithoutASeedOrOfZero) {
   const Layer layer = make_layer<double>(config(), 1);
   const Matrix<double> x = random_matrix<double>(9, 6, 2);
-  const auto plain = run_step<double>(layer, x);
+  const auto plain = run_step(layer, x);
   for (const CallOptions& call :
        {CallOptions{.expert_dropout = 0.4}, CallOptions{.noise_seed = 5, .expert_dropout = 0.0}}) {
-    const auto step = run_step<double>(layer, x, call);
+    const auto step = run_step(layer, x, call);
     EXPECT_TRUE(same_bits(step.y, plain.y));
     EXPECT_TRUE(same_bits(step.dx, plain.dx));
     EXPECT_TRUE(same_grads(layer, step.grads, plain.grads));
@@ -118,14 +118,14 @@ TEST(ExpertDropout, GoesBySeedAndPlaceAlone) {
   call.tokens.position = position;
   layer.forward(x.middleRows(20, 16), part, scratch, call);
   EXPECT_TRUE(same_bits(part, y.middleRows(20, 16).eval()));
-  const auto one = run_step<double>(layer, x, dropping);
+  const auto one = run_step(layer, x, dropping);
   call = dropping;
   call.num_threads = 3;
-  const auto three = run_step<double>(layer, x, call);
+  const auto three = run_step(layer, x, call);
   EXPECT_TRUE(same_bits(one.y, three.y));
   EXPECT_TRUE(same_grads(layer, one.grads, three.grads));
   call.noise_seed = 6;
-  EXPECT_FALSE(same_bits(run_step<double>(layer, x, call).y, one.y));
+  EXPECT_FALSE(same_bits(run_step(layer, x, call).y, one.y));
 }
 
 TEST(ExpertDropout, HasItsGradientsWhereverWeightsActOnOutputsAndInALatentLayer) {
@@ -136,7 +136,7 @@ TEST(ExpertDropout, HasItsGradientsWhereverWeightsActOnOutputsAndInALatentLayer)
     c.top_k = c.num_experts;  // no choice changes
     Layer layer = make_layer<double>(c, 7);
     Matrix<double> x = random_matrix<double>(7, 6, 8), y(7, 6);
-    auto step = run_step<double>(layer, x, dropping);
+    auto step = run_step(layer, x, dropping);
     Layer::Scratch scratch;
     const auto f = [&] {
       layer.forward(x, y, scratch, dropping);
@@ -154,7 +154,7 @@ TEST(ExpertDropout, HasItsGradientsWhereverWeightsActOnOutputsAndInALatentLayer)
 TEST(ExpertDropout, IsDrawnOnceForATapeThatComputesAgain) {
   const Layer layer = make_layer<double>(config(), 1);
   const Matrix<double> x = random_matrix<double>(12, 6, 2);
-  const auto kept = run_step<double>(layer, x, dropping);
+  const auto kept = run_step(layer, x, dropping);
   Layer::Tape memory;
   Layer::RecomputingTape tape(memory);
   Matrix<double> y(12, 6), dx(12, 6);

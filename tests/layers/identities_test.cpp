@@ -10,18 +10,11 @@
 namespace moe::identities_test {
 namespace {
 
+using testing::forward;
 using testing::make_layer;
 using testing::matrix_near;
 using testing::random_matrix;
 using testing::same_bits;
-
-template <class T>
-Matrix<T> forward(const MoELayer<T>& layer, const Matrix<T>& x) {
-  typename MoELayer<T>::Scratch scratch;
-  Matrix<T> y(x.rows(), layer.d_out());
-  layer.forward(x, y, scratch);
-  return y;
-}
 
 MoEConfig small_config() { return {.d_model = 7, .d_ff = 9, .num_experts = 5, .top_k = 2}; }
 

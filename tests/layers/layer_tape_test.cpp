@@ -13,8 +13,7 @@
 
 #include "moe/layers/moe_layer.hpp"
 #include "moe/losses.hpp"
-#include "support/layer_step.hpp"
-#include "support/throws.hpp"
+#include "support/layer_contract.hpp"
 
 namespace moe::layer_tape_test {
 namespace {
@@ -22,6 +21,7 @@ namespace {
 using testing::make_layer;
 using testing::message_of;
 using testing::random_matrix;
+using testing::refusal_after;
 using testing::same_bits;
 using testing::same_grads;
 using Layer = MoELayer<double>;
@@ -121,27 +121,6 @@ TEST(LayerTape, OfAnotherSharedExpertIsRefusedBeforeAnythingIsWritten) {
     layer.forward(x, y, tape);
     EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
   }
-}
-
-/// What a layer says of a tape of its forward before `replace(layer)`. It writes nothing then, and
-/// takes that of its next forward.
-template <class L>
-std::string refusal_after(L layer, const auto& replace) {
-  const Index width = layer.d_in();
-  const Matrix<double> x = random_matrix<double>(N, width, 10);
-  const Matrix<double> dy = random_matrix<double>(N, layer.d_out(), 11);
-  Matrix<double> y(N, layer.d_out());
-  typename L::Tape tape;
-  layer.forward(x, y, tape, {.num_threads = 1, .noise_seed = 3});
-  replace(layer);
-  Matrix<double> dx = Matrix<double>::Constant(N, width, 5.0);
-  typename L::Grads grads = layer.zero_grads();
-  const std::string text = message_of([&] { layer.backward(x, dy, tape, dx, grads); });
-  EXPECT_TRUE(same_bits(dx, Matrix<double>::Constant(N, width, 5.0)));
-  EXPECT_TRUE(same_grads(layer, grads, layer.zero_grads()));
-  layer.forward(x, y, tape, {.num_threads = 1, .noise_seed = 3});
-  EXPECT_NO_THROW(layer.backward(x, dy, tape, dx, grads));
-  return text;
 }
 
 TEST(LayerTape, OfAnExpertThatWasReplacedIsRefusedBeforeAnythingIsWritten) {

@@ -15,18 +15,11 @@
 namespace moe::moe_layer_test {
 namespace {
 
+using testing::forward;
 using testing::make_layer;
 using testing::matrix_near;
 using testing::random_matrix;
 using testing::same_bits;
-
-template <class T>
-Matrix<T> forward(const MoELayer<T>& layer, const Matrix<T>& x, const CallOptions& call = {}) {
-  typename MoELayer<T>::Scratch scratch;
-  Matrix<T> y = Matrix<T>::Constant(x.rows(), layer.d_out(), T(77));
-  layer.forward(x, y, scratch, call);
-  return y;
-}
 
 MoEConfig small_config() { return {.d_model = 7, .d_ff = 9, .num_experts = 5, .top_k = 2}; }
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "../support/layer_claims.hpp"
+#include "../support/storages.hpp"
 #include "moe/cost.hpp"
 #include "moe/layers/packed_layer.hpp"
 #include "moe/reference.hpp"
@@ -75,7 +76,11 @@ TEST(OutputBiasOfALayer, HasTheSameBitsForAnyNumberOfThreadsAndARecomputingTape)
 }
 
 template <class S>
-void expect_the_bias_alone() {
+class OutputBiasIn : public ::testing::Test {};
+TYPED_TEST_SUITE(OutputBiasIn, testing::AllStorages);
+
+TYPED_TEST(OutputBiasIn, IsPackedAsItIs) {
+  using S = TypeParam;
   auto layer = make_layer<float>(config_with_bias(), 3);
   for (auto& expert : layer.experts()) {
     expert.params().down.setZero();
@@ -88,15 +93,6 @@ void expect_the_bias_alone() {
   const auto bias = layer.shared()->params().down_bias.template cast<Wide<S>>().eval();
   EXPECT_TRUE(same_bits(y, bias.replicate(9, 1).eval()));
   EXPECT_TRUE(same_bits(unpack<S>(packed).shared()->params().down_bias, bias));
-}
-
-TEST(OutputBiasOfALayer, IsPackedInEveryStorageAsItIs) {
-  expect_the_bias_alone<float>();
-  expect_the_bias_alone<double>();
-  expect_the_bias_alone<bf16>();
-  expect_the_bias_alone<q8>();
-  expect_the_bias_alone<q4>();
-  expect_the_bias_alone<mxfp4>();
 }
 
 TEST(OutputBiasOfALayer, DoesNotReachPadding) {

@@ -15,6 +15,7 @@
 namespace moe::own_parts_test {
 namespace {
 
+using testing::forward;
 using testing::make_layer;
 using testing::matrix_near;
 using testing::message_of;
@@ -41,14 +42,6 @@ struct RoundRobin {
   }
 };
 static_assert(RouterLike<RoundRobin<float>, float> && !TrainableRouter<RoundRobin<float>, float>);
-
-template <class Layer, class T>
-Matrix<T> forward(const Layer& layer, const Matrix<T>& x) {
-  typename Layer::Scratch scratch;
-  Matrix<T> y(x.rows(), layer.d_out());
-  layer.forward(x, y, scratch);
-  return y;
-}
 
 template <class S>
 class OwnRouter : public ::testing::Test {};

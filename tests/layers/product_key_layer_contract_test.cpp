@@ -2,9 +2,7 @@
 // Product keys and the numerical contract: bits, padding, NaN, memory, and what is refused.
 #include <gtest/gtest.h>
 
-#include "support/count_allocations.hpp"
 #include "support/product_key_layers.hpp"
-#include "support/throws.hpp"
 
 namespace moe::product_key_layer_contract_test {
 namespace {
@@ -12,6 +10,7 @@ namespace {
 using namespace testing::product_keys;
 using testing::message_of;
 using testing::random_matrix;
+using testing::refusal_after;
 using testing::same_bits;
 
 template <class T>
@@ -139,26 +138,15 @@ void expect_no_allocation(KeyReading reading) {
   const auto x = random_matrix<T>(60, layer.d_in(), 3);
   const auto dy = random_matrix<T>(60, layer.d_out(), 4);
   Matrix<T> y = dy, dx = x;
-  std::vector<std::uint8_t> marks(60, 0);
-  marks[1] = 1;
   ProductKeyScratch<T> scratch;
   ProductKeyTape<T> tape;
   auto grads = layer.zero_grads();
-  auto round = [&] {
-    for (const Index rows : {60, 12, 0, 3, 60}) {
-      for (const bool padded : {false, true}) {
-        CallOptions call{.num_threads = 2};
-        if (padded) {
-          call.tokens.padding = std::span(marks).first(static_cast<std::size_t>(rows));
-        }
-        layer.forward(x.topRows(rows), y.topRows(rows), scratch, call);
-        layer.forward(x.topRows(rows), y.topRows(rows), tape, call);
-        layer.backward(x.topRows(rows), dy.topRows(rows), tape, dx.topRows(rows), grads);
-      }
-    }
-  };
-  detail::with_team(2, round);
-  EXPECT_EQ(testing::count_allocations([&] { detail::with_team(2, round); }), 0);
+  testing::expect_no_allocation([&](Index rows, std::span<const std::uint8_t> padded) {
+    const CallOptions call{.num_threads = 2, .tokens = {.padding = padded}};
+    layer.forward(x.topRows(rows), y.topRows(rows), scratch, call);
+    layer.forward(x.topRows(rows), y.topRows(rows), tape, call);
+    layer.backward(x.topRows(rows), dy.topRows(rows), tape, dx.topRows(rows), grads);
+  });
 }
 
 TEST(ProductKeyContract, AllocatesNothingForBatchesNoLargerThanItHasSeen) {
@@ -221,26 +209,14 @@ TEST(ProductKeyContract, RefusesToRunOnceItWasMovedFrom) {
 }
 
 TEST(ProductKeyContract, RefusesATapeOfAnotherLayerOrOfPartsThatWereReplaced) {
-  const auto x = random_matrix<double>(N, small_config().d_model, 3);
-  const auto refusal_after = [&](const auto& replace) {
-    auto layer = make_layer<double>(small_config());
-    Matrix<double> y(N, layer.d_out()), dx = x;
-    ProductKeyTape<double> tape;
-    layer.forward(x, y, tape);
-    replace(layer);
-    auto grads = layer.zero_grads();
-    const std::string text = message_of([&] { layer.backward(x, y, tape, dx, grads); });
-    EXPECT_TRUE(same_bits(dx, x) && testing::same_grads(layer, grads, layer.zero_grads()));
-    return text;
-  };
-  const auto other = make_layer<double>(small_config());
-  EXPECT_EQ(refusal_after([&](auto& l) { l = other; }),
+  const auto layer = make_layer<double>(small_config()), other = make_layer<double>(small_config());
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l = other; }),
             "ProductKeyLayer: the tape is of another layer, expected this one's");
-  EXPECT_EQ(refusal_after([&](auto& l) { l.router() = other.router(); }),
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.router() = other.router(); }),
             "ProductKeyLayer.router: the table is of another router, expected this one's");
-  EXPECT_EQ(refusal_after([&](auto& l) { l.experts() = other.experts(); }),
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.experts() = other.experts(); }),
             "ProductKeyLayer.experts: the tape is of another set of experts, expected this one's");
-  EXPECT_EQ(refusal_after([&](auto& l) { l.shared().reset(); }),
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.shared().reset(); }),
             "ProductKeyLayer: the tape is of another shared expert, expected this layer's");
 }
 

@@ -2,9 +2,7 @@
 // Soft MoE and the numerical contract: bits, padding, NaN, memory, and what is refused.
 #include <gtest/gtest.h>
 
-#include "support/count_allocations.hpp"
 #include "support/soft_layers.hpp"
-#include "support/throws.hpp"
 
 namespace moe::soft_moe_contract_test {
 namespace {
@@ -12,6 +10,7 @@ namespace {
 using namespace testing::soft;
 using testing::message_of;
 using testing::random_matrix;
+using testing::refusal_after;
 using testing::same_bits;
 
 template <class T>
@@ -112,28 +111,18 @@ void expect_no_allocation() {
   const auto x = random_matrix<T>(60, layer.d_in(), 3);
   const auto dy = random_matrix<T>(60, layer.d_out(), 4);
   Matrix<T> y = dy, dx = x;
-  std::vector<std::uint8_t> marks(60, 0);
-  marks[1] = 1;
   typename SoftMoELayer<T>::Scratch scratch;
   typename SoftMoELayer<T>::Tape tape;
   auto grads = layer.zero_grads();
-  auto round = [&] {
-    for (const Index rows : {60, 12, 0, 3, 60}) {
-      for (const Index length : {Index(0), Index(3)}) {
-        for (const bool padded : {false, true}) {
-          CallOptions call{.num_threads = 2, .tokens = {.sequence_length = length}};
-          if (padded) {
-            call.tokens.padding = std::span(marks).first(static_cast<std::size_t>(rows));
-          }
-          layer.forward(x.topRows(rows), y.topRows(rows), scratch, call);
-          layer.forward(x.topRows(rows), y.topRows(rows), tape, call);
-          layer.backward(x.topRows(rows), dy.topRows(rows), tape, dx.topRows(rows), grads);
-        }
-      }
+  testing::expect_no_allocation([&](Index rows, std::span<const std::uint8_t> padded) {
+    for (const Index length : {Index(0), Index(3)}) {
+      const CallOptions call{.num_threads = 2,
+                             .tokens = {.sequence_length = length, .padding = padded}};
+      layer.forward(x.topRows(rows), y.topRows(rows), scratch, call);
+      layer.forward(x.topRows(rows), y.topRows(rows), tape, call);
+      layer.backward(x.topRows(rows), dy.topRows(rows), tape, dx.topRows(rows), grads);
     }
-  };
-  detail::with_team(2, round);
-  EXPECT_EQ(testing::count_allocations([&] { detail::with_team(2, round); }), 0);
+  });
 }
 
 TEST(SoftMoEContract, AllocatesNothingForBatchesNoLargerThanItHasSeen) {
@@ -188,24 +177,12 @@ TEST(SoftMoEContract, RefusesATapeOfAnotherLayerAndGradientsThatOverlap) {
 TEST(SoftMoEContract, RefusesATapeOfPartsThatWereReplacedBeforeAnythingIsWritten) {
   SoftMoEConfig more = small_config();
   more.slots = small_config().slots + 2;
-  const auto x = random_matrix<double>(N, small_config().d_model, 3);
-  const auto refusal_after = [&](const auto& replace) {
-    auto layer = make_soft<double>(small_config());
-    Matrix<double> y(N, layer.d_out()), dx = x;
-    SoftMoELayer<double>::Tape tape;
-    layer.forward(x, y, tape);
-    replace(layer);
-    auto grads = layer.zero_grads();
-    const std::string text = message_of([&] { layer.backward(x, y, tape, dx, grads); });
-    EXPECT_TRUE(same_bits(dx, x) && testing::same_grads(layer, grads, layer.zero_grads()));
-    return text;
-  };
-  EXPECT_EQ(refusal_after([&](auto& l) { l.router() = make_slot_router<double>(more, 5); }),
+  const auto layer = make_soft<double>(small_config()), other = make_soft<double>(small_config());
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.router() = make_slot_router<double>(more, 5); }),
             "SoftMoELayer.router: the table is of another router, expected this one's");
-  const auto other = make_soft<double>(small_config());
-  EXPECT_EQ(refusal_after([&](auto& l) { l.experts() = other.experts(); }),
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.experts() = other.experts(); }),
             "SoftMoELayer.experts: the tape is of another set of experts, expected this one's");
-  EXPECT_EQ(refusal_after([&](auto& l) { l.experts()[1] = other.experts()[1]; }),
+  EXPECT_EQ(refusal_after(layer, [&](auto& l) { l.experts()[1] = other.experts()[1]; }),
             "SoftMoELayer.experts.1: the tape is of another expert, expected this one's");
 }
 

@@ -133,20 +133,7 @@ TEST(SoftMoE, HasTheGradientsOfCentralDifferences) {
 TEST(SoftMoE, AddsToTheGradientsThatThereAre) {
   const auto layer = make_soft<double>(small_config());
   const auto x = random_matrix<double>(N, layer.d_in(), 3);
-  const auto once = run_step(layer, x);
-  SoftMoELayer<double>::Tape tape;
-  Matrix<double> y(N, layer.d_out()), dx(N, layer.d_in());
-  auto grads = layer.zero_grads();
-  for (int i = 0; i < 2; ++i) {
-    layer.forward(x, y, tape);
-    layer.backward(x, once.dy, tape, dx, grads);
-  }
-  layer.for_each_parameter(
-      [](const ParameterName& name, const auto&, const auto& twice, const auto& grad) {
-        EXPECT_TRUE(matrix_near(twice, Matrix<double>(2.0 * grad), 1e-13)) << name.text();
-      },
-      grads, once.grads);
-  EXPECT_TRUE(same_bits(dx, once.dx));
+  testing::expect_gradients_added(layer, x);
 }
 
 TEST(SoftMoE, OfPackedExpertsHasTheBitsOfTheLayer) {

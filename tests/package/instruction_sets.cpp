@@ -1,6 +1,5 @@
 // One program of units compiled for different instruction sets: each computes with its own code,
 // and all agree with the specification and, on the gradient, with each other.
-#include <cmath>
 #include <cstdio>
 #include <moe/moe.hpp>
 #include <moe/reference.hpp>

@@ -3,8 +3,6 @@
 // token is changed, and it is seen whose rows of the table change with it.
 #include <gtest/gtest.h>
 
-#include <vector>
-
 #include "moe/routing.hpp"
 #include "support/matrix_near.hpp"
 #include "support/random_matrix.hpp"

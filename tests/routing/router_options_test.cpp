@@ -10,6 +10,7 @@
 #include "../support/finite_difference.hpp"
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
+#include "../support/table_scalar.hpp"
 #include "moe/reference/router.hpp"
 
 namespace moe::router_options_test {
@@ -17,6 +18,7 @@ namespace {
 
 using testing::gradient_error;
 using testing::random_matrix;
+using testing::scalar_of;
 using Table = Router<double>::Table;
 using Gradient = RoutingGradient<double>;
 
@@ -148,18 +150,6 @@ Numbers numbers(const RouterConfig& config, const CallOptions& call) {
       return n;
     }
   }
-}
-
-/// A scalar that depends on all of the table, with the given derivatives.
-double scalar_of(const Table& table, const Gradient& slope) {
-  double sum = (table.weight.array() * slope.weight.array()).sum() +
-               (table.probs.array() * slope.probs.array()).sum();
-  for (Index i = 0; i < table.logits.size(); ++i) {
-    if (std::isfinite(table.logits.data()[i])) {  // a masked one is -inf
-      sum += table.logits.data()[i] * slope.logits.data()[i];
-    }
-  }
-  return sum + (table.noise_scale.array() * slope.noise_scale.array()).sum();
 }
 
 TEST(RouterOptions, AgreeWithTheTwinInPlainLoops) {

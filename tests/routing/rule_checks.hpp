@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +15,7 @@
 #include "../support/layer_step.hpp"
 #include "../support/matrix_near.hpp"
 #include "../support/random_matrix.hpp"
+#include "../support/table_scalar.hpp"
 #include "../support/throws.hpp"
 #include "moe/reference/router.hpp"
 #include "moe/routing/linear_router.hpp"
@@ -68,14 +68,6 @@ inline RoutingGradient<double> random_slope(const RoutingTable<double>& table) {
   return {.weight = random_matrix<double>(table.num_tokens(), table.top_k(), 21),
           .probs = random_matrix<double>(table.num_tokens(), table.probs.cols(), 22),
           .logits = random_matrix<double>(table.num_tokens(), table.probs.cols(), 23)};
-}
-
-/// The scalar with that gradient.
-inline double scalar_of(const RoutingTable<double>& table, const RoutingGradient<double>& slope) {
-  const auto finite = table.logits.array().isFinite();
-  return (table.weight.array() * slope.weight.array()).sum() +
-         (table.probs.array() * slope.probs.array()).sum() +
-         finite.select(table.logits.array() * slope.logits.array(), 0.0).sum();
 }
 
 /// The error of dx and of the gate's gradients against differences. The numbers must lie far from

@@ -5,32 +5,13 @@
 
 #include <cmath>
 
-#include "moe/storage.hpp"
 #include "support/random_matrix.hpp"
+#include "support/storages.hpp"
 
 namespace moe::coded_bounds_test {
 namespace {
 
 using testing::random_matrix;
-
-template <class S>
-struct FormatOf;
-template <>
-struct FormatOf<q8> {
-  using type = Q8Format;
-};
-template <>
-struct FormatOf<q4> {
-  using type = Q4Format;
-};
-template <>
-struct FormatOf<q4_k> {
-  using type = Q4KFormat;
-};
-template <>
-struct FormatOf<mxfp4> {
-  using type = Mxfp4Format;
-};
 
 /// (4, 96) each: every row has three blocks.
 std::vector<Matrix<float>> hard_weights() {
@@ -56,11 +37,10 @@ std::vector<Matrix<float>> hard_weights() {
 
 template <class S>
 class CodedBounds : public ::testing::Test {};
-using Storages = ::testing::Types<q8, q4, q4_k, mxfp4>;
-TYPED_TEST_SUITE(CodedBounds, Storages);
+TYPED_TEST_SUITE(CodedBounds, testing::CodedStorages);
 
 TYPED_TEST(CodedBounds, EachWeightHasTheNearestNumberOfItsScale) {
-  using F = typename FormatOf<TypeParam>::type;
+  using F = typename PackedMatrix<TypeParam>::Format;
   for (const Matrix<float>& w : hard_weights()) {
     const PackedMatrix<TypeParam> packed({&w});
     const Matrix<float> got = packed.unpack(0);

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "../support/layer_step.hpp"
+#include "../support/storages.hpp"
 #include "moe/layers/packed_layer.hpp"
 
 namespace moe::coded_matrix_test {
@@ -14,8 +15,7 @@ namespace {
 
 template <class S>
 class CodedMatrices : public ::testing::Test {};
-using Storages = ::testing::Types<q8, q4, q4_k, mxfp4>;
-TYPED_TEST_SUITE(CodedMatrices, Storages);
+TYPED_TEST_SUITE(CodedMatrices, testing::CodedStorages);
 
 template <class S>
 using FormatOf = typename PackedMatrix<S>::Format;

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "../support/layer_step.hpp"
+#include "../support/storages.hpp"
 #include "moe/io/checksum.hpp"
 #include "moe/layers/packed_layer.hpp"
 #include "moe/reference.hpp"
@@ -23,8 +24,7 @@ using testing::same_bits;
 
 template <class S>
 class Coded : public ::testing::Test {};
-using Storages = ::testing::Types<q8, q4, q4_k, mxfp4>;
-TYPED_TEST_SUITE(Coded, Storages);
+TYPED_TEST_SUITE(Coded, testing::CodedStorages);
 
 template <class S>
 class CodedWithoutMinima : public ::testing::Test {};

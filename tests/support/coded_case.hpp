@@ -2,7 +2,6 @@
 // Rows and panels of integers for tests of their products: any, and at the ends of their range.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <vector>

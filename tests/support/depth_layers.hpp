@@ -14,6 +14,7 @@
 namespace moe::testing::depth {
 
 using namespace sequences;
+using testing::forward;
 
 inline constexpr Index D = 5;
 
@@ -93,8 +94,7 @@ DepthLayer<T, Block> make_depth(Block block, const TopTokensConfig& config,
 }
 
 template <class Layer, class T>
-Matrix<T> forward(const Layer& layer, const Matrix<T>& x, const CallOptions& call = {},
-                  bool causal = false) {
+Matrix<T> forward(const Layer& layer, const Matrix<T>& x, const CallOptions& call, bool causal) {
   typename Layer::Scratch scratch;
   Matrix<T> y(x.rows(), layer.d_out());
   if (causal) {

@@ -13,6 +13,7 @@
 #include "moe/routing/gated_router.hpp"
 #include "moe/routing/top_k.hpp"
 #include "random_matrix.hpp"
+#include "table_scalar.hpp"
 
 namespace moe::testing {
 
@@ -72,13 +73,7 @@ double gate_gradient_error(const Gate& gate, bool masked) {
   call.experts = &chosen;
   const auto f = [&] {
     router.route(x, call, again);
-    double sum = (again.weight.array() * slope.weight.array()).sum() +
-                 (again.probs.array() * slope.probs.array()).sum();
-    for (Index i = 0; i < again.logits.size(); ++i) {
-      const double z = again.logits.data()[i];
-      sum += std::isfinite(z) ? z * slope.logits.data()[i] : 0.0;
-    }
-    return sum;
+    return scalar_of(again, slope);
   };
   return std::max(gradient_error(f, x, dx), gradient_error_of_list(f, router.params(), grads));
 }

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What holds of a layer whatever parts it has: gradients that are central differences, and the
-// same bits for any number of threads, a tape that recomputes, and packed weights.
+// What holds of a layer whatever parts it has: gradients that are central differences, a NaN that
+// stays where it is, and the same bits for any number of threads, a tape that recomputes, and
+// packed weights.
 #pragma once
 
 #include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
 
 #include "finite_difference.hpp"
 #include "layer_step.hpp"
@@ -32,6 +37,23 @@ void expect_central_differences(Layer& layer, Matrix<double> x) {
         EXPECT_LT(gradient_error(f, parameter, gradient), 1e-7) << name;
       },
       grads);
+}
+
+/// Of one of five tokens: its y is NaN, and that of the others as it was. The step in which it is
+/// padding, and reaches nothing, is returned.
+inline auto expect_nan_in_its_row_alone(const MoELayer<double>& layer) {
+  Matrix<double> x = random_matrix<double>(5, layer.d_in(), 4);
+  const auto clean = run_step(layer, x);
+  x(2, 3) = std::nan("");
+  const auto spoilt = run_step(layer, x);
+  EXPECT_TRUE(same_bits(clean.y.topRows(2), spoilt.y.topRows(2)));
+  EXPECT_TRUE(same_bits(clean.y.bottomRows(2), spoilt.y.bottomRows(2)));
+  EXPECT_TRUE(spoilt.y.row(2).array().isNaN().all());
+  const std::vector<std::uint8_t> padding{0, 0, 1, 0, 0};
+  auto padded = run_step(layer, x, {.tokens = {.padding = padding}});
+  EXPECT_TRUE(padded.y.row(2).isZero(0) && padded.dx.row(2).isZero(0));
+  EXPECT_TRUE(padded.y.allFinite() && padded.dx.allFinite());
+  return padded;
 }
 
 /// Of a step with one thread, which is returned, with two, and with a tape that recomputes.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// One training step of a layer and its comparison: what most tests of MoELayer begin with.
+// An inference and a training step of a layer, and its comparison: what most tests of layers begin
+// with.
 #pragma once
 
 #include <gtest/gtest.h>
-
-#include <string>
 
 #include "moe/layers/moe_layer.hpp"
 #include "support/matrix_near.hpp"
@@ -36,6 +35,15 @@ MoELayer<T> make_layer(const MoEConfig& config, std::uint64_t seed) {
   return layer;
 }
 
+/// y (N, d_out) of an inference.
+template <class Layer, class T>
+Matrix<T> forward(const Layer& layer, const Matrix<T>& x, const CallOptions& call = {}) {
+  typename Layer::Scratch scratch;
+  Matrix<T> y = Matrix<T>::Constant(x.rows(), layer.d_out(), T(77));
+  layer.forward(x, y, scratch, call);
+  return y;
+}
+
 /// A taped forward and a backward: what came in from above, and the results.
 template <class Layer, class T>
 struct Step {
@@ -45,15 +53,14 @@ struct Step {
 
 /// dy is random; the tape, if given, is used and left as it is after the step. A layer as small as
 /// those of tests gets all threads of the call, as in a team they are awake.
-template <Real T, class RouterT, class ExpertT>
-Step<MoELayer<T, RouterT, ExpertT>, T> run_step(
-    const MoELayer<T, RouterT, ExpertT>& layer, const Matrix<T>& x, const CallOptions& call = {},
-    typename MoELayer<T, RouterT, ExpertT>::Tape* tape = nullptr) {
-  typename MoELayer<T, RouterT, ExpertT>::Tape own;
+template <class Layer, class T>
+Step<Layer, T> run_step(const Layer& layer, const Matrix<T>& x, const CallOptions& call = {},
+                        typename Layer::Tape* tape = nullptr) {
+  typename Layer::Tape own;
   tape = tape == nullptr ? &own : tape;
-  Step<MoELayer<T, RouterT, ExpertT>, T> step{
-      random_matrix<T>(x.rows(), layer.d_out(), 4242), Matrix<T>(x.rows(), layer.d_out()),
-      Matrix<T>(x.rows(), layer.d_in()), layer.zero_grads()};
+  Step<Layer, T> step{random_matrix<T>(x.rows(), layer.d_out(), 4242),
+                      Matrix<T>(x.rows(), layer.d_out()), Matrix<T>(x.rows(), layer.d_in()),
+                      layer.zero_grads()};
   detail::with_team(detail::num_threads(call.num_threads), [&] {
     layer.forward(x, step.y, *tape, call);
     layer.backward(x, step.dy, *tape, step.dx, step.grads);

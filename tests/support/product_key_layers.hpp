@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers of product keys for their tests, and a step of one.
+// Layers of product keys for their tests.
 #pragma once
 
 #include "moe/layers/product_key_layer.hpp"
@@ -8,6 +8,7 @@
 namespace moe::testing::product_keys {
 
 using namespace sequences;
+using testing::run_step;
 
 inline constexpr KeyReading all_readings[] = {KeyReading::per_token, KeyReading::across_batch};
 
@@ -28,29 +29,6 @@ ProductKeyLayer<T> make_layer(const ProductKeyLayerConfig& config) {
     randomise(layer.shared()->params(), 20);
   }
   return layer;
-}
-
-template <Real T>
-Matrix<T> forward(const ProductKeyLayer<T>& layer, const Matrix<T>& x,
-                  const CallOptions& call = {}) {
-  ProductKeyScratch<T> scratch;
-  Matrix<T> y(x.rows(), layer.d_out());
-  layer.forward(x, y, scratch, call);
-  return y;
-}
-
-template <Real T>
-Step<ProductKeyLayer<T>, T> run_step(const ProductKeyLayer<T>& layer, const Matrix<T>& x,
-                                     const CallOptions& call = {}) {
-  ProductKeyTape<T> tape;
-  Step<ProductKeyLayer<T>, T> step{random_matrix<T>(x.rows(), layer.d_out(), 42),
-                                   Matrix<T>(x.rows(), layer.d_out()),
-                                   Matrix<T>(x.rows(), layer.d_in()), layer.zero_grads()};
-  detail::with_team(detail::num_threads(call.num_threads), [&] {
-    layer.forward(x, step.y, tape, call);
-    layer.backward(x, step.dy, tape, step.dx, step.grads);
-  });
-  return step;
 }
 
 }  // namespace moe::testing::product_keys

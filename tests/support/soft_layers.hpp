@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers of Soft MoE for their tests, and a step of one.
+// Layers of Soft MoE for their tests.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 namespace moe::testing::soft {
 
 using namespace sequences;
+using testing::run_step;
 
 inline SoftMoEConfig small_config(Index slots = 2) {
   return {.d_model = 5, .d_ff = 6, .num_experts = 3, .slots = slots, .d_out = 4};
@@ -36,27 +37,6 @@ SoftMoELayer<T, LinearGate<T>> make_plain(const SoftMoEConfig& config) {
   return randomised(
       SoftMoELayer<T, LinearGate<T>>(SlotRouter<T, LinearGate<T>>(gate, gate.initial_params(1)),
                                      make_experts<T>(config.experts(), 2)));
-}
-
-template <class Layer, class T>
-Matrix<T> forward(const Layer& layer, const Matrix<T>& x, const CallOptions& call = {}) {
-  typename Layer::Scratch scratch;
-  Matrix<T> y(x.rows(), layer.d_out());
-  layer.forward(x, y, scratch, call);
-  return y;
-}
-
-template <class Layer, class T>
-Step<Layer, T> run_step(const Layer& layer, const Matrix<T>& x, const CallOptions& call = {}) {
-  typename Layer::Tape tape;
-  Step<Layer, T> step{random_matrix<T>(x.rows(), layer.d_out(), 42),
-                      Matrix<T>(x.rows(), layer.d_out()), Matrix<T>(x.rows(), layer.d_in()),
-                      layer.zero_grads()};
-  detail::with_team(detail::num_threads(call.num_threads), [&] {
-    layer.forward(x, step.y, tape, call);
-    layer.backward(x, step.dy, tape, step.dx, step.grads);
-  });
-  return step;
 }
 
 }  // namespace moe::testing::soft

@@ -4,7 +4,6 @@
 // that includes it compiles no layer.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>

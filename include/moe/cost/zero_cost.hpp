@@ -3,9 +3,6 @@
 // actual one of a plan, or that which is expected where all experts are chosen as often.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-
 #include "../experts/zero.hpp"
 #include "cost.hpp"
 

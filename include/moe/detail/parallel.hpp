@@ -290,13 +290,20 @@ void parallel_for(std::ptrdiff_t num_items, int threads, const Body& body) {
   run_loop({call, &body, num_items, threads});
 }
 
+/// Calls body(begin, size) for blocks of [0, count), each `block` long but for the last.
+template <class Body>
+void for_blocks(std::ptrdiff_t count, std::ptrdiff_t block, int threads, Body&& body) {
+  parallel_for((count + block - 1) / block, threads, [&](std::ptrdiff_t item, int) {
+    const std::ptrdiff_t begin = item * block;
+    body(begin, (std::min)(block, count - begin));
+  });
+}
+
 /// Calls body(row) for each row in [0, num_rows), in blocks of rows that are worth a hand-over.
 template <class Body>
 void for_rows(std::ptrdiff_t num_rows, int threads, Body&& body) {
-  constexpr std::ptrdiff_t block = 32;
-  parallel_for((num_rows + block - 1) / block, threads, [&](std::ptrdiff_t item, int) {
-    const std::ptrdiff_t end = (std::min)((item + 1) * block, num_rows);
-    for (std::ptrdiff_t row = item * block; row < end; ++row) {
+  for_blocks(num_rows, 32, threads, [&](std::ptrdiff_t begin, std::ptrdiff_t size) {
+    for (std::ptrdiff_t row = begin; row < begin + size; ++row) {
       body(row);
     }
   });

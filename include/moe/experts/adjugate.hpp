@@ -101,8 +101,9 @@ class AdjugateExperts {
     set_.forward(input, rows, memory.set, threads);
     memory.rows.resize(rows.rows(), d_out());
     adjugates_.forward(of_groups(input, memory.offset), memory.rows, memory.adjugates, threads);
+    const W scale(scale_);
     detail::for_rows(rows.rows(), threads, [&](Index row) {
-      add(W(scale_), &memory.rows.coeffRef(row, 0), d_out(), &rows.coeffRef(row, 0));
+      kernels::add_rows<T>(memory.rows.row(row), &scale, &rows.coeffRef(row, 0));
     });
   }
 
@@ -139,12 +140,6 @@ class AdjugateExperts {
       offset[static_cast<std::size_t>(group)] = input.groups.begin(group * each);
     }
     return {input.x, {offset, input.groups.token}, input.weight};
-  }
-  /// to (size) += factor * from
-  static void add(W factor, const T* from, Index size, T* to) {
-    kernels::for_lanes<W>(size, [&](auto at) {
-      at.store(to, kernels::madd(kernels::LanesOr<W>(factor), at.load(from), at.load(to)));
-    });
   }
 
   Set set_;

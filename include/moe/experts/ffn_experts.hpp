@@ -4,6 +4,7 @@
 // the rows of all experts.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 

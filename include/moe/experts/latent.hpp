@@ -8,7 +8,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -222,9 +221,7 @@ void Latent<T>::normalise(Scratch& memory, int threads) const {
 /// tape.dcombined, that of the norm's output, becomes that of its input.
 template <Real T>
 void Latent<T>::normalise_backward(Tape& tape, Matrix<W>& grad, int threads) const {
-  const Index blocks = (width() + panel - 1) / panel;
-  detail::parallel_for(blocks, threads, [&](Index block, int) {
-    const Index begin = block * panel, cols = (std::min)(panel, width() - begin);
+  detail::for_blocks(width(), panel, threads, [&](Index begin, Index cols) {
     kernels::add_norm_scale_gradient(
         tape.combined.middleCols(begin, cols), tape.dcombined.middleCols(begin, cols),
         tape.inverse.data(), [](Index) { return false; }, grad.data() + begin);

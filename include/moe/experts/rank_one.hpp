@@ -5,7 +5,6 @@
 //   y += weight_e act(x . down_e) up_e
 #pragma once
 
-#include <span>
 #include <utility>
 #include <vector>
 

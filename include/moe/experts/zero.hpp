@@ -223,14 +223,6 @@ class ZeroExperts {
                               kernels::dot(x, p.mixing.data() + d_in(), d_in())));
   }
 
-  /// to (D) += factor * from (D)
-  static void add(W factor, const T* from, Matrix<W>& to, Index to_row) {
-    W* row = to.data() + to_row * to.cols();
-    kernels::for_lanes<W>(to.cols(), [&](auto at) {
-      at.store(row, kernels::madd(kernels::LanesOr<W>(factor), at.load(from), at.load(row)));
-    });
-  }
-
   Set set_;
   ZeroComputation zero_;
   std::vector<ConstantParams<T>> constants_;
@@ -277,12 +269,13 @@ void ZeroExperts<T, Set>::backward(const ExpertInput<T>& input, ConstMatrixRef<T
     const Index expert = set_.num_experts() + number;
     for (Index row = input.groups.begin(expert); row < input.groups.end(expert); ++row) {
       const auto slot = static_cast<std::size_t>(row);
-      const T* x = &input.x.coeffRef(input.groups.token_of(row), 0);
+      const auto x = input.x.row(input.groups.token_of(row));
       const W dlogit =
           input.weight.empty() ? tape.dlogit[slot] : tape.dlogit[slot] * input.weight[slot];
-      add(dlogit, x, g.mixing, 0);
-      add(-dlogit, x, g.mixing, 1);
-      add(W(1) - tape.share[slot], &drows.coeffRef(row, 0), g.vector, 0);
+      const W minus_dlogit = -dlogit, rest = W(1) - tape.share[slot];
+      kernels::add_rows<T>(x, &dlogit, &g.mixing(0, 0));
+      kernels::add_rows<T>(x, &minus_dlogit, &g.mixing(1, 0));
+      kernels::add_rows<T>(drows.row(row), &rest, &g.vector(0, 0));
     }
   });
 }

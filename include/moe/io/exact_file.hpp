@@ -3,10 +3,7 @@
 // is expected, or a FormatError that names both.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <map>
 #include <optional>
 #include <string>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // GGUF's blocks of elements -> numbers, below read_place(): exact in double, rounded once to any
-// other float. Blocks of types that are not here are those of code books and of less than 4 bits.
+// other float. Of the other types of blocks dtype.hpp has only name and size.
 #pragma once
 
 #include <array>
@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
 #include "../kernels/convert.hpp"
 #include "dtype.hpp"

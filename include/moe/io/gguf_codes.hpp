@@ -3,7 +3,6 @@
 // q4_k, MXFP4 of mxfp4. Nothing is decoded, and nothing rounded.
 #pragma once
 
-#include <concepts>
 #include <cstring>
 #include <optional>
 

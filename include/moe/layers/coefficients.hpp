@@ -119,9 +119,7 @@ class Coefficients {
       kernels::add_rows<W>(params_.weight, of_token, &dx.coeffRef(token, 0));
     });
     // Columns are shared out: each sum goes over the tokens in their order.
-    constexpr Index block = 64;
-    detail::parallel_for((d_in_ + block - 1) / block, threads, [&](Index item, int) {
-      const Index begin = item * block, cols = (std::min)(block, d_in_ - begin);
+    detail::for_blocks(d_in_, 64, threads, [&](Index begin, Index cols) {
       for (Index i = 0; i < 2; ++i) {
         kernels::add_rows<T>(x.middleCols(begin, cols), tape.gradient.data() + i * num_tokens,
                              &grads.weight(i, begin));

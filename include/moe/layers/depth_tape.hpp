@@ -3,7 +3,6 @@
 // layer itself is const in use.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>

@@ -6,7 +6,6 @@
 
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "../experts/dense_ffn.hpp"
 #include "../experts/each_expert.hpp"
@@ -155,21 +154,8 @@ class LayerParts {
   /// Throws std::invalid_argument unless the parts fit each other and their parameters have their
   /// shapes: what stands in a layer may have been replaced. `name` is the layer's.
   void check_params(const ParameterName& name) const {
-    check_parts();
-    moe::check_params(router_, {.word = "router", .part = &name});
+    check_params_beside_experts(name);
     moe::check_params(experts_, {.word = "experts", .part = &name});
-    if (shared_) {
-      moe::check_params(*shared_, {.word = "shared", .part = &name});
-    }
-    if (latent_) {
-      latent_->check_params({.word = "latent", .part = &name});
-    }
-    if (coefficients_) {
-      coefficients_->check_params({.word = "coefficients", .part = &name});
-    }
-    if (output_norm_) {
-      output_norm_->check_params({.word = "output_norm", .part = &name});
-    }
   }
 
   Index d_in() const { return latent_ ? latent_->d_in() : experts_.d_in(); }
@@ -266,6 +252,23 @@ class LayerParts {
       return router_.d_model();
     } else {
       return d_in();
+    }
+  }
+  /// All of check_params but the experts' own: an inference asks only those that have rows.
+  void check_params_beside_experts(const ParameterName& name) const {
+    check_parts();
+    moe::check_params(router_, {.word = "router", .part = &name});
+    if (shared_) {
+      moe::check_params(*shared_, {.word = "shared", .part = &name});
+    }
+    if (latent_) {
+      latent_->check_params({.word = "latent", .part = &name});
+    }
+    if (coefficients_) {
+      coefficients_->check_params({.word = "coefficients", .part = &name});
+    }
+    if (output_norm_) {
+      output_norm_->check_params({.word = "output_norm", .part = &name});
     }
   }
   void check_parts() const {

@@ -128,27 +128,11 @@ class MoELayer : public LayerParts<T, RouterT, E> {
   }
 
  private:
-  using Parts::check_parts, Parts::coefficients_, Parts::experts_, Parts::latent_, Parts::options_,
-      Parts::output_norm_, Parts::router_, Parts::router_width, Parts::shared_;
+  using Parts::check_params_beside_experts, Parts::coefficients_, Parts::experts_, Parts::latent_,
+      Parts::options_, Parts::output_norm_, Parts::router_, Parts::router_width, Parts::shared_;
 
   static constexpr bool trains = TrainableInLayer<E, T> && TrainableRouter<RouterT, T>;
 
-  void check_parameters() const {
-    check_parts();
-    moe::check_params(router_, {"router"});
-    if (shared_) {
-      moe::check_params(*shared_, {"shared"});
-    }
-    if (latent_) {
-      latent_->check_params({"latent"});
-    }
-    if (coefficients_) {
-      coefficients_->check_params({"coefficients"});
-    }
-    if (output_norm_) {
-      output_norm_->check_params({"output_norm"});
-    }
-  }
   void check_router_call(const ConstMatrixRef<T>& x, Index num_tokens,
                          const CallOptions& call) const {
     detail::check_shape(x, num_tokens, router_width(), "MoELayer: router_x");
@@ -161,12 +145,12 @@ class MoELayer : public LayerParts<T, RouterT, E> {
     }
   }
   void check_call(const ConstMatrixRef<T>& router_x, const CallOptions& call) const {
-    check_parameters();
+    check_params_beside_experts({});
     check_router_call(router_x, router_x.rows(), call);
   }
   void check_input(const LayerInput<T>& input, const MatrixRef<T>& y,
                    const CallOptions& call) const {
-    check_parameters();
+    check_params_beside_experts({});
     detail::check_shape(input.x, input.x.rows(), d_in(), "MoELayer: x");
     check_router_call(input.router_x, input.x.rows(), call);
     detail::check_shape(y, input.x.rows(), d_out(), "MoELayer: y");

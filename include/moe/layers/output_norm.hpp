@@ -98,9 +98,8 @@ class OutputNorm {
   /// part in grads.
   void backward(ConstMatrixRef<T> dy, const std::vector<std::uint8_t>& padding, Tape& tape,
                 Params& grads, int threads) const {
-    constexpr Index block = 64;  // columns are shared out: each sum goes over the tokens in order
-    detail::parallel_for((d_out_ + block - 1) / block, threads, [&](Index item, int) {
-      const Index begin = item * block, cols = (std::min)(block, d_out_ - begin);
+    // Columns are shared out: each sum goes over the tokens in their order.
+    detail::for_blocks(d_out_, 64, threads, [&](Index begin, Index cols) {
       kernels::add_norm_scale_gradient(
           tape.sum.middleCols(begin, cols), dy.middleCols(begin, cols), tape.inverse.data(),
           [&](Index row) {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "padding.hpp"
 #include "product_key_tape.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
@@ -213,7 +214,7 @@ class ProductKeyLayer {
       }
       const MatrixRef<T> shared_out = memory.shared_out;
       experts_.combine(input, memory.experts, shared_ ? &shared_out : nullptr, y);
-      clear_padding(memory.routing, y);
+      detail::clear_rows<T>(y, memory.routing.padding);
     });
   }
 
@@ -232,15 +233,7 @@ class ProductKeyLayer {
     }
     const MatrixRef<T> shared_dx = tape.shared_dx;
     experts_.input_backward(input, tape.experts, shared_ ? &shared_dx : nullptr, dx);
-    clear_padding(tape.routing, dx);
-  }
-
-  static void clear_padding(const RoutingTable<W>& table, MatrixRef<T> rows) {
-    for (Index row = 0; row < rows.rows(); ++row) {
-      if (table.is_padding(row)) {
-        rows.row(row).setZero();
-      }
-    }
+    detail::clear_rows<T>(dx, tape.routing.padding);
   }
 
   RouterT router_;

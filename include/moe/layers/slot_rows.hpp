@@ -3,7 +3,6 @@
 // that of experts, which compute them; and the products that mix.
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <vector>
 

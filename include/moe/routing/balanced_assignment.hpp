@@ -7,8 +7,6 @@
 // its sequence. In evaluation, which is a call without noise seed, each token has its best.
 #pragma once
 
-#include <algorithm>
-
 #include "../detail/reserve.hpp"
 #include "../kernels/topk.hpp"
 #include "assignment.hpp"
@@ -42,7 +40,7 @@ class BalancedAssignment {
   bool probs_sum_to_one() const { return sums_to_one(Score::sigmoid); }
   /// Of what is shared out.
   double multiply_adds(Index rows, Index num_experts) const {
-    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+    return score_work(rows, num_experts);
   }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <concepts>
-#include <string_view>
 
 #include "../concepts.hpp"
 #include "gated_table.hpp"

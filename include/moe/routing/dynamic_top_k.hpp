@@ -69,9 +69,7 @@ class DynamicTopK {
   DynamicTopK<V> cast() const {
     return {num_experts_, config_};
   }
-  double multiply_adds(Index rows) const {
-    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return score_work(rows, num_experts_); }
 
   /// Of the call that wrote the table; with padding or a mask, an upper bound.
   Flops forward_flops(const RoutingTable<W>& table) const {

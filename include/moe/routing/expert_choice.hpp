@@ -14,6 +14,7 @@
 #include "../kernels/softmax.hpp"
 #include "concepts.hpp"
 #include "insert_choice.hpp"
+#include "score.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
@@ -47,7 +48,7 @@ class ExpertChoice {
     return ExpertChoice<V>(config_);
   }
   double multiply_adds(Index rows, Index num_experts) const {
-    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+    return 2.0 * score_work(rows, num_experts);
   }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {

@@ -230,10 +230,7 @@ template <Real T>
 void LinearGate<T>::backward_input(const Params& params, ConstMatrixRef<T>, const Table& table,
                                    RoutingGradient<W>& gradient, MatrixRef<T> dx) const {
   const RouterNoise<W> noise = noise_of(table);
-  const Index num_tokens = dx.rows();
-  const Index blocks = (num_tokens + block_size - 1) / block_size;
-  detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_size, rows = (std::min)(block_size, num_tokens - begin);
+  detail::for_blocks(dx.rows(), block_size, table.num_threads, [&](Index begin, Index rows) {
     for (Index row = 0; table.noise_scale.size() > 0 && row < rows; ++row) {
       add_noise_gradient(noise, begin + row, table, gradient);
     }
@@ -286,9 +283,7 @@ template <Real T>
 void LinearGate<T>::backward_params(const Params&, ConstMatrixRef<T> x, const Table& table,
                                     const RoutingGradient<W>& gradient, Params& grads) const {
   const ConstMatrixRef<W> input = projected(x, table);
-  const Index blocks = (d_model_ + block_size - 1) / block_size;
-  detail::parallel_for(blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_size, cols = (std::min)(block_size, d_model_ - begin);
+  detail::for_blocks(d_model_, block_size, table.num_threads, [&](Index begin, Index cols) {
     const auto columns = kernels::view(input).block(0, begin, input.rows(), cols);
     multiply_back(table, kernels::view(gradient.logits).transpose(), columns,
                   grads.weight.middleCols(begin, cols), kernels::Update::add);
@@ -297,12 +292,11 @@ void LinearGate<T>::backward_params(const Params&, ConstMatrixRef<T> x, const Ta
                     grads.noise.middleCols(begin, cols), kernels::Update::add);
     }
   });
-  const Index bias_blocks = (grads.bias.size() + block_size - 1) / block_size;
-  detail::parallel_for(bias_blocks, table.num_threads, [&](Index block, int) {
-    const Index begin = block * block_size, experts = (std::min)(block_size, num_experts_ - begin);
-    kernels::add_rows<W>(gradient.logits.middleCols(begin, experts), nullptr,
-                         &grads.bias(0, begin));
-  });
+  detail::for_blocks(grads.bias.size(), block_size, table.num_threads,
+                     [&](Index begin, Index size) {
+                       kernels::add_rows<W>(gradient.logits.middleCols(begin, size), nullptr,
+                                            &grads.bias(0, begin));
+                     });
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET

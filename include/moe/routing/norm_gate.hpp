@@ -117,14 +117,13 @@ class NormGate {
                        const RoutingGradient<W>& gradient, Params& grads) const {
     linear_.backward_params(params, table.normed, table, gradient, grads);
     // Columns are shared out: each sum goes over the tokens in their order.
-    constexpr Index block = 64;
-    const Index size = grads.norm_scale.size();
-    detail::parallel_for((size + block - 1) / block, table.num_threads, [&](Index item, int) {
-      const Index begin = item * block, cols = (std::min)(block, size - begin);
-      kernels::add_norm_scale_gradient(
-          x.middleCols(begin, cols), table.dnormed.middleCols(begin, cols), table.inverse.data(),
-          [&](Index token) { return table.is_padding(token); }, &grads.norm_scale(0, begin));
-    });
+    detail::for_blocks(
+        grads.norm_scale.size(), 64, table.num_threads, [&](Index begin, Index cols) {
+          kernels::add_norm_scale_gradient(
+              x.middleCols(begin, cols), table.dnormed.middleCols(begin, cols),
+              table.inverse.data(), [&](Index token) { return table.is_padding(token); },
+              &grads.norm_scale(0, begin));
+        });
   }
 
  private:

@@ -148,4 +148,10 @@ constexpr Index score_gradient_flops(Score score, Index num_experts) {
   return num_experts * with_score(score, [](auto kind) { return kind.gradient_flops; });
 }
 
+/// The scores of so many tokens as multiply-adds, for the choice of threads: a score takes as long
+/// as some eight.
+inline double score_work(Index rows, Index num_experts) {
+  return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts);
+}
+
 }  // namespace moe::inline MOE_INSTRUCTION_SET

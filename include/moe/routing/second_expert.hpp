@@ -6,7 +6,6 @@
 // the token in the batch.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "../detail/random.hpp"
@@ -66,9 +65,7 @@ class SecondExpert {
   SecondExpert<V> cast() const {
     return {num_experts_, config_};
   }
-  double multiply_adds(Index rows) const {
-    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return score_work(rows, num_experts_); }
 
   /// Uniform in (0, 1), by which the second of a token is kept.
   static double keeping_draw(std::uint64_t seed, Index row) {

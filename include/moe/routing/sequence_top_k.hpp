@@ -64,9 +64,7 @@ class SequenceTopK {
     return {num_experts_, config_};
   }
   bool probs_sum_to_one() const { return sums_to_one(config_.score); }
-  double multiply_adds(Index rows) const {
-    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return 2.0 * score_work(rows, num_experts_); }
   /// Of so many tokens without masks, however their sequences spread the choices.
   Flops forward_flops(Index tokens) const {
     const Index of_choice = weight_flops(config_.weight, most_) / most_;

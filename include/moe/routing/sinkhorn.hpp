@@ -62,9 +62,7 @@ class Sinkhorn {
   }
   bool probs_sum_to_one() const { return sums_to_one(score()); }
   /// With one round of scaling: each is shared out anew.
-  double multiply_adds(Index rows) const {
-    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return 2.0 * score_work(rows, num_experts_); }
 
   void route(const Params&, const CallOptions& call, GatedTable<W>& table) const {
     const Index num_tokens = table.logits.rows(), num_experts = table.logits.cols();
@@ -189,24 +187,21 @@ class Sinkhorn {
 
   /// Each expert adds up its tokens in order, whatever the threads.
   static void scale_experts(const Sequence& sequence, GatedTable<W>& table) {
-    constexpr Index block = 16;
     const Index num_experts = table.logits.cols();
     W* factor = factors(table, 0);
-    detail::parallel_for(
-        (num_experts + block - 1) / block, table.num_threads, [&](Index item, int) {
-          const Index first = item * block;
-          const Index last = (std::min)(first + block, num_experts);
-          std::fill(factor + first, factor + last, W(0));
-          for (Index row = sequence.begin; row < sequence.end; ++row) {
-            const W* value = rank(table, row);
-            for (Index e = first; e < last; ++e) {
-              factor[e] += share(table, row) * value[e];
-            }
-          }
-          for (Index e = first; e < last; ++e) {
-            factor[e] = W(1) / (W(static_cast<double>(num_experts)) * (factor[e] + W(epsilon)));
-          }
-        });
+    detail::for_blocks(num_experts, 16, table.num_threads, [&](Index first, Index size) {
+      const Index last = first + size;
+      std::fill(factor + first, factor + last, W(0));
+      for (Index row = sequence.begin; row < sequence.end; ++row) {
+        const W* value = rank(table, row);
+        for (Index e = first; e < last; ++e) {
+          factor[e] += share(table, row) * value[e];
+        }
+      }
+      for (Index e = first; e < last; ++e) {
+        factor[e] = W(1) / (W(static_cast<double>(num_experts)) * (factor[e] + W(epsilon)));
+      }
+    });
   }
 
   Index num_experts_;

@@ -55,9 +55,7 @@ class SparseMixer {
   SparseMixer<V> cast() const {
     return {num_experts_, config_};
   }
-  double multiply_adds(Index rows) const {
-    return 24.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return 3.0 * score_work(rows, num_experts_); }
 
   /// What is added to a logit where an expert is drawn, from a Gumbel distribution.
   static double drawing_noise(std::uint64_t seed, Index row, Index pick, Index e,

@@ -78,10 +78,7 @@ class TopK {
   /// Of so many tokens, without masks.
   Flops forward_flops(Index tokens) const;
   Flops backward_flops(Index tokens) const;
-  /// A score takes as long as some eight of them.
-  double multiply_adds(Index rows) const {
-    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return score_work(rows, num_experts_); }
 
   /// Throws std::invalid_argument if the call asks for what the config cannot give.
   void check_call(const CallOptions& call, Index num_tokens) const {

@@ -64,9 +64,7 @@ class TwoLevel {
   TwoLevel<V> cast() const {
     return {num_experts_, config_};
   }
-  double multiply_adds(Index rows) const {
-    return 16.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return 2.0 * score_work(rows, num_experts_); }
 
   void route(const Params&, const TokenRoute<W>& token) const {
     write_scores(Score::softmax, token);

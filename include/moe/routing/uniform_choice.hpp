@@ -56,9 +56,7 @@ class UniformChoice {
   UniformChoice<V> cast() const {
     return {num_experts_, config_};
   }
-  double multiply_adds(Index rows) const {
-    return 8.0 * static_cast<double>(rows) * static_cast<double>(num_experts_);
-  }
+  double multiply_adds(Index rows) const { return score_work(rows, num_experts_); }
 
   /// Of so many tokens without masks.
   Flops forward_flops(Index tokens) const {

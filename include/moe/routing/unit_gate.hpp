@@ -169,21 +169,18 @@ class UnitGate {
 
   /// of_direction = the sums over the tokens, in their order.
   void sum_columns(const Table& table, const RoutingGradient<W>& gradient) const {
-    constexpr Index block = 64;
     table.of_direction.resize(1, num_experts());
-    detail::parallel_for(
-        (num_experts() + block - 1) / block, table.num_threads, [&](Index item, int) {
-          const Index begin = item * block, end = (std::min)(begin + block, num_experts());
-          W* sum = &table.of_direction.coeffRef(0, 0);
-          std::fill(sum + begin, sum + end, W(0));
-          for (Index token = 0; token < table.cosine.rows(); ++token) {
-            for (Index e = begin; e < end; ++e) {
-              sum[e] += table.may_have(token, e)
-                            ? gradient.logits(token, e) * table.cosine(token, e)
-                            : W(0);
-            }
-          }
-        });
+    detail::for_blocks(num_experts(), 64, table.num_threads, [&](Index begin, Index size) {
+      const Index end = begin + size;
+      W* sum = &table.of_direction.coeffRef(0, 0);
+      std::fill(sum + begin, sum + end, W(0));
+      for (Index token = 0; token < table.cosine.rows(); ++token) {
+        for (Index e = begin; e < end; ++e) {
+          sum[e] +=
+              table.may_have(token, e) ? gradient.logits(token, e) * table.cosine(token, e) : W(0);
+        }
+      }
+    });
   }
 
   /// What a longer vector does to the cosines: gradient -= sum / (length (length + epsilon)) *

@@ -4,7 +4,6 @@
 // bit.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <vector>
 
