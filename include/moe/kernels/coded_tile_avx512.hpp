@@ -10,19 +10,20 @@
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 // With a mask, as GCC 12 takes what those without one leave undefined for a mistake of the user's.
-inline constexpr __mmask16 all = 0xffff;
+inline constexpr __mmask16 all_columns = 0xffff;
 
 inline __m512 load_scales(const Eigen::half* from) {
-  return _mm512_maskz_cvtph_ps(all, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return _mm512_maskz_cvtph_ps(all_columns,
+                               _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
 /// 2^(e - 127): 0 is 2^-127, and 255 NaN.
 inline __m512 load_scales(const std::uint8_t* from) {
-  const __m512i e =
-      _mm512_maskz_cvtepu8_epi32(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  const __m512i e = _mm512_maskz_cvtepu8_epi32(
+      all_columns, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   // 0 less 1 is the largest of all.
   const __mmask16 special =
       _mm512_cmpge_epu32_mask(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), _mm512_set1_epi32(254));
-  const __m512i bits = _mm512_maskz_slli_epi32(all, e, 23);
+  const __m512i bits = _mm512_maskz_slli_epi32(all_columns, e, 23);
   return _mm512_castsi512_ps(
       _mm512_mask_or_epi32(bits, special, bits, _mm512_set1_epi32(0x400000)));
 }
@@ -30,8 +31,8 @@ inline __m512 load_scales(const std::uint8_t* from) {
 /// Exactly.
 inline __m512 load_scales(Multiples from) {
   const __m512i multiple = _mm512_maskz_cvtepu8_epi32(
-      all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.multiple)));
-  return _mm512_mul_ps(load_scales(from.of), _mm512_maskz_cvtepi32_ps(all, multiple));
+      all_columns, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.multiple)));
+  return _mm512_mul_ps(load_scales(from.of), _mm512_maskz_cvtepi32_ps(all_columns, multiple));
 }
 
 /// The numbers of 4 k of 16 columns; of 4 bits, from the low or the high half of the bytes.
@@ -45,7 +46,7 @@ __m512i numbers_of(const std::uint8_t* line, int half) {
         _mm512_and_si512(half == 0 ? bytes : _mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15));
     if constexpr (HasTable<F>) {
       const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(F::table));
-      return _mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(all, table), codes);
+      return _mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(all_columns, table), codes);
     } else {
       return codes;
     }
@@ -96,7 +97,8 @@ EIGEN_DONT_INLINE void multiply_coded_groups(const CodedInput* const* rows,
       const __m512 scale = load_scales(block.scale + (first + g) * Block::group);
       MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
         const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(row[r][b].scale * F::unit));
-        total[r][g] = _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(all, dot[r][g]), both, total[r][g]);
+        total[r][g] =
+            _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(all_columns, dot[r][g]), both, total[r][g]);
       }
       if constexpr (HasMinima<F>) {
         const __m512 minimum = load_scales(block.minimum + (first + g) * Block::group);
