@@ -46,6 +46,11 @@ TEST(NearestSteps, StayWithinTheirBounds) {
   EXPECT_EQ(steps[2], 700.0);
   EXPECT_EQ(steps[3], 500.0);
 }
+TEST(NearestSteps, TakeNaNForTheLeast) {
+  std::array<float, kernels::block_size> values;
+  values.fill(infinity);
+  EXPECT_EQ(kernels::nearest_steps(values.data(), 0.0f, infinity, 2.0f, 15.0f)[4], 2.0);
+}
 
 TEST(ExactDot, AddsUpEightChainsInOneOrder) {
   kernels::Block a, b;

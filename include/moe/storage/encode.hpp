@@ -32,8 +32,8 @@ EIGEN_DONT_INLINE inline Block nearest_steps(const float* values, float offset, 
   float bounded[block_size];
   for (Index k = 0; k < block_size; ++k) {
     const float step = (values[k] + offset) / scale;
-    const float not_below = step < least ? least : step;
-    bounded[k] = not_below > most ? most : not_below;
+    const float not_below = step > least ? step : least;  // NaN is neither
+    bounded[k] = not_below < most ? not_below : most;
   }
   Block steps;
   for (std::size_t k = 0; k < steps.size(); ++k) {

@@ -141,7 +141,8 @@ struct Q4KFormat {
   }
   static std::uint8_t nearest_multiple(float value, Eigen::half of) {
     const float step = kernels::widen(of);
-    return step > 0.0f ? static_cast<std::uint8_t>(std::lround(value / step)) : std::uint8_t{0};
+    const bool has_multiples = step > 0.0f && std::isfinite(step);
+    return has_multiples ? static_cast<std::uint8_t>(std::lround(value / step)) : std::uint8_t{0};
   }
 };
 
