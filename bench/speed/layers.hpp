@@ -6,6 +6,7 @@
 #include <moe/reference.hpp>
 #include <stdexcept>
 
+#include "../own_memory.hpp"
 #include "../timed_layer.hpp"
 #include "cases.hpp"
 
@@ -115,11 +116,16 @@ class Forward {
     constexpr std::size_t model_bytes = std::size_t{1} << 30, most = 8;
     const std::size_t bytes = packed_bytes<S>(layers_.front());
     const std::size_t copies = c.cold() ? (model_bytes + bytes - 1) / bytes : 1;
-    layers_.resize(std::min(copies, most), layers_.front());
+    while (layers_.size() > std::min(copies, most)) {
+      layers_.pop_back();
+    }
+    while (layers_.size() < std::min(copies, most)) {
+      layers_.push_back(in_own_memory<S>(layers_.front()));
+    }
   }
 
   CallOptions call_;
-  std::vector<PackedLayer<S>> layers_;  // the same, in different memory
+  std::vector<PackedLayer<S>> layers_;  // the same, each in memory of its own
   typename PackedLayer<S>::Scratch scratch_;
   std::optional<TimedLayer<W, Router<W>, PackedExperts<S>>> timed_;
   std::optional<Inputs<W>> inputs_;
