@@ -43,7 +43,7 @@ void check_enum(Enum value, Enum last, const char* name) {
 }
 
 /// Of what a run counts up: no run adds the other half of the integers to it.
-inline constexpr std::ptrdiff_t most_counted = std::numeric_limits<std::ptrdiff_t>::max() / 2;
+inline constexpr std::ptrdiff_t most_counted = (std::numeric_limits<std::ptrdiff_t>::max)() / 2;
 
 /// Throws unless it is a number that can be counted up from.
 inline void check_count(std::ptrdiff_t count, const char* name) {
