@@ -39,6 +39,18 @@ template <class S>
 class CodedBounds : public ::testing::Test {};
 TYPED_TEST_SUITE(CodedBounds, testing::CodedStorages);
 
+TYPED_TEST(CodedBounds, WeightsThatNoScaleReachesAreNaN) {
+  for (const float magnitude : {1e9f, 3e38f}) {
+    Matrix<float> w = Matrix<float>::Constant(4, 256, magnitude);
+    w.rightCols(128) *= -1.0f;
+    const Matrix<float> got = PackedMatrix<TypeParam>({&w}).unpack(0);
+    for (Index i = 0; i < w.size(); ++i) {
+      const float number = got.data()[i], weight = w.data()[i];
+      EXPECT_TRUE(std::isnan(number) || std::abs(number - weight) <= 0.25f * magnitude)
+          << number << " for " << weight;
+    }
+  }
+}
 TYPED_TEST(CodedBounds, EachWeightHasTheNearestNumberOfItsScale) {
   using F = typename PackedMatrix<TypeParam>::Format;
   for (const Matrix<float>& w : hard_weights()) {

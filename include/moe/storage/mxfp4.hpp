@@ -80,7 +80,8 @@ struct Mxfp4Format {
     const Codes codes = magnitudes_of(values, scale);
     kernels::Block off;
     for (std::size_t k = 0; k < off.size(); ++k) {
-      const double value = half * halves(codes[k]);
+      // Exact, and infinite where float has no such number: then the lower scale errs less.
+      const double value = static_cast<double>(static_cast<float>(half * halves(codes[k])));
       const auto rounded = static_cast<float>(static_cast<double>(std::abs(values[k])) - value);
       off[k] = static_cast<double>(rounded);
     }
