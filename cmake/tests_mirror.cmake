@@ -103,8 +103,7 @@ set(tested_by
   "storage/float.hpp           storage/panels_test.cpp"
   "storage/mxfp4.hpp           storage/coded_test.cpp"
   "storage/q4.hpp              storage/coded_test.cpp"
-  "storage/q8.hpp              storage/coded_test.cpp"
-  "train/trained_tensors.hpp   train/optimiser_test.cpp")
+  "storage/q8.hpp              storage/coded_test.cpp")
 
 set(moe_dir ${SOURCE_DIR}/include/moe)
 set(tests_dir ${SOURCE_DIR}/tests)

@@ -3,9 +3,11 @@
 // that is to be saved is held against it.
 #pragma once
 
+#include <concepts>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "checkpoint.hpp"
 
@@ -76,6 +78,12 @@ struct Known {
         return value ? moe::detail::joined(*value) : std::string("none");
       };
       fail(name, text(found), text(read));
+    }
+  }
+  /// The same of a limit, which a setting of 0 or less switches off.
+  void expect_limit(const char* name, std::optional<double> found, const Setting& setting) const {
+    if (const auto limit = value(setting)) {
+      expect_or_none(name, found, *limit > 0.0 ? std::optional(*limit) : std::nullopt);
     }
   }
   /// The same of kinds.

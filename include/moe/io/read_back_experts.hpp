@@ -19,10 +19,7 @@ inline void expect_expert(const Known& known, const ExpertConfig& found) {
     known.expect_kind("expert.activation", found.activation, read.activation);
   }
   known.expect("expert.up_offset", found.up_offset, read.up_offset);
-  if (const auto limit = known.value(family.limit)) {
-    known.expect_or_none("expert.limit", found.limit,
-                         *limit > 0.0 ? std::optional(*limit) : std::nullopt);
-  }
+  known.expect_limit("expert.limit", found.limit, family.limit);
   ExpertConfig all = read;
   all.gated = found.gated;
   all.bias = found.bias;
@@ -85,10 +82,7 @@ void expect_shared(const Known& known, const ExpertConfig& routed,
     known.expect("shared.gated", found.gated, known.family.expert.gated);
     known.expect("shared.bias", found.bias, known.on(known.family.has_expert_bias));
   }
-  if (const auto limit = known.value(names.limit)) {
-    known.expect_or_none("shared.limit", found.limit,
-                         *limit > 0.0 ? std::optional(*limit) : std::nullopt);
-  }
+  known.expect_limit("shared.limit", found.limit, names.limit);
   ExpertConfig read = routed;
   read.gated = found.gated;
   read.bias = found.bias;
