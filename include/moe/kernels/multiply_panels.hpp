@@ -37,7 +37,7 @@ concept ScalesSums = requires(const P& weight, Index i) {
 };
 
 /// The columns from `col` on and the k of a panel that all rows meet before the next, the bytes
-/// that come after them, and the scales of their sums if P has them.
+/// that come after them, and the scales of their sums, null if P has none or there is no k.
 template <class P>
 struct PanelBlock {
   Index k, depth, col;
@@ -86,12 +86,12 @@ void multiply_block(std::span<const typename P::Input* const> rows, const Weight
       multiply_tile(count, RowPointers<In>{tile_rows, 1}, Panel<In, Weight>{panel}, block.depth,
                     Sums<In>{to, stride, update}, next.ahead_of<Tile>(left));
     };
-    if constexpr (ScalesSums<P>) {
+    if (!ScalesSums<P> || block.scales == nullptr) {
+      multiply(tile_sums, P::cols, block.k == 0 ? Update::assign : Update::add);
+    } else if constexpr (ScalesSums<P>) {
       alignas(64) Wide<In> partial[Tile::rows * Tile::cols];
       multiply(partial, Tile::cols, Update::assign);
       add_scaled<Tile>(partial, count, block, tile_sums);
-    } else {
-      multiply(tile_sums, P::cols, block.k == 0 ? Update::assign : Update::add);
     }
     done(row, count, left, row_sums);
   });
@@ -144,7 +144,7 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
         PanelBlock<P> block{k, depth, number * Tile::cols,
                             after.subspan(bytes * static_cast<std::size_t>(number), bytes)};
         if constexpr (ScalesSums<P>) {
-          block.scales = weight.scales(panel, k);
+          block.scales = depth > 0 ? weight.scales(panel, k) : nullptr;
         }
         multiply_block<P>(rows, data, block, memory.sums, sums_step,
                           [&](Index row, Index count, Index left, const Wide<In>* sums) {
