@@ -101,7 +101,7 @@ class AdjugateExperts {
     set_.forward(input, rows, memory.set, threads);
     memory.rows.resize(rows.rows(), d_out());
     adjugates_.forward(of_groups(input, memory.offset), memory.rows, memory.adjugates, threads);
-    const W scale(scale_);
+    const auto scale = static_cast<W>(scale_);
     detail::for_rows(rows.rows(), threads, [&](Index row) {
       kernels::add_rows<T>(memory.rows.row(row), &scale, &rows.coeffRef(row, 0));
     });
