@@ -84,7 +84,7 @@ class Roofs {
         kernels::multiply_tile(Tile::rows, kernels::RowPointers<In>{rows, 1},
                                kernels::Panel<In, typename P::Weight>{panel}, packed.depth(),
                                kernels::Sums<In>{sums, Tile::cols, kernels::Update::assign},
-                               kernels::Ahead{panel, 0});
+                               kernels::Ahead{});
       }
       sink(worker) += static_cast<float>(sums[0]);
     });

@@ -29,7 +29,7 @@ Matrix<float> tile(const CodedCase<F>& c, Matrix<float> sums, bool add) {
       c.blocks() * kernels::block_size,
       kernels::Sums<kernels::CodedInput>{sums.data(), sums.outerStride(),
                                          add ? kernels::Update::add : kernels::Update::assign},
-      kernels::Ahead{c.panel.data()});
+      kernels::Ahead{});
   return sums;
 }
 

@@ -41,11 +41,11 @@ TEST(E4m3Tile, HasTheBitsOfTheTileOnTheDecodedPanel) {
         for (const Update update : {Update::assign, Update::add}) {
           std::vector<float> got(static_cast<std::size_t>(num_rows * cols + 1), 0.5f), want = got;
           multiply_tile(num_rows, RowPointers<Input>{rows, 1}, Panel<Input, E4m3Block>{block.get()},
-                        depth, Sums<Input>{got.data(), cols, update}, Ahead{nullptr});
+                        depth, Sums<Input>{got.data(), cols, update}, Ahead{});
           for (Index first = 0; first < cols; first += Tile::cols) {
             decode_e4m3(block.get(), depth, first, panel.data());
             multiply_tile(num_rows, RowPointers<Input>{rows, 1}, Panel<Input>{panel.data()}, depth,
-                          Sums<Input>{want.data() + first, cols, update}, Ahead{panel.data(), 0});
+                          Sums<Input>{want.data() + first, cols, update}, Ahead{});
           }
           EXPECT_EQ(got, want) << num_rows << " rows, " << depth << " k";
         }
@@ -64,7 +64,7 @@ TEST(E4m3Tile, OfACodeThatIsNanGivesNanInItsColumnAlone) {
     const Input* rows[] = {x.data(), x.data() + 128};
     Matrix<float> sums(2, 64);
     multiply_tile(2, RowPointers<Input>{rows, 1}, Panel<Input, E4m3Block>{block.get()}, 128,
-                  Sums<Input>{sums.data(), 64, Update::assign}, Ahead{nullptr});
+                  Sums<Input>{sums.data(), 64, Update::assign}, Ahead{});
     EXPECT_EQ(sums.array().isNaN().count(), 2);
     EXPECT_TRUE(std::isnan(sums(0, 37)) && std::isnan(sums(1, 37)));
   } else {

@@ -42,12 +42,15 @@ struct RegisterTile<CodedInput, CodedBlock<F>> {
   using Sum = float;
   static constexpr Index cols = CodedBlock<F>::cols, step = block_size;
   static constexpr int rows = coded_rows;
-  static constexpr Index depth = 262144 / Index{sizeof(CodedBlock<F>)} * CodedBlock<F>::depth;
   static constexpr Index step_bytes =
       Index{sizeof(CodedBlock<F>)} / (CodedBlock<F>::depth / step);  ///< of a panel
   static constexpr Index lines = (step_bytes + 63) / 64;
   static constexpr Index lines_ahead = (lines / 3 + 1) / 2 * 2;
 
+  static constexpr Index depth_of(Index bytes) {
+    return bytes / Index{sizeof(CodedBlock<F>)} * CodedBlock<F>::depth;
+  }
+  static constexpr Index depth = depth_of(262144);
   static constexpr Index whole_steps(Index k) { return (k + step - 1) / step * step; }
 };
 
@@ -58,36 +61,26 @@ inline std::int32_t four_codes(const std::int8_t* code) {
   return four;
 }
 
-/// Asks for lines at each block of a tile: for what comes next or, where one or two rows wait for
-/// memory, for the panel's own. Those are asked for twice: two pages ahead by the second cache,
-/// which has more lines under way at a time than the first; and about a block ahead by the first,
-/// as bytes are used up so fast that the way from the second would be waited for.
+/// Asks for what comes next at each block of a tile. One or two rows use up bytes so fast that they
+/// would wait for the way from the second cache: the first asks for the panel's own lines, about a
+/// block ahead.
 template <class F, int Rows>
 class BlockFetch {
   using Tile = RegisterTile<CodedInput, CodedBlock<F>>;
 
  public:
-  explicit BlockFetch(Ahead ahead)
-      : next_(static_cast<const char*>(ahead.data)), stride_(ahead.stride) {}
+  explicit BlockFetch(const Ahead& ahead) : fetch_(ahead) {}
 
   void operator()(const CodedBlock<F>* panel, Index number) {
+    fetch_();
     if constexpr (Rows <= 2) {
       const char* own = reinterpret_cast<const char*>(panel) + number * Tile::step_bytes;
-      MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines; ++i) {
-        prefetch<2>(own + 8192 + 64 * i);
-        prefetch<1>(own + 1024 + 64 * i);
-      }
-    } else if (stride_ != 0) {
-      MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines_ahead; ++i) {
-        prefetch(next_);
-        next_ += stride_;
-      }
+      MOE_UNROLL_LOOP for (Index i = 0; i < Tile::lines; ++i) { prefetch<1>(own + 1024 + 64 * i); }
     }
   }
 
  private:
-  const char* next_;
-  Index stride_;
+  Fetch fetch_;
 };
 
 }  // namespace kernels

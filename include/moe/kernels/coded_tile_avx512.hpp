@@ -121,7 +121,7 @@ void multiply_coded(const CodedInput* const* rows, const CodedBlock<F>* panel, I
   constexpr int at_once = Rows <= 3 ? 4 : 2;
   for (Index first = 0; first < CodedBlock<F>::groups; first += at_once) {
     multiply_coded_groups<F, Rows, at_once>(rows, panel, blocks, sums, first, ahead);
-    ahead.stride = 0;
+    ahead.lines = 0;
   }
 }
 

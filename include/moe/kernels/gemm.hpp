@@ -25,12 +25,14 @@ NextPanel panel_after(View<T> b, Index col, Index k, Index depth) {
   using Tile = RegisterTile<T>;
   const T* data = b.data + (col + Tile::cols) * b.col_stride;
   if (b.col_stride == 1) {
-    return {data + k * b.row_stride, b.row_stride * Index{sizeof(T)}, 64, Tile::lines};
+    return NextPanel::of_rows<Tile>(data + k * b.row_stride, depth, b.row_stride);
   }
   if (b.row_stride == 1 && b.col_stride == b.rows) {  // the panel lies in one piece
-    return {data + k * Tile::cols, 64, depth * 64, Tile::lines};
+    const auto size = static_cast<std::size_t>(depth * Tile::cols);
+    return NextPanel::of_bytes(std::as_bytes(std::span(data + k * Tile::cols, size)), depth,
+                               Tile::lines_ahead);
   }
-  return {b.data, 0, 0, 0};
+  return {};
 }
 
 /// c (a.rows, cols) = or += a * panel, where only `cols` columns of the panel count.

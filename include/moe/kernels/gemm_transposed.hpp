@@ -47,8 +47,8 @@ void pack_tiles(View<T> a, T* packed) {
 template <class T>
 void multiply_tiles(const T* packed, Index depth, Panel<T> panel, MatrixRef<T> c, Update update) {
   using Tile = RegisterTile<T>;
-  const NextPanel next_panel{panel.data + Tile::cols, panel.stride * Index{sizeof(T)}, 64,
-                             Tile::lines};
+  const NextPanel next_panel =
+      NextPanel::of_rows<Tile>(panel.data + Tile::cols, depth, panel.stride);
   for_tiles<Tile>(c.rows(), [&](Index row, Index rows, Index left) {
     const T* pointer[Tile::rows];
     for (Index r = 0; r < rows; ++r) {

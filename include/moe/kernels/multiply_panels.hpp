@@ -73,9 +73,11 @@ void multiply_block(std::span<const typename P::Input* const> rows, const Weight
                     Done&& done) {
   using In = typename P::Input;
   using Tile = RegisterTile<In, Weight>;
+  const Index num_rows = static_cast<Index>(rows.size());
   const NextPanel next =
-      NextPanel::of_bytes(block.after, block.depth / Tile::step * Tile::lines_ahead);
-  for_tiles<Tile>(static_cast<Index>(rows.size()), [&](Index row, Index count, Index left) {
+      NextPanel::of_bytes(block.after, block.depth / Tile::step,
+                          num_rows > Tile::rows ? Tile::lines_ahead : Tile::lines);
+  for_tiles<Tile>(num_rows, [&](Index row, Index count, Index left) {
     const In* tile_rows[Tile::rows];
     for (Index r = 0; r < count; ++r) {
       tile_rows[r] = rows[static_cast<std::size_t>(row + r)] + block.k / numbers_in<In>;
@@ -108,6 +110,23 @@ std::span<const std::byte> source_after(const P& weight, Index panel, Index k, I
                                          : weight.source(panel, k, depth);
 }
 
+/// The k of a panel that all rows meet before the next: blocks as even as may be, of 256 KiB at
+/// most, which stay in L2 while the next is fetched. A tile that is alone asks for all of the next
+/// by itself, and waits less for the first lines of a shorter one.
+template <class P>
+Index block_depth(Index rows, Index whole_depth) {
+  using Tile = RegisterTile<typename P::Input, typename P::Weight>;
+  if constexpr (ScalesSums<P>) {
+    return P::scaled_depth;
+  } else {
+    constexpr Index unit = Tile::depth_of(16384);
+    const Index most = rows > Tile::rows ? Tile::depth : Tile::depth_of(131072);
+    const Index blocks = (std::max)(Index{1}, (whole_depth + most - 1) / most);
+    const Index units = (whole_depth + blocks * unit - 1) / (blocks * unit);
+    return (std::max)(Index{1}, units) * unit;
+  }
+}
+
 /// Multiplies rows of A, each weight.depth() long, by a part of the panels of a packed weight,
 /// whose P is a PackedMatrix as the concept Storage has it. finish(Finished) gets the sums tile by
 /// tile. Where few rows are no work to decode a panel for, a tile reads what P has stored.
@@ -116,14 +135,6 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
                      detail::Part part, const PanelMemory<P>& memory, Finish&& finish) {
   using In = typename P::Input;
   using Tile = RegisterTile<In, typename P::Weight>;
-  // A block of k: 256 KiB of a panel stay in L2 while all rows meet it and the next is fetched.
-  constexpr Index most_depth = [] {
-    if constexpr (ScalesSums<P>) {
-      return P::scaled_depth;
-    } else {
-      return Tile::depth;
-    }
-  }();
   constexpr bool reads_stored = [] {
     if constexpr (requires { P::rows_to_decode; }) {
       return P::rows_to_decode > 0;
@@ -133,6 +144,7 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
   }();
   constexpr Index tiles = P::cols / Tile::cols;  // side by side in a panel
   const Index whole_depth = weight.depth(), end = part.end(weight.num_panels());
+  const Index most_depth = block_depth<P>(static_cast<Index>(rows.size()), whole_depth);
   // Else no tile waits for more.
   const Index sums_step = whole_depth > most_depth || tiles > 1 ? P::cols : 0;
   for (Index panel = part.begin(weight.num_panels()); panel < end; ++panel) {

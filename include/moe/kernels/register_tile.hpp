@@ -10,6 +10,7 @@
 
 #include "../types.hpp"
 #include "bfloat16.hpp"
+#include "fetch.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -17,7 +18,7 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 /// panel; 5 if one of 16 registers is wanted for the mask of what is widened. Rows of type In meet
 /// a panel of type Weight; sums are Wide<In>. A panel holds `step` k side by side for each column,
 /// which one instruction multiplies with as many of a row, or, where the row is the wider, one
-/// after the other. `depth` k make a block of 256 KiB, which stays in L2.
+/// after the other.
 template <class In, class Weight = In>
 struct RegisterTile {
   using Sum = Wide<In>;
@@ -28,11 +29,13 @@ struct RegisterTile {
   static constexpr Index step = Index{sizeof(Sum) / sizeof(Weight)};
   static constexpr int products = sizeof(In) / sizeof(Weight);  ///< one after the other in a step
   static constexpr int rows = packets == 2 && products > 1 ? 5 : 6;
-  static constexpr Index depth = 262144 / (cols * Index{sizeof(Weight)});
   static constexpr Index line = 64 / Index{sizeof(Weight)};        ///< weights in a cache line
   static constexpr Index lines = (cols * step + line - 1) / line;  ///< of a step of a panel
-  static constexpr Index lines_ahead = 1;  ///< that a step asks for of what comes next
+  static constexpr Index lines_ahead = 1;  ///< that a step of one of many tiles asks for
 
+  /// k in so many bytes of a panel.
+  static constexpr Index depth_of(Index bytes) { return bytes / (cols * Index{sizeof(Weight)}); }
+  static constexpr Index depth = depth_of(262144);  ///< of a block that stays in L2
   /// k in whole steps, rounded up.
   static constexpr Index whole_steps(Index k) { return (k + step - 1) / step * step; }
 };
@@ -64,59 +67,6 @@ template <class In>
 struct RowPointers {
   const In* const* row;
   Index stride;
-};
-
-/// Asks for a cache line, for the second cache if not told. In the first, which is small, it would
-/// push out what is at work, or be pushed out by columns that lie a power of two apart, before its
-/// turn comes.
-template <int cache = 2>
-void prefetch(const void* line) {
-#ifdef __GNUC__  // and Clang
-  __builtin_prefetch(line, 0, 4 - cache);
-#else
-  Eigen::internal::prefetch(static_cast<const char*>(line));
-#endif
-}
-
-/// prefetch() of the lines of `rows` rows of `cols` elements. Rows that a tile is about to write
-/// are worth it, too: else its stores wait for their lines, and what comes next for the stores.
-template <class T>
-void prefetch_rows(const T* first, Index rows, Index cols, Index stride) {
-  constexpr Index line = 64 / Index{sizeof(T)};
-  for (Index row = 0; row < rows; ++row) {
-    for (Index col = 0; col < cols; col += line) {
-      prefetch(first + row * stride + col);
-    }
-  }
-}
-
-/// What comes next from memory: a tile asks for Tile::lines_ahead cache lines at each of its steps,
-/// `stride` bytes apart. Any address will do.
-struct Ahead {
-  const void* data;
-  Index stride = 64;
-};
-
-/// The panel that comes after this one, for the last `tiles` tiles of this one to ask for: fetched
-/// earlier, the rows in between would push it out again. The tile with n tiles after it takes the
-/// lines from `first` + n * tile_stride bytes on.
-struct NextPanel {
-  const void* first;
-  Index stride, tile_stride, tiles;
-
-  /// Bytes that follow each other, for tiles that ask for so many lines.
-  static NextPanel of_bytes(std::span<const std::byte> bytes, Index lines) {
-    const Index of_line = lines == 0 ? 0 : static_cast<Index>(bytes.size()) / lines;
-    return {bytes.data(), std::min<Index>(64, of_line), 64 * lines, (of_line + 63) / 64};
-  }
-
-  /// For a tile that so many rows come after.
-  template <class Tile>
-  Ahead ahead_of(Index rows_left) const {
-    const Index tile = (rows_left + Tile::rows - 1) / Tile::rows;
-    return tile < tiles ? Ahead{static_cast<const char*>(first) + tile * tile_stride, stride}
-                        : Ahead{first, 0};
-  }
 };
 
 /// body(row, count, left) for each tile of `rows` rows, which `left` rows come after: tiles as even
@@ -173,8 +123,7 @@ typename Tile::Packet load_weights(const Weight* panel) {
 #endif
 
 /// c (Rows, tile cols) = or += a (Rows, depth) * panel (depth, tile cols). A function of its own:
-/// the loop needs all general registers, too. One or two rows, which are all that meet the panel,
-/// wait for memory: they ask for its own lines, a page ahead, and not for those of the next.
+/// the loop needs all general registers, too.
 template <class In, class Weight, int Rows>
 EIGEN_DONT_INLINE void multiply_tile(RowPointers<In> a, Panel<In, Weight> panel, Index depth,
                                      Sums<In> c, Ahead ahead) {
@@ -191,17 +140,9 @@ EIGEN_DONT_INLINE void multiply_tile(RowPointers<In> a, Panel<In, Weight> panel,
                       : ei::pset1<Packet>(typename Tile::Sum(0));
     }
   }
-  constexpr Index page = 4096 / (Tile::step * Tile::cols * Index{sizeof(Weight)});  // in steps
-  const char* next = static_cast<const char*>(ahead.data);
+  Fetch fetch(ahead);
   for (Index k = 0; k < depth; k += Tile::step, panel.data += panel.stride) {
-    if constexpr (Rows <= 2) {
-      MOE_UNROLL for (Index i = 0; i < Tile::lines; ++i) {
-        prefetch(panel.data + page * panel.stride + i * Tile::line);
-      }
-    } else {
-      prefetch(next);
-      next += ahead.stride;
-    }
+    fetch();
     const auto multiply = [&](auto number) {
       Packet b[Tile::packets];
       MOE_UNROLL for (int p = 0; p < Tile::packets; ++p) {

@@ -36,9 +36,9 @@ class PackedMatrix;
 ///   unpack(number)                   one of them again, as it is stored
 ///   bytes()                          its memory
 ///   panel(number, k, size, buffer)   the k of [k, k + size) of a panel, in memory of its own or
-///                                    decoded into the buffer; k is a multiple of the tile's depth,
-///                                    and size whole steps, at most that. A panel that is as wide
-///                                    as several tiles counts for so many
+///                                    decoded into the buffer; k is a multiple of what the tile has
+///                                    in 16 KiB, and size whole steps, at most the tile's depth. A
+///                                    panel that is as wide as several tiles counts for so many
 ///   source(number, k, size)          the bytes that it reads for that, to be fetched early
 ///   store(values, size, weight, k, row)   if an Input holds several numbers (kernels::numbers_in):
 ///                                    values of Wide<S>, times the weight, in a row from k on
