@@ -20,11 +20,14 @@ struct PeerCase {
 
 std::vector<PeerCase> peer_cases() {
   if (smoke()) {
-    return {{equal_active(32, 64, 4, 2), 40, false}, {equal_active(32, 64, 4, 2), 40, true}};
+    return {{equal_active(32, 64, 4, 2), 40, false},
+            {equal_active(32, 64, 4, 2), 1, false},
+            {equal_active(32, 64, 4, 2), 40, true}};
   }
   const MoEConfig few = equal_active(1024, 7168, 8, 2), many = equal_active(2048, 8192, 64, 8);
-  return {{few, 2048, false},  {few, 128, false},  {few, 2048, true}, {few, 128, true},
-          {many, 2048, false}, {many, 128, false}, {many, 2048, true}};
+  return {{few, 2048, false}, {few, 128, false},   {few, 2048, true},
+          {few, 128, true},   {many, 2048, false}, {many, 128, false},
+          {many, 16, false},  {many, 1, false},    {many, 2048, true}};
 }
 
 void print(const Comparison& c) {

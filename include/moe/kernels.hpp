@@ -15,6 +15,7 @@
 #include "kernels/decode_e4m3.hpp"
 #include "kernels/e4m3_tile.hpp"
 #include "kernels/eight_bit_floats.hpp"
+#include "kernels/fetch.hpp"
 #include "kernels/few_rows.hpp"
 #include "kernels/finite.hpp"
 #include "kernels/gemm.hpp"
