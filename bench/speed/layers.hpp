@@ -110,8 +110,7 @@ class Forward {
   static Flops flops(const MoEConfig& c, const Work& work) { return forward_flops(c, work).sum(); }
 
  private:
-  /// Cold weights are those of a model of some layers. How fast they are read depends on the pages
-  /// that they got, by a fifth: less than this would be a matter of luck.
+  /// Cold weights are those of a model of some layers: far more than caches hold.
   void copy_layer(const Case& c) {
     constexpr std::size_t model_bytes = std::size_t{1} << 30, most = 8;
     const std::size_t bytes = packed_bytes<S>(layers_.front());
