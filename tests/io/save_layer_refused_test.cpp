@@ -2,6 +2,9 @@
 // What readers would refuse, or take for another layer, is refused by its name before it is saved:
 // by the config.json that is there, and where there is none by what the family's row says alone.
 #include <functional>
+#include <iterator>
+#include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -38,6 +41,56 @@ class SaveLayerRefused : public ModelFolder {
 
 std::string refusal(std::string_view what, std::string_view family, std::string_view read) {
   return joined("save_layers: ", what, ", but readers of family ", family, " take it to be ", read);
+}
+
+/// By how the refusal begins.
+using Changes = std::map<std::string, std::function<void(MoEConfig&)>>;
+
+MoEConfig mixtral() { return {.d_model = 8, .d_ff = 6, .num_experts = 4, .top_k = 2}; }
+
+// What no tensor shows would be read as the family has it, and give another function.
+TEST_F(SaveLayerRefused, IsALayerThatReadersOfTheFamilyWouldTakeForAnother) {
+  const Changes changes{
+      {"router.score = 1 of its enum", [](auto& c) { c.router.score = Score::sigmoid; }},
+      {"router.weight.renormalise = 0", [](auto& c) { c.router.weight.renormalise = false; }},
+      {"router.weight.scale = 2.5", [](auto& c) { c.router.weight.scale = 2.5; }},
+      {"router.logits.softcap = 30", [](auto& c) { c.router.logits.softcap = 30.0; }},
+      {"routed_scale = 2.5", [](auto& c) { c.routed_scale = 2.5; }},
+      {"expert.up_offset = 1", [](auto& c) { c.expert.up_offset = 1.0; }},
+      {"weight_on = 1 of its enum", [](auto& c) { c.weight_on = WeightOn::input; }}};
+  for (const auto& [message, change] : changes) {
+    MoEConfig config = mixtral();
+    change(config);
+    EXPECT_TRUE(refusal_of(MoELayer<float>(config, 1), "mixtral")
+                    .starts_with(refusal(message, "mixtral", "")))
+        << message;
+  }
+  MoEConfig cut_behind = mixtral();
+  cut_behind.expert.clamp = Clamp::after;
+  EXPECT_TRUE(refusal_of(MoELayer<float>(cut_behind, 1), "mixtral")
+                  .starts_with("save_layers: the expert's clamp, alpha or bounds are not those "
+                               "that readers of family mixtral take"));
+  EXPECT_TRUE(fs::is_empty(folder()));
+}
+
+TEST_F(SaveLayerRefused, IsALayerThatAConfigOfTheDirectoryTellsOtherwise) {
+  write("config.json", config_text("mixtral"));
+  const Changes changes{
+      {"expert.activation = ", [](auto& c) { c.expert.activation = Activation::gelu_erf; }},
+      {"expert.limit = 7", [](auto& c) { c.expert.limit = 7.0; }},
+      {"the expert's clamp, alpha", [](auto& c) { c.expert.alpha = 2.0; }},
+      {"top_k = 3", [](auto& c) { c.top_k = 3; }},
+      {"capacity.rows = 2", [](auto& c) { c.capacity.rows = 2; }}};
+  for (const auto& [message, change] : changes) {
+    MoEConfig config = mixtral();
+    change(config);
+    EXPECT_TRUE(
+        refusal_of(MoELayer<float>(config, 1), "mixtral").starts_with("save_layers: " + message))
+        << message;
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder()), fs::directory_iterator()), 1);
+  save_layer(MoELayer<float>(mixtral(), 1), *find_family("mixtral"), folder());
+  EXPECT_TRUE(fs::exists(folder() / "model.safetensors"));
 }
 
 using Change = std::function<void(LayerConfig&)>;

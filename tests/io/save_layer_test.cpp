@@ -115,61 +115,6 @@ TEST_F(SaveLayer, OfEveryFamilyIsLoadedAgain) {
 }
 
 // What no tensor shows would be read as the family has it, and give another function.
-TEST_F(SaveLayer, RefusesALayerThatReadersOfTheFamilyWouldTakeForAnother) {
-  const MoEConfig mixtral{.d_model = 8, .d_ff = 6, .num_experts = 4, .top_k = 2};
-  const std::map<std::string, std::function<void(MoEConfig&)>> changes{
-      {"router.score = 1 of its enum", [](auto& c) { c.router.score = Score::sigmoid; }},
-      {"router.weight.renormalise = 0", [](auto& c) { c.router.weight.renormalise = false; }},
-      {"router.weight.scale = 2.5", [](auto& c) { c.router.weight.scale = 2.5; }},
-      {"router.logits.softcap = 30", [](auto& c) { c.router.logits.softcap = 30.0; }},
-      {"routed_scale = 2.5", [](auto& c) { c.routed_scale = 2.5; }},
-      {"expert.up_offset = 1", [](auto& c) { c.expert.up_offset = 1.0; }},
-      {"weight_on = 1 of its enum", [](auto& c) { c.weight_on = WeightOn::input; }}};
-  for (const auto& [message, change] : changes) {
-    MoEConfig config = mixtral;
-    change(config);
-    const MoELayer<float> layer(config, 1);
-    EXPECT_NE(moe::testing::message_of([&] {
-                save_layer(layer, *find_family("mixtral"), folder());
-              }).find("save_layers: " + message + ", but readers of family mixtral take it to be "),
-              std::string::npos)
-        << message;
-  }
-  MoEConfig cut_behind = mixtral;
-  cut_behind.expert.clamp = Clamp::after;
-  EXPECT_NE(
-      moe::testing::message_of(
-          [&] { save_layer(MoELayer<float>(cut_behind, 1), *find_family("mixtral"), folder()); })
-          .find("save_layers: the expert's clamp, alpha or bounds are not those that readers of "
-                "family mixtral take"),
-      std::string::npos);
-  EXPECT_EQ(num_files(), 0U);
-}
-
-TEST_F(SaveLayer, RefusesALayerThatAConfigOfTheDirectoryTellsOtherwise) {
-  write("config.json", config_text("mixtral"));
-  const MoEConfig mixtral{.d_model = 8, .d_ff = 6, .num_experts = 4, .top_k = 2};
-  const std::map<std::string, std::function<void(MoEConfig&)>> changes{
-      {"expert.activation = ", [](auto& c) { c.expert.activation = Activation::gelu_erf; }},
-      {"expert.limit = 7", [](auto& c) { c.expert.limit = 7.0; }},
-      {"the expert's clamp, alpha", [](auto& c) { c.expert.alpha = 2.0; }},
-      {"top_k = 3", [](auto& c) { c.top_k = 3; }},
-      {"capacity.rows = 2", [](auto& c) { c.capacity.rows = 2; }}};
-  for (const auto& [message, change] : changes) {
-    MoEConfig config = mixtral;
-    change(config);
-    const MoELayer<float> layer(config, 1);
-    EXPECT_NE(moe::testing::message_of([&] {
-                save_layer(layer, *find_family("mixtral"), folder());
-              }).find("save_layers: " + message),
-              std::string::npos)
-        << message;
-  }
-  EXPECT_EQ(num_files(), 1U);
-  save_layer(MoELayer<float>(mixtral, 1), *find_family("mixtral"), folder());
-  EXPECT_EQ(num_files(), 2U);
-}
-
 TEST_F(SaveLayer, RefusesExpertsThatReadersOfTheFamilyWouldTakeForOthers) {
   const auto layer = layer_of<float>("qwen2_moe");  // which has a shared expert
   const auto refusal_after = [&](const auto& change) {

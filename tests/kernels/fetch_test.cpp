@@ -47,7 +47,7 @@ TEST(NextPanel, IsAskedForByATileThatIsAlone) {
   EXPECT_EQ(asked.size(), bytes.size() / 64);
 }
 
-TEST(NextPanel, IsNotLeftWhateverItsSize) {
+TEST(NextPanel, IsAskedForToItsEndWhateverItsSize) {
   for (const unsigned size : {0u, 1u, 64u, 100u, 4000u, 65536u + 64u}) {
     const std::vector<std::byte> bytes(size);
     const NextPanel next = NextPanel::of_bytes(bytes, 100, 3);

@@ -12,7 +12,7 @@ template <class In>
 struct RegisterTile<In, E4m3Block> : RegisterTile<In> {
   static constexpr Index cols = E4m3Block::cols, step = E4m3Block::step;
   static constexpr int rows = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 6 : 4;
-  static constexpr Index lines_ahead = 0;  ///< its own are fetched, a page ahead
+  static constexpr Index lines = 0, lines_ahead = 0;  ///< its own are fetched, a page ahead
 
   static constexpr Index whole_steps(Index k) { return (k + step - 1) / step * step; }
 };
