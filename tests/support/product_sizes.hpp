@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "moe/kernels/register_tile.hpp"
+#include "thorough.hpp"
 
 namespace moe::testing {
 
@@ -14,14 +15,6 @@ using kernels::RegisterTile;
 
 /// Two full tiles of rows and one more.
 constexpr Index max_rows = 2 * RegisterTile<float>::rows + 1;
-
-/// Sanitizers run code that nobody optimised, twenty times as slow: it meets each remainder and a
-/// boundary of blocks once.
-#ifdef __OPTIMIZE__
-constexpr bool optimised = true;
-#else
-constexpr bool optimised = false;
-#endif
 
 /// The depth that every width meets.
 constexpr Index wide_depth = 37;
@@ -32,14 +25,14 @@ constexpr Index wide_depth = 37;
 template <class T>
 std::vector<Index> depths() {
   constexpr Index square = RegisterTile<T>::packet_size * RegisterTile<T>::step;
-  std::vector<Index> k((std::min)(Index{68}, (optimised ? 3 : 1) * square + 4));
+  std::vector<Index> k((std::min)(Index{68}, (thorough ? 3 : 1) * square + 4));
   std::iota(k.begin(), k.end(), 0);
   if (std::ssize(k) <= wide_depth) {
     k.push_back(wide_depth);
   }
   const Index packed = RegisterTile<T>::depth;
   k.insert(k.end(), {300, packed + 1});
-  if (optimised) {
+  if (thorough) {
     k.insert(k.end(), {packed - 1, packed, 2 * packed + 3});
   }
   return k;
@@ -51,7 +44,10 @@ inline std::vector<Index> row_counts(Index depth) {
   if (depth > 300) {
     return {1, tile, max_rows};
   }
-  std::vector<Index> all(optimised ? max_rows : tile + 1);
+  if (!thorough && depth != wide_depth) {
+    return {1, tile - 1, tile + 1};
+  }
+  std::vector<Index> all(thorough ? max_rows : tile + 1);
   std::iota(all.begin(), all.end(), 1);
   return all;
 }
