@@ -88,8 +88,9 @@ TEST(LoadBalancingLoss, CountsChoicesBeyondWhatAFloatCounts) {
   RoutingTable<float> table;
   table.expert.setZero(tokens, top_k);
   table.probs.setOnes(tokens, 1);
-  EXPECT_FLOAT_EQ(load_balancing_loss(table).value, 1.0f);
-  EXPECT_FLOAT_EQ(load_balancing_loss(table).gradient.probs(0, 0), 1.0f / tokens);
+  const auto loss = load_balancing_loss(table);
+  EXPECT_FLOAT_EQ(loss.value, 1.0f);
+  EXPECT_FLOAT_EQ(loss.gradient.probs(0, 0), 1.0f / tokens);
 }
 
 /// Token t of four scores 2 at expert t and 0 elsewhere, and `shift` more at all of them.
