@@ -5,6 +5,7 @@ set(CMAKE_SYSTEM_PROCESSOR AMD64)
 set(CMAKE_C_COMPILER x86_64-w64-mingw32-gcc-posix)
 set(CMAKE_CXX_COMPILER x86_64-w64-mingw32-g++-posix)
 set(CMAKE_RC_COMPILER x86_64-w64-mingw32-windres)
+set(CMAKE_CXX_FLAGS_INIT -Wa,-mbig-obj)  # else an object has 65,279 sections at most
 set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
 set(CMAKE_CROSSCOMPILING_EMULATOR /usr/lib/wine/wine64)  # wine64 alone puts nothing into the PATH
 # The OpenMP of -static: CMake would name the library of the DLL.
