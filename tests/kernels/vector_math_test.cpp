@@ -3,7 +3,7 @@
 // they make of zero, infinity, NaN and subnormal numbers, and the same bits in every lane.
 //
 // By default every 251st float is tried. All of them take some minutes:
-//   MOE_EXHAUSTIVE=1 build/release/tests/test_kernels --gtest_filter=VectorMath/*
+//   MOE_EXHAUSTIVE=1 build/release/tests/test_kernels --gtest_filter='VectorMath/*'
 #include "moe/kernels/vector_math.hpp"
 
 #include <gtest/gtest.h>

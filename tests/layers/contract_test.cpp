@@ -10,7 +10,6 @@
 #include "../support/global_state.hpp"
 #include "../support/guarded.hpp"
 #include "../support/layer_step.hpp"
-#include "../support/thorough.hpp"
 #include "moe/losses.hpp"
 
 namespace moe::contract_test {
@@ -85,15 +84,14 @@ TYPED_TEST(Contract, ResultsAndGradientsAreTheSameForAnyThreadCount) {
     config.router.logits.noisy = true;
     config.router.logits.input_jitter = 0.1;
     const MoELayer<T> layer = make_layer<T>(config, 3);
-    const Index rows = testing::thorough ? 150 : 40;
-    const Matrix<T> x = random_matrix<T>(rows, layer.d_in(), 4);
+    const Matrix<T> x = random_matrix<T>(150, layer.d_in(), 4);
     const auto one = run_step(layer, x, {.num_threads = 1, .noise_seed = 5});
     for (const int threads : {2, 3, 8}) {
       const auto many = run_step(layer, x, {.num_threads = threads, .noise_seed = 5});
       EXPECT_TRUE(same_bits(many.y, one.y)) << threads;
       EXPECT_TRUE(same_bits(many.dx, one.dx)) << threads;
       EXPECT_TRUE(same_grads(layer, many.grads, one.grads)) << threads;
-      Matrix<T> y(rows, layer.d_out());
+      Matrix<T> y(150, layer.d_out());
       typename MoELayer<T>::Scratch scratch;
       detail::with_team(threads, [&] { layer.forward(x, y, scratch, {.noise_seed = 5}); });
       EXPECT_TRUE(same_bits(y, one.y)) << "inference on " << threads;
