@@ -31,13 +31,15 @@ std::map<std::ptrdiff_t, int> lines_asked(const NextPanel& next, const std::byte
 
 TEST(NextPanel, IsAskedForLineByLineOnce) {
   const std::vector<std::byte> bytes(1 << 16);
-  const NextPanel next = NextPanel::of_bytes(bytes, 256, 1);
-  const auto asked = lines_asked(next, bytes.data(), 100, 256);
-  ASSERT_EQ(asked.size(), bytes.size() / 64);
-  EXPECT_EQ(asked.begin()->first, 0);
-  EXPECT_EQ(asked.rbegin()->first, static_cast<std::ptrdiff_t>(bytes.size()) / 64 - 1);
-  for (const auto& [line, times] : asked) {
-    EXPECT_EQ(times, 1) << line;
+  for (const Index places : {1, 8}) {
+    const NextPanel next = NextPanel::of_bytes(bytes, 256, 1, places);
+    const auto asked = lines_asked(next, bytes.data(), 100, 256);
+    ASSERT_EQ(asked.size(), bytes.size() / 64);
+    EXPECT_EQ(asked.begin()->first, 0);
+    EXPECT_EQ(asked.rbegin()->first, static_cast<std::ptrdiff_t>(bytes.size()) / 64 - 1);
+    for (const auto& [line, times] : asked) {
+      EXPECT_EQ(times, 1) << line;
+    }
   }
 }
 
@@ -50,22 +52,26 @@ TEST(NextPanel, IsAskedForByATileThatIsAlone) {
 TEST(NextPanel, IsAskedForToItsEndWhateverItsSize) {
   for (const unsigned size : {0u, 1u, 64u, 100u, 4000u, 65536u + 64u}) {
     const std::vector<std::byte> bytes(size);
-    const NextPanel next = NextPanel::of_bytes(bytes, 100, 3);
-    const auto lines = static_cast<std::ptrdiff_t>((size + 63) / 64);
-    const auto asked = lines_asked(next, bytes.data(), Tile::rows * 40, 100);
-    EXPECT_TRUE(size == 0 || asked.contains(lines - 1)) << size;
-    // What the last of the tiles lacks to a whole share.
-    EXPECT_TRUE(asked.empty() || asked.rbegin()->first < (lines + 299) / 300 * 300) << size;
+    for (const Index places : {1, 8}) {
+      const NextPanel next = NextPanel::of_bytes(bytes, 100, 3, places);
+      const auto lines = static_cast<std::ptrdiff_t>((size + 63) / 64);
+      const auto asked = lines_asked(next, bytes.data(), Tile::rows * 40, 100);
+      EXPECT_TRUE(size == 0 || asked.contains(lines - 1)) << size;
+      // What the last of the tiles lacks to a whole share.
+      EXPECT_TRUE(asked.empty() || asked.rbegin()->first < (lines + 299) / 300 * 300) << size;
+    }
   }
 }
 
-TEST(NextPanel, IsAskedForInEightPlacesAtATime) {
+TEST(NextPanel, IsAskedForInAsManyPlacesAtATimeAsToldTo) {
   const std::vector<std::byte> bytes(1 << 16);
-  Fetch fetch(NextPanel::of_bytes(bytes, 1024, 1).ahead_of<Tile>(0));
-  for (int round = 0; round < 3; ++round) {
-    for (std::ptrdiff_t place = 0; place < 8; ++place) {
-      const auto at = static_cast<const std::byte*>(fetch.take()) - bytes.data();
-      EXPECT_EQ(at / 64, place * 128 + round);
+  for (const Index places : {1, 8}) {
+    Fetch fetch(NextPanel::of_bytes(bytes, 1024, 1, places).ahead_of<Tile>(0));
+    for (int round = 0; round < 3; ++round) {
+      for (Index place = 0; place < places; ++place) {
+        const auto at = static_cast<const std::byte*>(fetch.take()) - bytes.data();
+        EXPECT_EQ(at / 64, place * 128 + round);
+      }
     }
   }
 }

@@ -37,11 +37,11 @@ concept ScalesSums = requires(const P& weight, Index i) {
 };
 
 /// The columns from `col` on and the k of a panel that all rows meet before the next, the bytes
-/// that come after them, and the scales of their sums, null if P has none or there is no k.
+/// to fetch meanwhile, and the scales of their sums, null if P has none or there is no k.
 template <class P>
 struct PanelBlock {
   Index k, depth, col;
-  std::span<const std::byte> after;
+  std::span<const std::byte> ahead;
   const Wide<typename P::Input>* scales = nullptr;
 };
 
@@ -75,7 +75,7 @@ void multiply_block(std::span<const typename P::Input* const> rows, const Weight
   using Tile = RegisterTile<In, Weight>;
   const Index num_rows = static_cast<Index>(rows.size());
   const NextPanel next =
-      NextPanel::of_bytes(block.after, block.depth / Tile::step,
+      NextPanel::of_bytes(block.ahead, block.depth / Tile::step,
                           num_rows > Tile::rows ? Tile::lines_ahead : Tile::lines);
   for_tiles<Tile>(num_rows, [&](Index row, Index count, Index left) {
     const In* tile_rows[Tile::rows];
@@ -110,17 +110,30 @@ std::span<const std::byte> source_after(const P& weight, Index panel, Index k, I
                                          : weight.source(panel, k, depth);
 }
 
+/// What a tile asks memory for beside the block of the steps [k, k + depth) of a panel: what comes
+/// after it. A tile that is alone with a panel in memory, where one stream is best, stays in that
+/// stream, a page ahead.
+template <class P>
+std::span<const std::byte> source_ahead(const P& weight, Index panel, Index k, Index depth,
+                                        bool alone) {
+  if (alone && depth > 0 && P::buffer_size == 0 && places_ahead() == 1) {
+    const std::span<const std::byte> own = weight.source(panel, k, depth);
+    return {own.data() + 4096, own.size()};  // any address will do
+  }
+  return source_after(weight, panel, k, depth);
+}
+
 /// The k of a panel that all rows meet before the next: blocks as even as may be, of 256 KiB at
 /// most, which stay in L2 while the next is fetched. A tile that is alone asks for all of the next
 /// by itself, and waits less for the first lines of a shorter one.
 template <class P>
-Index block_depth(Index rows, Index whole_depth) {
+Index block_depth(bool alone, Index whole_depth) {
   using Tile = RegisterTile<typename P::Input, typename P::Weight>;
   if constexpr (ScalesSums<P>) {
     return P::scaled_depth;
   } else {
     constexpr Index unit = Tile::depth_of(16384);
-    const Index most = rows > Tile::rows ? Tile::depth : Tile::depth_of(131072);
+    const Index most = alone ? Tile::depth_of(131072) : Tile::depth;
     const Index blocks = (std::max)(Index{1}, (whole_depth + most - 1) / most);
     const Index units = (whole_depth + blocks * unit - 1) / (blocks * unit);
     return (std::max)(Index{1}, units) * unit;
@@ -144,17 +157,18 @@ void multiply_panels(std::span<const typename P::Input* const> rows, const P& we
   }();
   constexpr Index tiles = P::cols / Tile::cols;  // side by side in a panel
   const Index whole_depth = weight.depth(), end = part.end(weight.num_panels());
-  const Index most_depth = block_depth<P>(static_cast<Index>(rows.size()), whole_depth);
+  const bool alone = static_cast<Index>(rows.size()) <= Tile::rows;
+  const Index most_depth = block_depth<P>(alone, whole_depth);
   // Else no tile waits for more.
   const Index sums_step = whole_depth > most_depth || tiles > 1 ? P::cols : 0;
   for (Index panel = part.begin(weight.num_panels()); panel < end; ++panel) {
     for (Index k = 0; k == 0 || k < whole_depth; k += most_depth) {
       const Index depth = (std::min)(most_depth, whole_depth - k);
-      const std::span<const std::byte> after = source_after(weight, panel, k, depth);
+      const std::span<const std::byte> ahead = source_ahead(weight, panel, k, depth, alone);
       const auto multiply = [&](const auto* data, Index number, Index of) {
-        const std::size_t bytes = after.size() / static_cast<std::size_t>(of);
+        const std::size_t bytes = ahead.size() / static_cast<std::size_t>(of);
         PanelBlock<P> block{k, depth, number * Tile::cols,
-                            after.subspan(bytes * static_cast<std::size_t>(number), bytes)};
+                            ahead.subspan(bytes * static_cast<std::size_t>(number), bytes)};
         if constexpr (ScalesSums<P>) {
           block.scales = depth > 0 ? weight.scales(panel, k) : nullptr;
         }
