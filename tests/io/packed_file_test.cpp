@@ -261,6 +261,19 @@ TEST_F(PackedFileIn, IsNotWrittenOfExpertsOfSeveralKinds) {
   EXPECT_EQ(content(path).size(), 3U);
 }
 
+TEST_F(PackedFileIn, IsNotWrittenOfMoreExpertsThanHaveANumber) {
+  const PackedExpert<q8> expert(Expert<float>({5, 6, 7}, ExpertConfig{}, 1));
+  const fs::path path = write("old", "old");
+  for (const Index experts : {Index{-1}, Index{0}, Index{1} << 31, Index{1} << 62}) {
+    const auto save = [&] {
+      save_packed<q8>(path, experts, [&](Index) -> const PackedExpert<q8>& { return expert; });
+    };
+    EXPECT_EQ(message_of(save), "save_packed: num_experts = " + std::to_string(experts) +
+                                    ", expected 1 to 2147483647");
+  }
+  EXPECT_EQ(content(path).size(), 3U);
+}
+
 TEST_F(PackedFileIn, OfManyExpertsHasATableOfSeveralPages) {
   const PackedExpert<q4> expert(Expert<float>({5, 6, 7}, ExpertConfig{}, 1));
   const fs::path path = folder() / "experts.moe";

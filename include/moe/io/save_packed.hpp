@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -16,15 +17,16 @@
 namespace moe::inline MOE_INSTRUCTION_SET::io {
 
 /// Of so many experts, where make(e) returns a PackedExpert<S> or a reference to one: of memory it
-/// takes one of them. Throws std::invalid_argument unless there is one at least, and all are of one
-/// kind and size, FormatError where the file cannot be written, and what make throws; what stood at
-/// the path is then as before.
+/// takes one of them. Throws std::invalid_argument unless there is one at least, an ExpertId
+/// numbers all of them, and all are of one kind and size, FormatError where the file cannot be
+/// written, and what make throws; what stood at the path is then as before.
 template <Storage S, class MakeExpert>
 void save_packed(const std::filesystem::path& path, Index num_experts, MakeExpert&& make) {
   static_assert(in_file_storage<S>());
   using detail::PackedHeader;
-  moe::detail::throw_unless(num_experts >= 1, "save_packed: num_experts = ", num_experts,
-                            ", expected at least 1");
+  constexpr Index most = (std::numeric_limits<ExpertId>::max)();
+  moe::detail::throw_unless(num_experts >= 1 && num_experts <= most,
+                            "save_packed: num_experts = ", num_experts, ", expected 1 to ", most);
   std::vector<std::uint64_t> table(PackedHeader::table_bytes(num_experts) / sizeof(std::uint64_t));
   std::uint64_t offset = PackedHeader::bytes + PackedHeader::table_bytes(num_experts);
   std::vector<std::byte> data(offset);
