@@ -146,6 +146,22 @@ TEST(OffloadedExperts, AreAsManyAndAsWideAsTheyWere) {
   EXPECT_GE(experts.bytes(), packed.experts().bytes());
 }
 
+TEST(OffloadedExperts, OfAnotherWidthOrConfigAreNotALayers) {
+  const auto packed = pack<q8>(make_layer<float>(offloaded_config(), 7));
+  MoEConfig wider = offloaded_config(), other = wider;
+  wider.d_ff += 32;
+  other.expert.activation = Activation::relu;
+  const auto offloaded_as = [&](const MoEConfig& config) {
+    const auto experts = pack<q8>(make_layer<float>(config, 7));
+    return testing::message_of([&] { offload(packed, on_shelf(experts.experts(), 1)); });
+  };
+  const std::string d_ff = std::to_string(offloaded_config().d_ff);
+  EXPECT_EQ(offloaded_as(wider), "offload: d_ff of the experts = " + std::to_string(wider.d_ff) +
+                                     ", expected the layer's, " + d_ff);
+  EXPECT_EQ(offloaded_as(other),
+            "offload: the experts have another ExpertConfig than the layer's, expected the same");
+}
+
 TEST(OffloadedExperts, RefuseHintsForExpertsThatThereAreNot) {
   const auto packed = pack<q4>(make_layer<float>(offloaded_config(), 7));
   const auto experts = on_shelf(packed.experts(), 1);

@@ -57,10 +57,18 @@ auto unpack(const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed) {
 }
 
 /// The layer with its routed experts in a store. Throws std::invalid_argument unless there are as
-/// many, of its sizes.
+/// many, of its sizes and config.
 template <Storage S, class RouterT>
 MoELayer<Wide<S>, RouterT, OffloadedExperts<S>> offload(
     const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed, OffloadedExperts<S> experts) {
+  const auto own = ExpertExtent<S>::of(packed.experts().expert(0));
+  const ExpertExtent<S>& stored = experts.extent();
+  detail::throw_unless(stored.d_ff() == own.d_ff(),
+                       "offload: d_ff of the experts = ", stored.d_ff(), ", expected the layer's, ",
+                       own.d_ff());
+  detail::throw_unless(stored.config() == own.config(),
+                       "offload: the experts have another ExpertConfig than the layer's, expected "
+                       "the same");
   return {packed.router(), std::move(experts), packed.options(), packed.shared(), packed.extras()};
 }
 
