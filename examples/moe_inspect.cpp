@@ -42,17 +42,19 @@ fs::path made_model() {
   return folder;
 }
 
-// (N, d_model): the tensor "x" of a file, or standard normal.
-moe::Matrix<float> tokens_of(const Options& options, moe::Index d_model) {
-  if (!options.input.empty()) {
-    const auto file = io::SafeTensors::map(options.input);
-    const auto& shape = file.at("x").shape;
-    moe::Index rows = 1;
-    for (std::size_t i = 0; i + 1 < shape.size(); ++i) {
-      rows *= shape[i];
-    }
-    return io::read_matrix<float>(file, "x", rows, d_model);
+// (N, d_model): the tensor "x" of a file.
+moe::Matrix<float> read_tokens(const std::string& path, moe::Index d_model) {
+  const auto file = io::SafeTensors::map(path);
+  const auto& shape = file.at("x").shape;
+  moe::Index rows = 1;
+  for (std::size_t i = 0; i + 1 < shape.size(); ++i) {
+    rows *= shape[i];
   }
+  return io::read_matrix<float>(file, "x", rows, d_model);
+}
+
+// (N, d_model), standard normal.
+moe::Matrix<float> draw_tokens(const Options& options, moe::Index d_model) {
   std::mt19937 random(options.seed);
   std::normal_distribution<float> draw;
   return moe::Matrix<float>::NullaryExpr(options.tokens, d_model, [&] { return draw(random); });
@@ -164,11 +166,17 @@ Json inspect(const Options& options) {
   all["expert"] = moe_inspect::expert_of(config);
   all["shared"] = moe_inspect::shared_of(config);
   all["cost"] = cost_of(config);
-  const moe::Matrix<float> x = tokens_of(options, config.d_model);
+  moe::Matrix<float> x;
+  if (!options.input.empty()) {
+    x = read_tokens(options.input, config.d_model);
+  }
   try {
     const io::LayerReader reader(model, layer);
     const auto routing = [&]<class RouterT>(std::type_identity<RouterT>) {
       const RouterT router = reader.router<RouterT>();
+      if (options.input.empty()) {  // of a width that the weights have
+        x = draw_tokens(options, config.d_model);
+      }
       return routing_of(router, config, x, options.seed);
     };
     all["routing"] = config.is_rank_one()

@@ -13,10 +13,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <future>
 #include <list>
 #include <random>
 #include <stdexcept>
-#include <thread>
 
 namespace fs = std::filesystem;
 using moe::ExpertId;
@@ -155,13 +155,13 @@ double probe_disk(const fs::path& path, std::size_t block, int threads) {
     }
   };
   const double seconds = seconds_of([&] {
-    std::vector<std::thread> readers;
+    std::vector<std::future<void>> readers;
     for (std::size_t i = 1; i < memory.size(); ++i) {
-      readers.emplace_back(read, memory[i].get());
+      readers.push_back(std::async(std::launch::async, read, memory[i].get()));
     }
     read(memory.front().get());
-    for (std::thread& reader : readers) {
-      reader.join();
+    for (std::future<void>& reader : readers) {
+      reader.get();
     }
   });
   return static_cast<double>(blocks) * static_cast<double>(block) / seconds;
