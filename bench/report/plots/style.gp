@@ -14,8 +14,9 @@ set tics nomirror textcolor rgb '#333333'
 set grid lc rgb '#e4e4e4' lt 1 lw 1
 set key outside top center vertical maxrows 1 reverse Left samplen 2
 
-# Dense is always black; then those of Okabe and Ito, which colour-blind readers can tell apart.
-colour(i) = word('#000000 #0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9', i % 7 + 1)
+# Dense is always black; then those of Okabe and Ito, which colour-blind readers can tell apart, but for
+# their yellow, in whose place is Tol's wine.
+colour(i) = word('#000000 #0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #882255', i % 8 + 1)
 grey = '#999999'
 
 set datafile separator ','
