@@ -271,6 +271,9 @@ int main(int argc, char** argv) {
       options.path = (made = made_model()).string();
     }
     const Json all = inspect(options);
+    if (!made.empty() && !options.json) {
+      std::printf("no path, so of a small model that was made up\n");
+    }
     options.json ? void(std::puts(all.dump(2).c_str())) : print(all);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
