@@ -167,7 +167,7 @@ Json inspect(const Options& options) {
   all["shared"] = moe_inspect::shared_of(config);
   all["cost"] = cost_of(config);
   moe::Matrix<float> x;
-  if (!options.input.empty()) {
+  if (!options.input.empty()) {  // before the weights, as its faults are none of the model's
     x = read_tokens(options.input, config.d_model);
   }
   try {

@@ -197,7 +197,7 @@ void decode_e4m3(const E4m3Block* blocks, Index size, Index first, In* to) {
       const std::uint8_t* line =
           blocks[k / E4m3Block::depth].code + E4m3Block::place(first, k % E4m3Block::depth);
       for (Index col = 0; col < cols; col += group, line += E4m3Block::line) {
-        prefetch(line + 4096);
+        prefetch(line + page_ahead);
         for (Index number = 0; number < Steps::of_line; ++number) {
           const Steps steps = decode(line + number * Steps::bytes);
           for (Index s = 0; s < 2; ++s) {

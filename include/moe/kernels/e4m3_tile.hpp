@@ -55,7 +55,9 @@ EIGEN_DONT_INLINE void multiply_e4m3(const In* const* rows, const E4m3Block* pan
     }
     const std::uint8_t* line = panel->code + E4m3Block::place(col, 0);
     for (Index k = 0; k < depth; k += E4m3Block::step, line += E4m3Block::place(0, 4)) {
-      MOE_UNROLL for (int g = 0; g < groups; ++g) { prefetch(line + g * E4m3Block::line + 4096); }
+      MOE_UNROLL for (int g = 0; g < groups; ++g) {
+        prefetch(line + g * E4m3Block::line + page_ahead);
+      }
       MOE_UNROLL for (int number = 0; number < Steps::of_line; ++number) {
         MOE_UNROLL for (int g = 0; g < groups; ++g) {
           const Steps steps = decode(line + g * E4m3Block::line + number * Steps::bytes);

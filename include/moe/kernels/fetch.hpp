@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a tile asks memory for while it computes: the lines that come next, in several places at a
-// time.
+// What a tile asks memory for while it computes: the lines that come next, in as many places at a
+// time as the processor wants.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,9 @@
 #include "../types.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
+
+/// Bytes that a tile which reads one stream asks ahead in it.
+inline constexpr Index page_ahead = 4096;
 
 /// Asks for a cache line, for the second cache if not told. In the first, which is small, it would
 /// push out what is at work, or be pushed out by columns that lie a power of two apart, before its

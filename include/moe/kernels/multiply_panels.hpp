@@ -118,7 +118,7 @@ std::span<const std::byte> source_ahead(const P& weight, Index panel, Index k, I
                                         bool alone) {
   if (alone && depth > 0 && P::buffer_size == 0 && places_ahead() == 1) {
     const std::span<const std::byte> own = weight.source(panel, k, depth);
-    return {own.data() + 4096, own.size()};  // any address will do
+    return {own.data() + page_ahead, own.size()};  // any address will do
   }
   return source_after(weight, panel, k, depth);
 }
