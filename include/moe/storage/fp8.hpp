@@ -17,8 +17,8 @@
 
 namespace moe::inline MOE_INSTRUCTION_SET {
 
-/// Names the storage. Scales meet sums of codes, up to 448, by 128 numbers of a row: from numbers of
-/// 5e33 on these may be Inf where y would be none.
+/// Names the storage. Scales meet sums of codes, up to 448, by 128 numbers of a row: from numbers
+/// of 5e33 on these may be Inf where y would be none.
 struct fp8 {};
 
 template <>
