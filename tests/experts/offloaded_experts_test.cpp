@@ -146,18 +146,27 @@ TEST(OffloadedExperts, AreAsManyAndAsWideAsTheyWere) {
   EXPECT_GE(experts.bytes(), packed.experts().bytes());
 }
 
-TEST(OffloadedExperts, OfAnotherWidthOrConfigAreNotALayers) {
+TEST(OffloadedExperts, OfAnotherNumberWidthOrConfigAreNotALayers) {
   const auto packed = pack<q8>(make_layer<float>(offloaded_config(), 7));
-  MoEConfig wider = offloaded_config(), other = wider;
+  const MoEConfig own = offloaded_config();
+  MoEConfig more = own, broader = own, wider = own, other = own;
+  ++more.num_experts;
+  broader.d_model += 32;
   wider.d_ff += 32;
   other.expert.activation = Activation::relu;
   const auto offloaded_as = [&](const MoEConfig& config) {
     const auto experts = pack<q8>(make_layer<float>(config, 7));
     return testing::message_of([&] { offload(packed, on_shelf(experts.experts(), 1)); });
   };
-  const std::string d_ff = std::to_string(offloaded_config().d_ff);
-  EXPECT_EQ(offloaded_as(wider), "offload: d_ff of the experts = " + std::to_string(wider.d_ff) +
-                                     ", expected the layer's, " + d_ff);
+  const auto refusal = [](const char* what, Index found, Index expected) {
+    return "offload: " + std::string(what) + std::to_string(found) + ", expected the layer's, " +
+           std::to_string(expected);
+  };
+  EXPECT_EQ(offloaded_as(more),
+            refusal("the number of experts = ", more.num_experts, own.num_experts));
+  EXPECT_EQ(offloaded_as(broader),
+            refusal("d_model of the experts = ", broader.d_model, own.d_model));
+  EXPECT_EQ(offloaded_as(wider), refusal("d_ff of the experts = ", wider.d_ff, own.d_ff));
   EXPECT_EQ(offloaded_as(other),
             "offload: the experts have another ExpertConfig than the layer's, expected the same");
 }

@@ -87,6 +87,11 @@ TEST_F(CheckpointIn, AsksWhichOfSeveralStacks) {
   expect_fault([&] { open(tensors, config, {.stack = "x."}); }, file(), "", {"not \"x.\""});
 }
 
+TEST_F(CheckpointIn, IsADirectoryAndNotItsFile) {
+  open(mixtral());
+  expect_fault([&] { Checkpoint{file()}; }, file(), "", {"expected a directory with config.json"});
+}
+
 TEST_F(CheckpointIn, RefusesAModelWithoutMoELayers) {
   NewTensors tensors;
   tensors["model.layers.x.mlp.gate.weight"] = weights(1, {E, D});

@@ -56,8 +56,8 @@ TEST(ModelConfig, TakesTheEntryOfALayerFromAList) {
 TEST(ModelConfig, RefusesWhatIsMissingOrOfAnotherKind) {
   const ModelConfig config =
       config_of(R"({"a": "eight", "b": -1, "c": 2.5, "d": {}, "e": 3, "f": true})");
-  expect_config_fault([&] { config.size("x y"); }, {"config key x y", "no such key"});
-  expect_config_fault([&] { config.number("x y"); }, {"config key x y", "no such key"});
+  expect_config_fault([&] { config.size("x y"); }, {"config key x or y", "no such key"});
+  expect_config_fault([&] { config.number("x y"); }, {"config key x or y", "no such key"});
   expect_config_fault([&] { config.number("a"); }, {"\"eight\"", "expected a number"});
   expect_config_fault([&] { config.number("d"); }, {"an object", "expected a number"});
   for (const char* key : {"a", "b", "c", "d", "f"}) {

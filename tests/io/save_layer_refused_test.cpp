@@ -93,6 +93,18 @@ TEST_F(SaveLayerRefused, IsALayerThatAConfigOfTheDirectoryTellsOtherwise) {
   EXPECT_TRUE(fs::exists(folder() / "model.safetensors"));
 }
 
+// A row of the user's own stands for a type that a family has, too.
+TEST_F(SaveLayerRefused, IsALayerBesideTheConfigOfAnotherFamily) {
+  write("config.json", config_text("qwen3_moe"));
+  const MoELayer<float> layer(mixtral(), 1);
+  EXPECT_EQ(refusal_of(layer, "mixtral"),
+            "save_layers: family mixtral, but config.json has model_type \"qwen3_moe\", expected "
+            "family qwen3_moe");
+  const Family own = *find_family("mixtral");
+  save_layer(layer, own, folder());
+  EXPECT_TRUE(fs::exists(folder() / "model.safetensors"));
+}
+
 using Change = std::function<void(LayerConfig&)>;
 
 struct Case {

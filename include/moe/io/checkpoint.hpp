@@ -30,6 +30,11 @@ inline OpenModel open_model(const std::filesystem::path& path, const ReadLimits&
     ModelConfig config = gguf_config(files);
     return {std::move(config), std::move(files)};
   }
+  std::error_code unknown;
+  if (std::filesystem::is_regular_file(path, unknown)) {
+    throw FormatError(path.string(), "", std::nullopt,
+                      "a file, expected a directory with config.json, or a *.gguf");
+  }
   return {ModelConfig::load(path / "config.json", limits), TensorFiles::open(path, limits)};
 }
 

@@ -29,9 +29,25 @@ struct Known {
     const std::filesystem::path file = directory / "config.json";
     if (std::filesystem::exists(file)) {
       known.model = ModelConfig::load(file, {});
+      known.expect_family();
       known.config = layer_config(family, *known.model, known.layer);
     }
     return known;
+  }
+  /// Throws std::invalid_argument if the config is that of another family. A row of the user's own
+  /// is read whatever the config says.
+  void expect_family() const {
+    if (find_family(family.name()) != &family) {
+      return;
+    }
+    for (const std::string& type : model->model_types()) {
+      if (const Family* const read = find_family(type)) {
+        moe::detail::throw_unless(read == &family, "save_layers: family ", family.name(),
+                                  ", but config.json has model_type \"", printable(type, 40),
+                                  "\", expected family ", read->name());
+        return;
+      }
+    }
   }
   /// Nothing where a key is to say it.
   std::optional<double> value(const Setting& setting) const {

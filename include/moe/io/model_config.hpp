@@ -168,8 +168,13 @@ inline std::string ModelConfig::text(std::string_view keys, std::string_view omi
 
 inline void ModelConfig::fail(std::string_view keys, std::string_view found,
                               std::string_view expected) const {
-  throw FormatError(file_, "", std::nullopt,
-                    detail::joined("config key ", keys, ": ", found, ", expected ", expected));
+  std::string alternatives;
+  for (const std::string_view key : detail::words(keys)) {
+    alternatives += detail::joined(alternatives.empty() ? "" : " or ", key);
+  }
+  throw FormatError(
+      file_, "", std::nullopt,
+      detail::joined("config key ", alternatives, ": ", found, ", expected ", expected));
 }
 
 }  // namespace moe::inline MOE_INSTRUCTION_SET::io

@@ -63,6 +63,12 @@ MoELayer<Wide<S>, RouterT, OffloadedExperts<S>> offload(
     const MoELayer<Wide<S>, RouterT, PackedExperts<S>>& packed, OffloadedExperts<S> experts) {
   const auto own = ExpertExtent<S>::of(packed.experts().expert(0));
   const ExpertExtent<S>& stored = experts.extent();
+  detail::throw_unless(experts.num_experts() == packed.num_experts(),
+                       "offload: the number of experts = ", experts.num_experts(),
+                       ", expected the layer's, ", packed.num_experts());
+  detail::throw_unless(experts.d_in() == packed.experts().d_in(),
+                       "offload: d_model of the experts = ", experts.d_in(),
+                       ", expected the layer's, ", packed.experts().d_in());
   detail::throw_unless(stored.d_ff() == own.d_ff(),
                        "offload: d_ff of the experts = ", stored.d_ff(), ", expected the layer's, ",
                        own.d_ff());
