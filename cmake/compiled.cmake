@@ -15,7 +15,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID
   if(MOE_GNU_LD)
     execute_process(COMMAND ${MOE_GNU_LD} --help OUTPUT_VARIABLE ld_help ERROR_QUIET)
   endif()
-  check_cxx_compiler_flag("-march=x86-64-v4 -mavx512bf16 -mavx512vnni" MOE_HAS_MARCH_X86_64_V4)
+  check_cxx_compiler_flag("-march=x86-64-v4 -mavx512bf16 -mavxvnni" MOE_HAS_MARCH_X86_64_V4)
   if(ld_help MATCHES "--force-group-allocation" AND CMAKE_OBJCOPY AND MOE_HAS_MARCH_X86_64_V4)
     set(several_sets ON)
   endif()
@@ -74,8 +74,10 @@ endif()
 set(compiled_sets "")
 target_compile_definitions(moe_compiled PRIVATE MOE_COMPILED_X86_64)
 target_compile_options(moe_compiled PRIVATE -march=x86-64)
-foreach(set "baseline -march=x86-64" "v3 -march=x86-64-v3" "v4 -march=x86-64-v4"
-        "v4_bf16 -march=x86-64-v4 -mavx512bf16 -mavx512vnni")
+foreach(set "baseline -march=x86-64"
+        "v3 -march=x86-64-v3" "v3_vnni -march=x86-64-v3 -mavxvnni"
+        "v4 -march=x86-64-v4" "v4_vnni -march=x86-64-v4 -mavx512vnni"
+        "v4_bf16 -march=x86-64-v4 -mavx512vnni -mavx512bf16 -mavx512vbmi")
   separate_arguments(flags UNIX_COMMAND ${set})
   list(POP_FRONT flags name)
   list(APPEND flags -fno-lto)

@@ -7,9 +7,14 @@
 
 #include <cstdlib>
 #include <string>
+#include <utility>
 
 #include "moe/compiled.hpp"
 #include "support/throws.hpp"
+
+#ifdef MOE_TEST_SEVERAL_SETS
+#include <cpuid.h>
+#endif
 
 namespace moe::instruction_sets_test {
 namespace {
@@ -31,25 +36,38 @@ std::string_view environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-TEST(CompiledInstructionSets, AreThoseOfTheProcessorTheBestFirst) {
-  std::vector<std::string_view> want;
 #ifdef MOE_TEST_SEVERAL_SETS
-  want = {"sse2"};
-  if (__builtin_cpu_supports("avx2")) {
-    want.insert(want.begin(), "avx2_fma");
-  }
-  if (__builtin_cpu_supports("avx512vl")) {
-    want.insert(want.begin(), "avx512");
-  }
-  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
-    want.insert(want.begin(), "avx512_bf16_vnni");
-  }
-  EXPECT_EQ(compiled::instruction_sets(), want);
-#endif
-  EXPECT_FALSE(compiled::instruction_sets().empty());
+/// A bit of cpuid's leaf 7.
+bool has_bit(unsigned part, unsigned of_registers, int bit) {
+  unsigned registers[4] = {};
+  __get_cpuid_count(7, part, registers, registers + 1, registers + 2, registers + 3);
+  return (registers[of_registers] >> bit & 1) != 0;
 }
 
+TEST(CompiledInstructionSets, AreThoseOfTheProcessorTheBestFirst) {
+  const bool has_bf16 =
+                 __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi"),
+             has_avx_vnni = has_bit(1, 0, 4), has_amx = has_bit(0, 3, 22);
+  const std::pair<std::string_view, bool> sets[] = {
+      {"avx512_bf16_vnni", has_bf16 && !has_amx},
+      {"avx512_vnni", __builtin_cpu_supports("avx512vnni")},
+      {"avx512_bf16_vnni", has_bf16 && has_amx},
+      {"avx512", __builtin_cpu_supports("avx512vl")},
+      {"avx2_fma_vnni", has_avx_vnni},
+      {"avx2_fma", __builtin_cpu_supports("avx2")},
+      {"sse2", true}};
+  std::vector<std::string_view> want;
+  for (const auto& [name, has] : sets) {
+    if (has) {
+      want.push_back(name);
+    }
+  }
+  EXPECT_EQ(compiled::instruction_sets(), want);
+}
+#endif
+
 TEST(CompiledInstructionSets, AreChosenByName) {
+  EXPECT_FALSE(compiled::instruction_sets().empty());
   for (const std::string_view name : compiled::instruction_sets()) {
     EXPECT_EQ(compiled::MoELayer<float>(config, 1, name).instruction_set(), name);
   }

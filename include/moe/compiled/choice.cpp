@@ -17,7 +17,9 @@ extern "C" {
 const moe::boundary::InstructionSet* moe_compiled_baseline();
 #ifdef MOE_COMPILED_X86_64
 const moe::boundary::InstructionSet* moe_compiled_v3();
+const moe::boundary::InstructionSet* moe_compiled_v3_vnni();
 const moe::boundary::InstructionSet* moe_compiled_v4();
+const moe::boundary::InstructionSet* moe_compiled_v4_vnni();
 const moe::boundary::InstructionSet* moe_compiled_v4_bf16();
 #endif
 }
@@ -28,14 +30,25 @@ namespace {
 using Sets = std::vector<const InstructionSet*>;
 
 #ifdef MOE_COMPILED_X86_64
-/// Of x86-64-v3, what no __builtin_cpu_supports of Clang 14 knows. All of it works on the registers
-/// of AVX, for which that one also asks the operating system.
-bool has_rest_of_v3() {
-  unsigned a = 0, b = 0, c = 0, d = 0, extended_c = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 &&
-         __get_cpuid(0x80000001, &a, &b, &extended_c, &d) != 0 && (c & bit_MOVBE) != 0 &&
-         (c & bit_F16C) != 0 && (extended_c & bit_LZCNT) != 0;
+struct Registers {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+};
+/// Zeros where the processor has no such leaf.
+Registers cpuid(unsigned leaf, unsigned part = 0) {
+  Registers found;
+  __get_cpuid_count(leaf, part, &found.a, &found.b, &found.c, &found.d);
+  return found;
 }
+
+// What no __builtin_cpu_supports of Clang 14 knows. The first two work on the registers of AVX, for
+// which those beside them also ask the operating system.
+bool has_rest_of_v3() {
+  const unsigned c = cpuid(1).c;
+  return (c & bit_MOVBE) != 0 && (c & bit_F16C) != 0 && (cpuid(0x80000001).c & bit_LZCNT) != 0;
+}
+bool has_avx_vnni() { return (cpuid(7, 1).a & 1U << 4) != 0; }
+bool has_amx_bf16() { return (cpuid(7).d & 1U << 22) != 0; }
+
 bool has_v3() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_rest_of_v3();
@@ -45,19 +58,28 @@ bool has_v4() {
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
 }
+bool has_v4_vnni() { return has_v4() && __builtin_cpu_supports("avx512vnni"); }
+bool has_v4_bf16() {
+  return has_v4_vnni() && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vbmi");
+}
 
 Sets sets_of_processor() {
   __builtin_cpu_init();
-  Sets sets{moe_compiled_baseline()};
-  if (has_v3()) {
-    sets.insert(sets.begin(), moe_compiled_v3());
-    if (has_v4()) {
-      sets.insert(sets.begin(), moe_compiled_v4());
-      if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
-        sets.insert(sets.begin(), moe_compiled_v4_bf16());
-      }
+  Sets sets;
+  const auto add = [&](bool has, const InstructionSet* (*set)()) {
+    if (has) {
+      sets.push_back(set());
     }
-  }
+  };
+  // Beside AMX the products of bfloat16 are slower than those of float: see kernels/bfloat16.hpp.
+  add(has_v4_bf16() && !has_amx_bf16(), moe_compiled_v4_bf16);
+  add(has_v4_vnni(), moe_compiled_v4_vnni);
+  add(has_v4_bf16() && has_amx_bf16(), moe_compiled_v4_bf16);
+  add(has_v4(), moe_compiled_v4);
+  add(has_v3() && has_avx_vnni(), moe_compiled_v3_vnni);
+  add(has_v3(), moe_compiled_v3);
+  add(true, moe_compiled_baseline);
   return sets;
 }
 #else

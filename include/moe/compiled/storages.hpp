@@ -18,6 +18,7 @@ struct q8;
 struct q4;
 struct q4_k;
 struct mxfp4;
+struct fp8;
 
 namespace compiled {
 
@@ -50,7 +51,7 @@ struct StorageList {
   }
 };
 
-using Storages = StorageList<float, bf16, q8, q4, q4_k, mxfp4>;
+using Storages = StorageList<float, bf16, q8, q4, q4_k, mxfp4, fp8>;
 
 }  // namespace compiled
 }  // namespace moe::inline MOE_INSTRUCTION_SET
