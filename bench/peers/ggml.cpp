@@ -3,6 +3,7 @@
 // where it can in the layout that it multiplies best.
 #include <ggml-cpu.h>
 
+#include "../shapes.hpp"
 #include "ggml_peer.hpp"
 
 namespace moe::bench {
@@ -60,9 +61,14 @@ class Ggml : public GgmlPeer {
 };
 
 [[maybe_unused]] const bool added = add_type<Ggml>("ggml F32", Type::f32, GGML_TYPE_F32) &&
+                                    add_type<Ggml>("ggml BF16", Type::bf16, GGML_TYPE_BF16) &&
                                     add_type<Ggml>("ggml Q8_0", Type::q8, GGML_TYPE_Q8_0) &&
                                     add_type<Ggml>("ggml Q4_0", Type::q4, GGML_TYPE_Q4_0) &&
                                     add_type<Ggml>("ggml MXFP4", Type::mxfp4, GGML_TYPE_MXFP4);
+
+/// A type of blocks of 256 weights, which no row of the smallest sizes has.
+[[maybe_unused]] const bool added_of_256 =
+    smoke() || add_type<Ggml>("ggml Q4_K", Type::q4_k, GGML_TYPE_Q4_K);
 
 }  // namespace
 }  // namespace moe::bench
