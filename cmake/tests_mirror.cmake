@@ -53,6 +53,7 @@ set(tested_by
   "io/read_back_router.hpp     io/save_layer_refused_test.cpp"
   "io/save_packed.hpp          io/packed_file_test.cpp"
   "io/system_file.hpp          io/safetensors_test.cpp"
+  "kernels/coded_pairs.hpp     kernels/coded_tile_test.cpp"
   "kernels/coded_panel.hpp     kernels/coded_tile_test.cpp"
   "kernels/coded_steps.hpp     kernels/coded_tile_test.cpp"
   "kernels/coded_tile_avx2.hpp kernels/coded_tile_test.cpp"

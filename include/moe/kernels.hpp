@@ -4,6 +4,7 @@
 
 #include "kernels/bfloat16.hpp"
 #include "kernels/cast_params.hpp"
+#include "kernels/coded_pairs.hpp"
 #include "kernels/coded_panel.hpp"
 #include "kernels/coded_rows.hpp"
 #include "kernels/coded_steps.hpp"

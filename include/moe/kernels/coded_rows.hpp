@@ -21,15 +21,16 @@ namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 inline constexpr Index block_size = 32;
 
 // Which dot product of bytes the machine has, each in a file of its own: of 64 or 32 bytes without
-// a sign and as many with one (VNNI), of 16 with a sign each (NEON), or sums of two products in 16
-// bits (AVX2). A unit that has none takes plain loops.
-#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+// a sign and as many with one (VNNI; without it sums of two products in halves, of 16 bits), or of
+// 16 with a sign each (NEON). A unit that has none takes plain loops.
+#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512BW__)
 #define MOE_BYTE_DOTS_OF_64
+#if !defined(__AVX512VNNI__)
+#define MOE_BYTE_DOTS_IN_HALVES
+#endif
 #elif defined(EIGEN_VECTORIZE_AVX2) && defined(__FMA__)
-#if (defined(__AVXVNNI__) && !defined(__AVX512F__)) || \
-    (defined(__AVX512VNNI__) && defined(__AVX512VL__))
 #define MOE_BYTE_DOTS_OF_32
-#else
+#if !defined(__AVXVNNI__) || defined(__AVX512F__)
 #define MOE_BYTE_DOTS_IN_HALVES
 #endif
 #elif defined(EIGEN_VECTORIZE_NEON) && defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)

@@ -10,7 +10,7 @@
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
 #if !defined(MOE_BYTE_DOTS_OF_64) && !defined(MOE_BYTE_DOTS_OF_32) && \
-    !defined(MOE_BYTE_DOTS_IN_HALVES) && !defined(MOE_BYTE_DOTS_WITH_SIGN)
+    !defined(MOE_BYTE_DOTS_WITH_SIGN)
 template <class F, int Rows>
 void multiply_coded(const CodedInput* const* rows, const CodedBlock<F>* panel, Index blocks,
                     Sums<CodedInput> sums, Ahead /*ahead*/) {

@@ -5,8 +5,10 @@
 
 #include "coded_steps.hpp"
 
-#if defined(MOE_BYTE_DOTS_OF_32) || defined(MOE_BYTE_DOTS_IN_HALVES)
+#ifdef MOE_BYTE_DOTS_OF_32
 #include <immintrin.h>
+
+#include "coded_pairs.hpp"
 
 namespace moe::inline MOE_INSTRUCTION_SET::kernels {
 
@@ -40,26 +42,13 @@ __m256i numbers_of(__m256i bytes, int half) {
   }
 }
 
-#ifdef MOE_BYTE_DOTS_OF_32
+#ifndef MOE_BYTE_DOTS_IN_HALVES
 /// sum + products of bytes of w without a sign and of x with one, four for each 32 bits.
 inline __m256i add_products(__m256i sum, __m256i w, __m256i x) {
-#ifdef __AVX512VNNI__
-  return _mm256_dpbusd_epi32(sum, w, x);
-#else
   return _mm256_dpbusd_avx_epi32(sum, w, x);
-#endif
 }
 inline __m256i whole_sum(__m256i sum) { return sum; }
 #else
-/// The same sum, which no compiler sees through: GCC would make all products of a line first, to
-/// add them up in another order, and spill.
-inline __m256i in_order(__m256i sum) {
-#ifdef __GNUC__  // and Clang
-  asm("" : "+x"(sum));
-#endif
-  return sum;
-}
-
 /// Of 16 bits: a product of two bytes and its neighbour's fit, and so does what 16 k add up to,
 /// less their bias, whatever the sum of some of them is: it wraps round.
 inline __m256i add_products(__m256i sum, __m256i w, __m256i x) {
@@ -129,23 +118,6 @@ EIGEN_ALWAYS_INLINE void multiply_block_of_16(const CodedInput* const* row,
 }
 
 #ifdef MOE_BYTE_DOTS_IN_HALVES
-/// Codes of rows in 16 bits, to meet weights of 8 bits: of each four k the first and the third in
-/// 32 bits, and then the other two.
-template <int Rows>
-struct CodePairs {
-  alignas(32) std::int32_t pair[Rows][2][block_size / 4];
-
-  CodePairs(const CodedInput* const* row, Index b) {
-    MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-      const auto* code = reinterpret_cast<const __m256i*>(row[r][b].code);
-      const __m256i fours = _mm256_loadu_si256(code);
-      auto* to = reinterpret_cast<__m256i*>(pair[r]);
-      _mm256_store_si256(to, _mm256_srai_epi16(_mm256_slli_epi16(fours, 8), 8));
-      _mm256_store_si256(to + 1, _mm256_srai_epi16(fours, 8));
-    }
-  }
-};
-
 /// sums += a block of 16 columns of 8 bits: two products of bytes do not fit 16 bits.
 template <class F, int Rows>
 EIGEN_ALWAYS_INLINE void multiply_pairs_of_16(const CodedInput* const* row,
