@@ -149,9 +149,11 @@ TEST(OffloadedExperts, AreAsManyAndAsWideAsTheyWere) {
 TEST(OffloadedExperts, OfAnotherNumberWidthOrConfigAreNotALayers) {
   const auto packed = pack<q8>(make_layer<float>(offloaded_config(), 7));
   const MoEConfig own = offloaded_config();
-  MoEConfig more = own, broader = own, wider = own, other = own;
+  MoEConfig more = own, broader = own, broader_out = own, wider = own, other = own;
   ++more.num_experts;
   broader.d_model += 32;
+  broader.d_out = packed.d_out();
+  broader_out.d_out = packed.d_out() + 32;
   wider.d_ff += 32;
   other.expert.activation = Activation::relu;
   const auto offloaded_as = [&](const MoEConfig& config) {
@@ -164,8 +166,13 @@ TEST(OffloadedExperts, OfAnotherNumberWidthOrConfigAreNotALayers) {
   };
   EXPECT_EQ(offloaded_as(more),
             refusal("the number of experts = ", more.num_experts, own.num_experts));
-  EXPECT_EQ(offloaded_as(broader),
-            refusal("d_model of the experts = ", broader.d_model, own.d_model));
+  const auto refused_width = [&](Index d_in, Index d_out) {
+    return detail::joined("offload: the experts are ", d_in, " to ", d_out,
+                          " wide, expected as the layer's, ", packed.d_in(), " to ",
+                          packed.d_out());
+  };
+  EXPECT_EQ(offloaded_as(broader), refused_width(packed.d_in() + 32, packed.d_out()));
+  EXPECT_EQ(offloaded_as(broader_out), refused_width(packed.d_in(), packed.d_out() + 32));
   EXPECT_EQ(offloaded_as(wider), refusal("d_ff of the experts = ", wider.d_ff, own.d_ff));
   EXPECT_EQ(offloaded_as(other),
             "offload: the experts have another ExpertConfig than the layer's, expected the same");

@@ -54,11 +54,12 @@ bool has_v3() {
          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_rest_of_v3();
 }
 bool has_v4() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
 }
 bool has_v4_vnni() { return has_v4() && __builtin_cpu_supports("avx512vnni"); }
+/// With VBMI, which decodes fp8: all processors with AVX512_BF16 have it but Cooper Lake.
 bool has_v4_bf16() {
   return has_v4_vnni() && __builtin_cpu_supports("avx512bf16") &&
          __builtin_cpu_supports("avx512vbmi");

@@ -13,8 +13,8 @@
 namespace moe::inline MOE_INSTRUCTION_SET::compiled {
 
 /// Those that the library has and this processor runs, the best first: of avx512_bf16_vnni,
-/// avx512_vnni, avx512, avx2_fma_vnni, avx2_fma and sse2 on x86-64, elsewhere the one that it was
-/// built for.
+/// avx512_vnni, avx512, avx2_fma_vnni, avx2_fma and sse2 on x86-64 (the first two the other way
+/// round where there is AMX), elsewhere the one that it was built for.
 inline std::vector<std::string_view> instruction_sets() {
   std::vector<std::string_view> names;
   for (const boundary::InstructionSet* set : boundary::instruction_sets()) {

@@ -171,7 +171,8 @@ using LayersToSave = std::map<std::string, const MoELayer<T, RouterT, E>*>;
 
 /// Writes model.safetensors, or shards and then their index, as layers of a model of the family;
 /// config.json is the caller's. Throws std::invalid_argument if the family has no name for one of
-/// the parameters, or if readers of the family, with a config.json that is there already, would
+/// the parameters, if a config.json that is there already is of another family (beside a row of the
+/// user's own it may say anything), or if readers of the family, with that config.json, would
 /// refuse a layer or take it for another one; FormatError where a file cannot be written or would
 /// not be read: shards beside a model.safetensors of before. The model that was there stays until
 /// the new one is whole and takes its place at once, whether the disk runs full or the process

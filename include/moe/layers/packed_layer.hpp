@@ -66,9 +66,11 @@ MoELayer<Wide<S>, RouterT, OffloadedExperts<S>> offload(
   detail::throw_unless(experts.num_experts() == packed.num_experts(),
                        "offload: the number of experts = ", experts.num_experts(),
                        ", expected the layer's, ", packed.num_experts());
-  detail::throw_unless(experts.d_in() == packed.experts().d_in(),
-                       "offload: d_model of the experts = ", experts.d_in(),
-                       ", expected the layer's, ", packed.experts().d_in());
+  const auto& of_layer = packed.experts();
+  detail::throw_unless(experts.d_in() == of_layer.d_in() && experts.d_out() == of_layer.d_out(),
+                       "offload: the experts are ", experts.d_in(), " to ", experts.d_out(),
+                       " wide, expected as the layer's, ", of_layer.d_in(), " to ",
+                       of_layer.d_out());
   detail::throw_unless(stored.d_ff() == own.d_ff(),
                        "offload: d_ff of the experts = ", stored.d_ff(), ", expected the layer's, ",
                        own.d_ff());
