@@ -145,20 +145,17 @@ class Report {
     }
     write_source_tics(sources);
     for (std::size_t b = 0; b < (*last)["specialisation"].size(); ++b) {
-      const auto counts =
-          (*last)["specialisation"][b]["counts"].get<std::vector<std::vector<double>>>();
-      const std::vector<std::size_t> order = order_of(counts);
+      const auto shares =
+          shares_of((*last)["specialisation"][b]["counts"].get<std::vector<std::vector<double>>>());
+      const std::vector<std::size_t> order = order_of(shares);
       std::ostringstream heat, time;
       for (const Json& name : sources) {
         heat << ',' << csv_field(name.get<std::string>());
       }
       for (std::size_t i = 0; i < order.size(); ++i) {
         heat << '\n' << order[i];
-        for (std::size_t s = 0; s < counts[0].size(); ++s) {
-          const double all = std::accumulate(
-              counts.begin(), counts.end(), 0.0,
-              [&](double sum, const std::vector<double>& row) { return sum + row[s]; });
-          heat << ',' << counts[order[i]][s] / std::max(all, 1.0);
+        for (const double share : shares[order[i]]) {
+          heat << ',' << share;
         }
       }
       time << "tokens,row,expert,load\n";
@@ -178,11 +175,24 @@ class Report {
     }
     return true;
   }
-  static std::vector<std::size_t> order_of(const std::vector<std::vector<double>>& counts) {
-    std::vector<std::size_t> order(counts.size());
+  /// Of the choices of each source, where counts are those of an expert's sources, expert by
+  /// expert.
+  static std::vector<std::vector<double>> shares_of(std::vector<std::vector<double>> counts) {
+    for (std::size_t s = 0; s < counts[0].size(); ++s) {
+      const double all =
+          std::accumulate(counts.begin(), counts.end(), 0.0,
+                          [&](double sum, const std::vector<double>& row) { return sum + row[s]; });
+      for (std::vector<double>& row : counts) {
+        row[s] /= std::max(all, 1.0);
+      }
+    }
+    return counts;
+  }
+  static std::vector<std::size_t> order_of(const std::vector<std::vector<double>>& shares) {
+    std::vector<std::size_t> order(shares.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     const auto preferred = [&](std::size_t e) {
-      return std::max_element(counts[e].begin(), counts[e].end()) - counts[e].begin();
+      return std::max_element(shares[e].begin(), shares[e].end()) - shares[e].begin();
     };
     std::stable_sort(order.begin(), order.end(),
                      [&](std::size_t a, std::size_t b) { return preferred(a) < preferred(b); });
