@@ -85,7 +85,7 @@ EIGEN_ALWAYS_INLINE void add_bytes(const CodedInput* const* row, Index b, const 
       w[g] = numbers_of<F>(lines + (g * Block::lines + i % Block::lines) * Block::line, i / 4);
     }
     MOE_UNROLL_LOOP for (int r = 0; r < Rows; ++r) {
-      const __m512i x = _mm512_set1_epi32(four_codes(row[r][b].code + 4 * i));
+      const __m512i x = _mm512_set1_epi32(four_codes(row[r][b].code + Index{4} * i));
       MOE_UNROLL_LOOP for (int g = 0; g < Groups; ++g) {
         dot[r][g] = add_products(dot[r][g], w[g], x);
       }
