@@ -44,13 +44,23 @@ inline const Family* find_family(std::string_view model_type) {
   return detail::find_row(detail::families, model_type);
 }
 
-/// Of a model. Throws FormatError that names its model_type and the families that there are.
-inline const Family& family_of(const ModelConfig& config) {
-  std::string found;
+/// Of a model, by the outermost model_type that is a family's; null if none is.
+inline const Family* find_family(const ModelConfig& config) {
   for (const std::string& type : config.model_types()) {
     if (const Family* const family = find_family(type)) {
-      return *family;
+      return family;
     }
+  }
+  return nullptr;
+}
+
+/// The same. Throws FormatError that names its model_type and the families that there are.
+inline const Family& family_of(const ModelConfig& config) {
+  if (const Family* const family = find_family(config)) {
+    return *family;
+  }
+  std::string found;
+  for (const std::string& type : config.model_types()) {
     found += detail::joined(found.empty() ? "\"" : " in \"", printable(type, 40), "\"");
   }
   config.fail("model_type", found.empty() ? "no such key" : found,

@@ -37,17 +37,11 @@ struct Known {
   /// Throws std::invalid_argument if the config is that of another family. A row of the user's own
   /// is read whatever the config says.
   void expect_family() const {
-    if (find_family(family.name()) != &family) {
-      return;
-    }
-    for (const std::string& type : model->model_types()) {
-      if (const Family* const read = find_family(type)) {
-        moe::detail::throw_unless(read == &family, "save_layers: family ", family.name(),
-                                  ", but config.json has model_type \"", printable(type, 40),
-                                  "\", expected family ", read->name());
-        return;
-      }
-    }
+    const Family* const read = find_family(*model);
+    const bool is_own = find_family(family.name()) != &family;
+    moe::detail::throw_unless(is_own || read == nullptr || read == &family, "save_layers: family ",
+                              family.name(), ", expected that of config.json, ",
+                              read == nullptr ? "" : read->name());
   }
   /// Nothing where a key is to say it.
   std::optional<double> value(const Setting& setting) const {
