@@ -39,7 +39,7 @@ class GgufCursor {
   std::uint64_t file_size() const { return bytes_.size(); }
 
   /// What messages speak of from here on: key "general.name", or a tensor.
-  void speak_of_key(std::string key) {
+  void speak_of_key(std::string_view key) {
     subject_ = joined("key \"", printable(key), "\": ");
     tensor_.clear();
   }
